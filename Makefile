@@ -1,0 +1,55 @@
+# Everything happens in .venv, made from requirements.txt; PYTHON picks the interpreter that makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One thread a process: parallel work is processes side by side (see docs/pipeline.md).
+export OMP_NUM_THREADS := 1
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup setup-dev run study publish ui test test-slow lint format clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(BIN)/.setup ## make .venv with the pinned requirements
+setup-dev: $(BIN)/.setup-dev ## the same, with what tests and lint need
+
+$(BIN)/.setup: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(BIN)/.setup-dev: requirements-dev.txt $(BIN)/.setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+run: setup ## run the study that params.yaml holds, and publish it to MLflow
+	$(BIN)/python -m stages.run
+
+study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study NAME=builtin
+	@test -n "$(NAME)" || { echo 'error: say which study: make study NAME=default'; exit 2; }
+	$(BIN)/python -m stages.study $(NAME)
+	$(BIN)/python -m stages.run
+
+publish: setup ## make sure that every cell of the study is in MLflow
+	$(BIN)/python -m stages.publish
+
+ui: setup ## open the MLflow UI on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath mlflow.db)}
+
+test: setup-dev ## the tests, without those that take minutes each
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup-dev ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+lint: setup-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove artifacts (DVC's cache keeps them) and drafts
+	rm -rf artifacts

@@ -1,0 +1,87 @@
+"""A dataset in memory, as every training stage sees it: standardised, flat, and cut into episodes.
+
+Each observation is stored once. An episode of T steps owns T + 1 observation rows, its last one included,
+so the next observation of any step is the following row and can never belong to another episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from spar_core.data.scaler import Scaler
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N steps in E episodes, D-dimensional observations, A-dimensional actions.
+
+    Attributes:
+        observations: [N + E, D] float32, standardised by ``scaler``.
+        actions: [N, A] float32, mapped to [-1, 1].
+        rewards: [N] float32, raw.
+        lengths: [E] int64, steps of each episode.
+        terminated: [E] bool, whether the episode's last step ended in a terminal state. Where it is false
+            the episode was cut (truncated), and values are bootstrapped through its end.
+        heldout: [E] bool, episodes that no network is ever fitted to.
+        scaler: the maps back to raw observations and actions.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    heldout: np.ndarray
+    scaler: Scaler
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.actions)
+
+    @property
+    def observation_size(self) -> int:
+        return self.observations.shape[1]
+
+    @property
+    def action_size(self) -> int:
+        return self.actions.shape[1]
+
+    @cached_property
+    def episode(self) -> np.ndarray:
+        """Episode number of each step, [N] int64."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First step of each episode, [E] int64."""
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @cached_property
+    def observation_index(self) -> np.ndarray:
+        """Row of each step's observation, [N] int64; the next observation is the row after it."""
+        return np.arange(self.n_steps) + self.episode
+
+    @cached_property
+    def step_terminated(self) -> np.ndarray:
+        """Whether each step ended in a terminal state, [N] bool."""
+        flags = np.zeros(self.n_steps, dtype=bool)
+        flags[self.starts + self.lengths - 1] = self.terminated
+        return flags
+
+    @cached_property
+    def train_steps(self) -> np.ndarray:
+        """Steps of the training episodes, [n] int64."""
+        return np.flatnonzero(~self.heldout[self.episode])
+
+    @cached_property
+    def heldout_steps(self) -> np.ndarray:
+        """Steps of the held-out episodes, [n] int64."""
+        return np.flatnonzero(self.heldout[self.episode])
+
+    @cached_property
+    def episode_returns(self) -> np.ndarray:
+        """Undiscounted raw return of each episode, [E] float64."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.starts)

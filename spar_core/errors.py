@@ -1,0 +1,15 @@
+"""The one exception for problems that the person at the keyboard can mend."""
+
+from __future__ import annotations
+
+
+class SparError(Exception):
+    """Something is wrong with the input, and the message says what, and what to do, in one line.
+
+    Entry points print it as ``error: ...`` and exit with status 1; any other exception is a defect of
+    this project and keeps its traceback.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        text = message if not hint else f"{message}; {hint}"
+        super().__init__(" ".join(text.split()))

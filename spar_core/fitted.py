@@ -1,0 +1,89 @@
+"""What fitting returns, whatever was fitted, and how the results of several workers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spar_core.artifacts import write_json
+from spar_core.errors import SparError
+from spar_core.reporter import CurveRow
+
+WEIGHTS, METRICS, CURVES = "weights.safetensors", "metrics.json", "curves.csv"
+
+
+@dataclass
+class Fitted:
+    """Weights, final metrics and curves of a group of seeds.
+
+    Attributes:
+        tensors: named weights; the first dimension of each is the seed, [S, ...].
+        metrics: final scalars, one value a seed.
+        curves: rows (step, seed, metric, value).
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    curves: list[CurveRow] = field(default_factory=list)
+
+    @classmethod
+    def join(cls, parts: Sequence[Fitted]) -> Fitted:
+        """Put the seeds of several workers side by side, in the order given."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors},
+            {name: [v for part in parts for v in part.metrics[name]] for name in parts[0].metrics},
+            [row for part in parts for row in part.curves],
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes tensors travel by value: Torch's shared memory would have to outlive the worker.
+        return _rebuild, ({k: v.numpy() for k, v in self.tensors.items()}, self.metrics, self.curves)
+
+    def write(self, folder: Path) -> None:
+        """Write weights, ``metrics.json`` and ``curves.csv`` (rows sorted, so that workers do not show)."""
+        save_tensors(folder / WEIGHTS, self.tensors)
+        write_json(folder / METRICS, self.metrics)
+        rows = sorted(self.curves, key=lambda row: (row[2], row[1], row[0]))
+        lines = ["step,seed,metric,value"] + [f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in rows]
+        (folder / CURVES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every tensor, for ``meta.json``."""
+        return {name: list(tensor.shape) for name, tensor in sorted(self.tensors.items())}
+
+
+def _rebuild(arrays: dict[str, Any], metrics: dict[str, list[float]], curves: list[CurveRow]) -> Fitted:
+    return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, metrics, curves)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors without metadata: more than one metadata key is not byte-stable."""
+    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; a missing or broken file is a SparError."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise SparError(f"{path} does not exist", "run `dvc repro`") from None
+    except Exception as error:  # safetensors raises its own SafetensorError and bare OSErrors
+        raise SparError(f"{path} is not a whole safetensors file ({error})", "delete its folder and rerun") from None
+
+
+def only(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors below ``prefix.``, with the prefix taken off."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix.`` put before each name."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}

@@ -1,0 +1,44 @@
+"""The anchor alone: no correction. Every gain is measured against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.fitted import Fitted
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.reporter import Reporter
+from spar_core.settings import Settings
+
+
+class AnchorAloneSettings(Settings):
+    """Nothing to set."""
+
+
+class AnchorAlone(Improvement):
+    """Delta = 0."""
+
+    Settings = AnchorAloneSettings
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        frozen: Frozen,
+        settings: AnchorAloneSettings,
+        seeds: Sequence[int],
+        report: Reporter,
+        device: str,
+    ) -> Fitted:
+        return Fitted()
+
+    @classmethod
+    def restore(
+        cls, frozen: Frozen, settings: AnchorAloneSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
+    ) -> AnchorAlone:
+        return cls(frozen, settings)
+
+    def correction(self, observations: Tensor, base: Tensor) -> Tensor:
+        return base.new_zeros(base.shape)

@@ -1,0 +1,70 @@
+r"""Best of N at deployment: no training; the critic picks among candidates of the residual model (a comparator).
+
+.. math:: \Delta(s, a_b) = d_{k^*}, \qquad k^* = \arg\max_k Q_c(s, a_b + d_k)
+
+with the candidates of latent self-imitation. The N latents are drawn once a seed and kept in the artifact,
+so that the policy is a function of the observation.
+
+Source: IDQL (Hansen-Estruch et al. 2023) and SfBC (Chen et al. 2023), with SPAR's candidates in place of
+samples of a generative behaviour policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.fitted import Fitted
+from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
+from spar_core.randomness import normal, streams
+from spar_core.reporter import Reporter
+from spar_core.settings import Settings
+
+
+class BestOfNSettings(Settings):
+    candidates: PositiveInt = 32
+    latent_clip: float = Field(1.0, gt=0)
+
+
+class BestOfN(Improvement):
+    """Greedy choice among N fixed latents [S, N, Z]."""
+
+    Settings = BestOfNSettings
+    acts_with_critic = True
+
+    def __init__(self, frozen: Frozen, settings: BestOfNSettings, latents: Tensor) -> None:
+        super().__init__(frozen, settings)
+        self.latents = latents
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        frozen: Frozen,
+        settings: BestOfNSettings,
+        seeds: Sequence[int],
+        report: Reporter,
+        device: str,
+    ) -> Fitted:
+        draws = normal(streams(seeds, "improvement/latents"), settings.candidates, frozen.residual.latent_size)
+        return Fitted({"latents": draws.clamp(-settings.latent_clip, settings.latent_clip)})
+
+    @classmethod
+    def restore(
+        cls, frozen: Frozen, settings: BestOfNSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
+    ) -> BestOfN:
+        return cls(frozen, settings, tensors["latents"].to(device))
+
+    def correction(self, observations: Tensor, base: Tensor) -> Tensor:
+        assert self.frozen.critic is not None
+        (seeds, batch), n = base.shape[:2], self.latents.shape[1]
+        wide = observations.repeat_interleave(n, dim=1)
+        wide_base = base.repeat_interleave(n, dim=1)
+        candidates = clipped_candidates(self.frozen, wide, wide_base, self.latents.repeat(1, batch, 1))
+        values = self.frozen.critic.q(wide, wide_base + candidates).view(seeds, batch, n)
+        best = values.argmax(dim=-1, keepdim=True).unsqueeze(-1)
+        candidates = candidates.view(seeds, batch, n, -1)
+        return candidates.gather(2, best.expand(-1, -1, -1, candidates.shape[-1])).squeeze(2)

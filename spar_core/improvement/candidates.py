@@ -1,0 +1,124 @@
+r"""Candidates of latent self-imitation, their weights and barycentres (SPAR, stage iii).
+
+For each of a set of states, with K latents :math:`z_k \sim \mathcal{N}(0, I)` clipped to :math:`[-c, c]`:
+
+.. math::
+   d_k = \mathrm{clip}(a_b + G(s, a_b, z_k)) - a_b, \quad q_k = Q_c(s, a_b + d_k), \quad
+   w = \mathrm{softmax}\big(q / (\tau \sigma)\big)
+
+:math:`\sigma` is the median over states of the spread of q within a state, per seed and refresh, so that
+:math:`\tau` means the same on every task. The anchor, G and the critic are frozen, so none of this needs a
+gradient, and it is computed once a refresh.
+
+Source: latent self-imitation in SPAR (arXiv 2605.27877); the formulas are this project's reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.improvement.base import Frozen, clipped_candidates
+from spar_core.randomness import normal, stream
+from spar_core.settings import Settings
+
+# States handled at once; times K rows go through the networks, and stay in the processor's cache.
+STATES_AT_ONCE = 256
+
+
+class CandidateSettings(Settings):
+    """Settings of every rule that imitates weighted candidates."""
+
+    steps: PositiveInt = 6000
+    batch_size: PositiveInt = 256
+    learning_rate: float = Field(1e-3, gt=0)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    weighting: Literal["critic", "equal"] = "critic"
+    tau: float = Field(1.0, gt=0)
+    latent_clip: float = Field(1.0, gt=0)
+    candidates: PositiveInt = 16
+    states: PositiveInt = 50_000
+    refreshes: PositiveInt = 1
+    spread_floor: float = Field(1e-3, gt=0)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a rule regresses onto, for n states of each of S seeds.
+
+    Attributes:
+        observations: [S, n, D], standardised.
+        base: [S, n, A], the anchor's actions.
+        correction: [S, n, A], barycentre of the candidate corrections.
+        latent: [S, n, Z], barycentre of the latents.
+        effective: [S], mean effective number of candidates, 1 / sum of squared weights.
+        spread: [S], sigma, in scaled return units.
+    """
+
+    observations: Tensor
+    base: Tensor
+    correction: Tensor
+    latent: Tensor
+    effective: Tensor
+    spread: Tensor
+
+
+@torch.no_grad()
+def weighted_targets(
+    dataset: Dataset,
+    data: DeviceData,
+    frozen: Frozen,
+    settings: CandidateSettings,
+    seeds: Sequence[int],
+    refresh: int,
+) -> Targets:
+    """Draw states and latents for this refresh, ask the critic, and average.
+
+    The same draws serve every rule of the same seeds, so that rules differ in what they do with them only.
+    """
+    device = data.observations.device
+    train = torch.as_tensor(dataset.train_steps)
+    n = min(settings.states, len(train))
+    picks = [train[torch.randperm(len(train), generator=stream(s, f"states/{refresh}"))[:n]] for s in seeds]
+    observations = data.observations[data.index[torch.stack(picks).to(device)]]
+    generators = [stream(seed, f"latents/{refresh}") for seed in seeds]
+
+    chunks = []
+    for part in observations.split(STATES_AT_ONCE, dim=1):
+        states, k = part.shape[1], settings.candidates
+        latents = normal(generators, states * k, frozen.residual.latent_size).to(device)
+        latents = latents.clamp(-settings.latent_clip, settings.latent_clip)
+        wide = part.repeat_interleave(k, dim=1)
+        base = frozen.anchor.act(part)
+        wide_base = base.repeat_interleave(k, dim=1)
+        corrections = clipped_candidates(frozen, wide, wide_base, latents)
+        values = critic_values(frozen, settings, wide, wide_base + corrections).view(len(seeds), states, k)
+        chunks.append((base, corrections.unflatten(1, (states, k)), latents.unflatten(1, (states, k)), values))
+
+    base, corrections, latents, values = (torch.cat(column, dim=1) for column in zip(*chunks, strict=True))
+    spread = torch.stack([row.std(dim=-1).median() for row in values]).clamp_min(settings.spread_floor)
+    weights = torch.softmax(values / (settings.tau * spread.view(-1, 1, 1)), dim=-1)
+    effective = 1.0 / weights.square().sum(-1)
+    return Targets(
+        observations,
+        base,
+        (weights.unsqueeze(-1) * corrections).sum(2),
+        (weights.unsqueeze(-1) * latents).sum(2),
+        torch.stack([row.mean() for row in effective]),
+        spread,
+    )
+
+
+def critic_values(frozen: Frozen, settings: CandidateSettings, observations: Tensor, actions: Tensor) -> Tensor:
+    """Q_c [S, n], or zeros where all candidates are to weigh the same."""
+    if settings.weighting == "equal":
+        return actions.new_zeros(actions.shape[:2])
+    assert frozen.critic is not None
+    return frozen.critic.q(observations, actions)

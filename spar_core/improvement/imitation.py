@@ -1,0 +1,77 @@
+"""Regress a small network onto the barycentres of weighted candidates: the loop SPAR-MLP and SPAR-PROJ share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.fitted import Fitted
+from spar_core.improvement.base import Frozen
+from spar_core.improvement.candidates import CandidateSettings, Targets, weighted_targets
+from spar_core.networks import Adam, Stack
+from spar_core.randomness import Minibatches
+from spar_core.reporter import Reporter, is_curve_point
+
+# (observations, base, target correction, target latent), all [S, B, .], to (loss, info).
+ImitationLoss = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def imitate(
+    network: Stack,
+    loss_of: ImitationLoss,
+    correction: Callable[[Tensor, Tensor], Tensor],
+    dataset: Dataset,
+    frozen: Frozen,
+    settings: CandidateSettings,
+    seeds: Sequence[int],
+    report: Reporter,
+    device: str,
+) -> Fitted:
+    """Train ``network`` for ``settings.steps``, with fresh states and candidates ``settings.refreshes`` times."""
+    data = DeviceData.of(dataset, device)
+    adam = Adam(settings.learning_rate, network)
+    rows = torch.arange(len(seeds), device=device).unsqueeze(1)
+    starts = [round(i * settings.steps / settings.refreshes) for i in range(settings.refreshes)]
+    targets: Targets | None = None
+    batches: Minibatches | None = None
+    first_gap: list[float] = []
+    for step in range(1, settings.steps + 1):
+        if step - 1 in starts:
+            refresh = starts.index(step - 1)
+            targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh)
+            n = targets.base.shape[1]
+            batches = Minibatches(torch.arange(n), seeds, settings.batch_size, f"improvement/batches/{refresh}")
+            if not first_gap:
+                first_gap = _norms(correction, targets)
+        assert targets is not None and batches is not None
+        picked = batches.next().to(device)
+        loss, info = loss_of(
+            targets.observations[rows, picked],
+            targets.base[rows, picked],
+            targets.correction[rows, picked],
+            targets.latent[rows, picked],
+        )
+        adam.minimise(loss)
+        if is_curve_point(step, settings.steps):
+            report.log(step, info)
+        report.advance(1)
+
+    metrics = {
+        "improvement/step0_norm": first_gap,
+        "improvement/correction_norm": _norms(correction, targets),
+        "improvement/effective_candidates": targets.effective.tolist(),
+        "improvement/value_spread": targets.spread.tolist(),
+        "improvement/loss": info["improvement/loss"].tolist(),
+    }
+    return Fitted(network.state("network", len(seeds)), metrics, report.rows)
+
+
+@torch.no_grad()
+def _norms(correction: Callable[[Tensor, Tensor], Tensor], targets: Targets, most: int = 4096) -> list[float]:
+    """Mean length of the correction over the first states of each seed."""
+    values = correction(targets.observations[:, :most].contiguous(), targets.base[:, :most].contiguous())
+    return [row.norm(dim=-1).mean().item() for row in values]

@@ -1,0 +1,46 @@
+"""Load a registered anchor, critic or improvement rule by name, and read its settings.
+
+``params.yaml`` names *variants*: ``improvements.uniform: {kind: spar_mlp, weighting: equal}`` is a variant
+of the member ``spar_mlp``. Where ``kind`` is left out, the variant's name is its kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from spar_core import registry
+from spar_core.errors import SparError
+from spar_core.settings import Settings, nearest, parse
+
+
+def load_member(family: str, kind: str) -> type:
+    """The class registered as ``kind`` in ``family`` ("anchor", "critic" or "improvement").
+
+    Raises:
+        SparError: no member has that name; the nearest one is named.
+    """
+    table = registry.FAMILIES[family]
+    if kind not in table:
+        raise SparError(f"there is no {family} kind '{kind}'", nearest(kind, list(table)))
+    module, name = table[kind].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def variant_kind(variant: str, values: Any) -> str:
+    """The registered kind behind a variant."""
+    return str(values.get("kind", variant)) if isinstance(values, Mapping) else variant
+
+
+def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[type, Settings]:
+    """The class and the validated settings of the variant ``name`` in a section of ``params.yaml``.
+
+    Raises:
+        SparError: the variant is not there, or one of its keys is wrong.
+    """
+    if name not in variants:
+        raise SparError(f"params.yaml has no {family} '{name}'", nearest(name, list(variants)))
+    values = dict(variants[name] or {})
+    member = load_member(family, values.pop("kind", name))
+    return member, parse(member.Settings, values, f"params.yaml, {family} '{name}'")

@@ -1,0 +1,150 @@
+"""A trained policy as one artifact: anchor, residual model, rule and scaler, raw observations in, actions out.
+
+Everything that acting needs lies in one folder (``weights.safetensors`` and ``policy.json``), so a policy can
+be copied to another machine and used with NumPy, Torch and this package alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spar_core.artifacts import read_json, read_meta, write_json
+from spar_core.data.scaler import Scaler
+from spar_core.errors import SparError
+from spar_core.fitted import WEIGHTS, Fitted, load_tensors, only, under
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.members import load_member
+from spar_core.residual import ResidualModel, ResidualSettings
+from spar_core.settings import Settings, parse
+
+KIND, POLICY = "policy", "policy.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One saved part of a policy: the registered kind it is, its settings, and its tensors [S, ...]."""
+
+    kind: str
+    settings: Settings
+    tensors: dict[str, Tensor]
+
+
+class Policy:
+    """Acts with the networks of one seed."""
+
+    def __init__(self, rule: Improvement, scaler: Scaler, observation_size: int, device: str = "cpu") -> None:
+        self.rule, self.scaler, self.observation_size, self.device = rule, scaler, observation_size, device
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Actions for raw observations.
+
+        Args:
+            observation: [D], or a batch [B, D], in the environment's own units.
+
+        Returns:
+            Deterministic actions, [A] or [B, A] float32, within the environment's bounds.
+
+        Raises:
+            SparError: the observation has another size, or holds NaN or infinity.
+        """
+        array = np.asarray(observation, dtype=np.float32)
+        if array.ndim not in (1, 2) or array.shape[-1] != self.observation_size:
+            raise SparError(
+                f"observation of shape {array.shape} given",
+                f"this policy takes [{self.observation_size}] or a batch of it",
+            )
+        if not np.isfinite(array).all():
+            raise SparError("the observation holds NaN or infinity", "check where it comes from")
+        batch = torch.from_numpy(self.scaler.standardise(np.atleast_2d(array))).to(self.device)
+        actions = self.scaler.actions_from_unit(self.rule.act(batch.unsqueeze(0))[0].cpu().numpy())
+        return actions if array.ndim == 2 else actions[0]
+
+
+def save_policy(
+    folder: Path,
+    *,
+    parts: Mapping[str, Part],
+    fitted: Fitted,
+    seeds: tuple[int, ...],
+    scaler: Scaler,
+    observation_size: int,
+) -> Fitted:
+    """Write weights and description into ``folder``.
+
+    Args:
+        folder: an empty folder (see ``new_artifact``).
+        parts: "anchor", "residual" and "improvement", and "critic" where acting needs it.
+        fitted: metrics and curves of the rule; its tensors are those of ``parts["improvement"]``.
+        seeds: the group, in the order of the tensors' first dimension.
+        scaler: of the dataset.
+        observation_size: D.
+
+    Returns:
+        The whole policy as one :class:`Fitted`, for its shapes.
+    """
+    whole = Fitted(
+        {name: tensor for part, content in parts.items() for name, tensor in under(part, content.tensors).items()},
+        fitted.metrics,
+        fitted.curves,
+    )
+    whole.write(folder)
+    description = {
+        "parts": {
+            name: {"kind": part.kind, "settings": part.settings.model_dump(mode="json")} for name, part in parts.items()
+        },
+        "seeds": list(seeds),
+        "scaler": scaler.to_dict(),
+        "observation_size": observation_size,
+    }
+    write_json(folder / POLICY, description)
+    return whole
+
+
+def load_policy(path: str | Path, seed: int | None = None, device: str = "cpu") -> Policy:
+    """Load the policy of one seed from a policy artifact.
+
+    Args:
+        path: folder written by the ``self_imitation`` stage.
+        seed: which of the group's seeds; the first by default.
+        device: where the networks run.
+
+    Raises:
+        SparError: there is no policy at ``path``, it is damaged, or it does not hold that seed.
+    """
+    folder = Path(path)
+    read_meta(folder, KIND)
+    description = read_json(folder / POLICY)
+    seeds = description["seeds"]
+    if seed is not None and seed not in seeds:
+        raise SparError(f"{folder} holds no seed {seed}", f"it holds {', '.join(map(str, seeds))}")
+    row = 0 if seed is None else seeds.index(seed)
+    tensors = {name: value[row : row + 1] for name, value in load_tensors(folder / WEIGHTS).items()}
+    rule = _restore(description["parts"], tensors, device)
+    scaler = Scaler.from_dict(description["scaler"])
+    return Policy(rule, scaler, description["observation_size"], device)
+
+
+def _restore(parts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> Improvement:
+    def settings(part: str, model: type[Settings]) -> Any:
+        return parse(model, parts[part]["settings"], f"{POLICY}, {part}")
+
+    members = {part: load_member(part, parts[part]["kind"]) for part in parts if part != "residual"}
+    critic = None
+    if "critic" in members:
+        model = settings("critic", members["critic"].Settings)
+        critic = members["critic"].restore(model, only("critic", tensors), device)
+    anchor_settings = settings("anchor", members["anchor"].Settings)
+    frozen = Frozen(
+        members["anchor"].restore(anchor_settings, only("anchor", tensors), device),
+        ResidualModel.restore(settings("residual", ResidualSettings), only("residual", tensors), device),
+        critic,
+    )
+    rule_settings = settings("improvement", members["improvement"].Settings)
+    return members["improvement"].restore(frozen, rule_settings, only("improvement", tensors), device)

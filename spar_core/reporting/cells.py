@@ -1,0 +1,153 @@
+"""Read the evaluation folders that a study names, and nothing else that lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from spar_core.artifacts import read_json
+from spar_core.errors import SparError
+from spar_core.study import parse_seeds
+
+KEYS = ["dataset", "anchor", "critic", "improvement"]
+COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
+# What must be the same in every cell of a dataset, or its rules cannot stand in one table.
+SHARED = ("env_id", "reference", "label", "dataset", "protocol")
+
+
+class Cell(Protocol):
+    """One evaluation of the study: a rule on a dataset, for one group of seeds such as ``"0-3"``."""
+
+    dataset: str
+    anchor: str
+    critic: str
+    improvement: str
+    seeds: str
+
+
+class StudyLists(Protocol):
+    """What the report needs of a study; ``spar_core.study.Study`` is one."""
+
+    name: str
+    question: str
+
+    def cells(self) -> Iterable[Cell]:
+        """Every cell, in the study's order."""
+
+
+@dataclass
+class Rule:
+    """All seeds of one (dataset, anchor, critic, improvement), whatever groups they were trained in."""
+
+    dataset: str
+    anchor: str
+    critic: str
+    improvement: str
+    episodes: pd.DataFrame
+    context: dict[str, Any]
+    diagnostics: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        """The rules that are compared with one another share dataset, anchor and critic."""
+        return self.dataset, self.anchor, self.critic
+
+
+def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rule]:
+    """Read every cell of the study and join its seed groups.
+
+    Args:
+        study: the lists that say what belongs to the study.
+        folder_of: where the evaluation of a cell lies.
+
+    Returns:
+        One rule an entry, in the study's order; episodes sorted by seed and episode.
+
+    Raises:
+        SparError: a cell is missing or broken, a seed comes twice, or cells of a dataset disagree on
+            environment, reference scores or checkpoint protocol.
+    """
+    rules: dict[tuple[str, ...], Rule] = {}
+    shared: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for cell in study.cells():
+        folder = folder_of(cell)
+        episodes, context = _read_cell(cell, folder)
+        first, agreed = shared.setdefault(cell.dataset, (folder, context))
+        for name in SHARED:
+            if context.get(name) != agreed.get(name):
+                raise SparError(
+                    f"{folder} and {first} differ in '{name}' of context.json, so they cannot be compared",
+                    "run `dvc repro`",
+                )
+        key = tuple(getattr(cell, name) for name in KEYS)
+        if key in rules:
+            rule = rules[key]
+            twice = sorted(set(rule.episodes["seed"]) & set(episodes["seed"]))
+            if twice:
+                raise SparError(f"{folder}: seed {twice[0]} is in another seed group of the study too")
+            rule.episodes = pd.concat([rule.episodes, episodes], ignore_index=True)
+        else:
+            rules[key] = rule = Rule(*key, episodes=episodes, context=context)
+        for name, value in context.get("diagnostics", {}).items():
+            values = value if isinstance(value, list) else [value]
+            rule.diagnostics.setdefault(name, []).extend(v for v in values if v is not None)
+    if not rules:
+        raise SparError(f"study '{study.name}' has no cell", "give it at least one entry in each of its lists")
+    for rule in rules.values():
+        rule.episodes = rule.episodes.sort_values(["seed", "episode"], ignore_index=True)
+    return list(rules.values())
+
+
+def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:
+    """Every episode of the study, one a row, with the columns of ``episodes.csv``."""
+    return pd.concat([rule.episodes for rule in rules], ignore_index=True)
+
+
+def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Episodes and context of one evaluation folder, checked."""
+    table = folder / "episodes.csv"
+    if not table.is_file():
+        name = "/".join([*(getattr(cell, key) for key in KEYS), cell.seeds])
+        raise SparError(f"the study names the cell {name}, but {table} does not exist", "run `dvc repro`")
+    try:
+        # Names are read as text, so that a rule called "none" or "1" stays what it is.
+        episodes = pd.read_csv(table, dtype=str, keep_default_na=False)
+        missing = [column for column in COLUMNS if column not in episodes.columns]
+        if missing:
+            raise SparError(f"{table} lacks the column '{missing[0]}'", "run `dvc repro`")
+        for column, kind in [("seed", int), ("episode", int), ("return", float), ("length", int)]:
+            episodes[column] = episodes[column].astype(kind)
+        for column in ("terminated", "success"):
+            episodes[column] = episodes[column].map(_flag)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise SparError(f"{table} is broken: {error}", "delete its folder and run `dvc repro`") from None
+    if episodes.empty:
+        raise SparError(f"{table} has no episode", "check the number of evaluation episodes in params.yaml")
+    for key in KEYS:
+        strangers = episodes.loc[episodes[key] != getattr(cell, key), key]
+        if len(strangers):
+            raise SparError(f"{table} holds rows of {key} '{strangers.iloc[0]}'", "run `dvc repro`")
+    if episodes.duplicated(["seed", "episode"]).any():
+        raise SparError(f"{table} holds an episode of a seed twice", "delete its folder and run `dvc repro`")
+    expected, found = set(parse_seeds(cell.seeds)), set(episodes["seed"])
+    if expected != found:
+        raise SparError(
+            f"{table} holds seeds {sorted(found)}, but its group '{cell.seeds}' is {sorted(expected)}",
+            "run `dvc repro`",
+        )
+    if not np.isfinite(episodes["return"]).all():
+        raise SparError(f"{table} holds a return that is not finite", "the policy or its environment diverged")
+    return episodes[COLUMNS], read_json(folder / "context.json")
+
+
+def _flag(text: str) -> float:
+    """1.0, 0.0, or NaN for an empty field (the environment has no notion of success)."""
+    flags = {"": float("nan"), "true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+    if text.strip().lower() not in flags:
+        raise ValueError(f"'{text}' is neither true nor false")
+    return flags[text.strip().lower()]

@@ -1,0 +1,88 @@
+"""Numbers as text: shared by the report and by the table that `make run` prints."""
+
+from __future__ import annotations
+
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.tables import Summary
+from spar_core.statistics import Estimate
+
+NOTHING = "-"
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed decimals, never ``-0``; a dash for a missing value."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def signed(value: float | None, digits: int) -> str:
+    """Like :func:`number`, with a plus sign before what is above zero."""
+    text = number(value, digits)
+    return text if text == NOTHING or text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def digits_for(summaries: list[Summary]) -> int:
+    """Decimals that suit the returns of a dataset: 0 from 100 upwards, 3 below 10 (success rates)."""
+    scale = max(abs(summary.returns.value) for summary in summaries)
+    return 0 if scale >= 100 else 1 if scale >= 10 else 3
+
+
+def interval(estimate: Estimate | None, digits: int) -> str:
+    """``[low, high]``, or a dash without an interval."""
+    if estimate is None or estimate.low is None:
+        return NOTHING
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+
+
+def gain_text(estimate: Estimate | None, digits: int) -> str:
+    """``+123 [+100, +146]``, ``+123 (one seed)``, or a dash."""
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None:
+        return f"{signed(estimate.value, digits)} (one seed)"
+    low, high = signed(estimate.low, digits), signed(estimate.high, digits)
+    return f"{signed(estimate.value, digits)} [{low}, {high}]"
+
+
+def by_setting(summaries: list[Summary]) -> dict[tuple[str, str, str], list[Summary]]:
+    """Summaries by (dataset, anchor, critic), in order: the rules that are compared with one another."""
+    groups: dict[tuple[str, str, str], list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault(summary.setting, []).append(summary)
+    return groups
+
+
+def console_table(summaries: list[Summary], settings: ReportSettings | None = None) -> str:
+    """Plain text of fixed width: a block a dataset, anchor and critic, a line a rule.
+
+    A gain whose paired interval excludes zero is marked ``better`` or ``worse``.
+    """
+    settings = settings or ReportSettings()
+    blocks = []
+    for (dataset, anchor, critic), rules in by_setting(summaries).items():
+        digits = digits_for(rules)
+        has_gain = any(rule.gain is not None for rule in rules)
+        header = ["rule", "mean return", "normalised"]
+        header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
+        lines = [header]
+        for rule in rules:
+            line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
+            verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
+            lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        text = [
+            "  ".join(
+                # Numbers line up at the right; the rule's name, the gain and the verdict at the left.
+                cell.rjust(width) if column in (1, 2) else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        rule_line = "-" * max(map(len, text))
+        seeds = sorted({rule.returns.n for rule in rules})
+        count = f"{seeds[0]} seed" + ("" if seeds == [1] else "s")
+        title = f"{dataset}, anchor {anchor}, critic {critic}, {count}"
+        blocks.append("\n".join([title, rule_line, text[0], rule_line, *text[1:]]))
+    return "\n\n".join(blocks)

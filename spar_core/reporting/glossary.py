@@ -1,0 +1,35 @@
+"""Plain words for the diagnostics that stages hand to the report."""
+
+from __future__ import annotations
+
+GLOSSARY = {
+    "anchor/heldout_mse": "mean squared error of the anchor's action on held-out episodes, with actions scaled "
+    "to [-1, 1]; lower is a closer clone of the data",
+    "anchor/train_mse": "the same on training episodes; far below the held-out error means that the anchor memorises",
+    "residual/radius_mean": "largest residual that the residual model can give, mean over action dimensions; "
+    "actions lie in [-1, 1]",
+    "residual/box_share": "volume of the box of residuals as a share of the whole action box: how far the "
+    "search has been narrowed",
+    "residual/clipped_share": "share of the data's residuals that lie outside that box",
+    "residual/norm_train": "mean length of the residuals, training episodes",
+    "residual/norm_heldout": "mean length of the residuals, held-out episodes; well above the training value "
+    "means that the anchor memorises, and that the radius is too small",
+    "residual/norm_at_zero_latent": "mean length of the residual at latent 0: how far `spar_proj` starts from "
+    "the anchor",
+    "residual/reconstruction": "squared error of the residual model, in units of the radius, last batch",
+    "residual/kl": "information that the latent carries about a residual, in nats, last batch",
+    "critic/gap_best_tenth": "critic minus observed return on the best tenth of the held-out episodes, in "
+    "standard deviations of the observed returns; clearly below zero means that good behaviour is underrated. "
+    "Near zero is necessary, not sufficient: it does not show that actions are ranked rightly",
+    "critic/gap_before_termination": "the same in the last steps before a termination; clearly above zero "
+    "means that the critic does not see falls coming",
+    "critic/rank_correlation": "Spearman correlation of critic and observed return over held-out steps",
+    "critic/q_mean_heldout": "mean value of held-out actions, in the critic's scaled rewards",
+    "critic/reward_scale": "factor on rewards in the critic's training",
+    "improvement/step0_norm": "distance of the policy from its anchor before training; exactly 0 for `spar_mlp`",
+}
+
+
+def explain(key: str) -> str | None:
+    """The glossary line of a diagnostic, or None for one without."""
+    return GLOSSARY.get(key)

@@ -1,0 +1,250 @@
+"""The numbers of a report: one summary a rule, and the flat tables that DVC shows and compares."""
+
+from __future__ import annotations
+
+import io
+import statistics as stdlib_statistics
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from spar_core.reporting.cells import Rule
+from spar_core.reporting.config import ReportSettings
+from spar_core.statistics import (
+    Estimate,
+    gain_in_pooled_stds,
+    mean_interval,
+    normalised_score,
+    normalised_spread,
+    paired_difference,
+    sample_std,
+    seed_means,
+)
+
+# The part of a summary that goes into metrics.json: few enough to read in `dvc metrics diff`
+# (repair is the repair rule's own gain); table.csv has everything.
+METRICS = [
+    "return_mean",
+    "normalised_score",
+    "gain_over_{baseline}",
+    "gain_low",
+    "gain_high",
+    "gain_pooled_stds",
+    "improvement_part",
+    "length_mean",
+    "success_rate",
+]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One rule on one dataset with one anchor and one critic; spreads and intervals are over seeds.
+
+    ``None`` stands for what cannot be had: an interval of one seed, a score without reference returns,
+    a gain in a study without the baseline, the baseline's gain over itself.
+    """
+
+    dataset: str
+    anchor: str
+    critic: str
+    improvement: str
+    baseline: str
+    per_seed: dict[int, float]
+    episodes: int
+    episodes_a_seed: tuple[int, int]
+    returns: Estimate
+    return_std: float | None
+    score: float | None
+    score_std: float | None
+    gain: Estimate | None
+    gain_pooled_stds: float | None
+    repair: Estimate | None
+    improvement_part: Estimate | None
+    length: float
+    success: float | None
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        return self.dataset, self.anchor, self.critic
+
+    @property
+    def key(self) -> str:
+        """Stable name in ``metrics.json``."""
+        return "/".join([*self.setting, self.improvement])
+
+    def flat(self) -> dict[str, Any]:
+        """One row of ``table.csv``."""
+        row: dict[str, Any] = {
+            "dataset": self.dataset,
+            "anchor": self.anchor,
+            "critic": self.critic,
+            "improvement": self.improvement,
+            "seeds": len(self.per_seed),
+            "episodes": self.episodes,
+            "return_mean": self.returns.value,
+            "return_low": self.returns.low,
+            "return_high": self.returns.high,
+            "return_std": self.return_std,
+            "normalised_score": self.score,
+            "normalised_std": self.score_std,
+        }
+        names = [
+            (self.gain, f"gain_over_{self.baseline}", "gain"),
+            (self.repair, "repair", "repair"),
+            (self.improvement_part, "improvement_part", "improvement_part"),
+        ]
+        for estimate, name, prefix in names:
+            row[name] = estimate.value if estimate else None
+            row[f"{prefix}_low"] = estimate.low if estimate else None
+            row[f"{prefix}_high"] = estimate.high if estimate else None
+        row["gain_pooled_stds"] = self.gain_pooled_stds
+        row["length_mean"] = self.length
+        row["success_rate"] = self.success
+        return row
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One diagnostic of the rules of a setting that share its values."""
+
+    key: str
+    rules: tuple[str, ...]
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def summarise(rules: list[Rule], settings: ReportSettings) -> list[Summary]:
+    """Summaries in the study's order.
+
+    Gains compare a rule with the baseline of its own dataset, anchor and critic, seed by seed. The gain is
+    split in two: **repair**, the repair rule minus the baseline, and **improvement part**, the rule minus
+    the repair rule; the two add up to the gain.
+
+    Raises:
+        SparError: a rule and its baseline do not have the same seeds.
+    """
+    means = {
+        (*rule.setting, rule.improvement): seed_means(rule.episodes["seed"], rule.episodes["return"]) for rule in rules
+    }
+    return [_summary(rule, means, settings) for rule in rules]
+
+
+def _summary(rule: Rule, means: dict[tuple[str, ...], dict[int, float]], settings: ReportSettings) -> Summary:
+    """Summary of one rule; ``means`` holds the seed means of every rule of the study."""
+    ours = means[(*rule.setting, rule.improvement)]
+    baseline = means.get((*rule.setting, settings.baseline))
+    repair = means.get((*rule.setting, settings.repair))
+    compared = baseline is not None and rule.improvement != settings.baseline
+    split = repair is not None and rule.improvement not in (settings.baseline, settings.repair)
+
+    def difference(of: dict[int, float], to: dict[int, float]) -> Estimate:
+        return paired_difference(of, to, settings.confidence)
+
+    values = list(ours.values())
+    spread = sample_std(values)
+    returns = mean_interval(values, settings.confidence)
+    reference = rule.context.get("reference")
+    bounds = (reference["min"], reference["max"]) if reference else None
+    counts = rule.episodes.groupby("seed").size()
+    success = rule.episodes["success"].dropna()
+    return Summary(
+        *rule.setting,
+        rule.improvement,
+        baseline=settings.baseline,
+        per_seed=ours,
+        episodes=len(rule.episodes),
+        episodes_a_seed=(int(counts.min()), int(counts.max())),
+        returns=returns,
+        return_std=spread,
+        score=normalised_score(returns.value, *bounds) if bounds else None,
+        score_std=normalised_spread(spread, *bounds) if bounds and spread is not None else None,
+        gain=difference(ours, baseline) if compared else None,
+        gain_pooled_stds=gain_in_pooled_stds(values, list(baseline.values())) if compared else None,
+        repair=difference(repair, baseline) if compared and repair is not None else None,
+        improvement_part=difference(ours, repair) if split else None,
+        length=float(rule.episodes["length"].mean()),
+        success=float(success.mean()) if len(success) else None,
+    )
+
+
+def rule_labels(summaries: list[Summary]) -> list[str]:
+    """The shortest names that tell the rules apart: dataset, anchor and critic only where they vary."""
+    axes = ["dataset", "anchor", "critic"]
+    varied = [axis for axis in axes if len({getattr(s, axis) for s in summaries}) > 1]
+    return [" ".join([s.improvement, *(f"[{getattr(s, axis)}]" for axis in varied)]) for s in summaries]
+
+
+def seed_rows(rules: list[Rule], summaries: list[Summary]) -> pd.DataFrame:
+    """``returns.csv``: one row a rule and seed, for `dvc plots`."""
+    names = rule_labels(summaries)
+    rows = []
+    for rule, summary, name in zip(rules, summaries, names, strict=True):
+        reference = rule.context.get("reference")
+        lengths = seed_means(rule.episodes["seed"], rule.episodes["length"])
+        for seed, value in summary.per_seed.items():
+            score = normalised_score(value, reference["min"], reference["max"]) if reference else None
+            rows.append(
+                {
+                    "dataset": summary.dataset,
+                    "anchor": summary.anchor,
+                    "critic": summary.critic,
+                    "improvement": summary.improvement,
+                    "rule": name,
+                    "seed": seed,
+                    "return_mean": value,
+                    "normalised_score": score,
+                    "length_mean": lengths[seed],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def metrics(summaries: list[Summary]) -> dict[str, float]:
+    """Flat ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number; what is missing has no key."""
+    found = {}
+    for summary in summaries:
+        row = summary.flat()
+        for name in (template.format(baseline=summary.baseline) for template in METRICS):
+            if row[name] is not None:
+                found[f"{summary.key}/{name}"] = row[name]
+    return found
+
+
+def summary_frame(summaries: list[Summary]) -> pd.DataFrame:
+    """``table.csv``: one row a rule, every number of the report's tables at full precision."""
+    names = rule_labels(summaries)
+    return pd.DataFrame([{"rule": name, **s.flat()} for name, s in zip(names, summaries, strict=True)])
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """CSV bytes with unix line ends on every platform; missing values are empty fields."""
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue().encode()
+
+
+def diagnostics(rules: list[Rule]) -> list[Diagnostic]:
+    """Diagnostics of the rules of one setting, by key; rules with the same values share an entry.
+
+    What belongs to the anchor or the critic is the same for every rule, and is then told once.
+    """
+    groups: dict[tuple[str, tuple[float, ...]], list[str]] = {}
+    for rule in rules:
+        for key, values in rule.diagnostics.items():
+            if values:
+                groups.setdefault((key, tuple(map(float, values))), []).append(rule.improvement)
+    order = sorted(groups, key=lambda group: group[0])  # stable: the study's order within a key
+    return [
+        Diagnostic(
+            key=key,
+            rules=tuple(groups[key, values]),
+            median=stdlib_statistics.median(values),
+            low=min(values),
+            high=max(values),
+            n=len(values),
+        )
+        for key, values in order
+    ]

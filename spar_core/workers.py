@@ -1,0 +1,129 @@
+"""Work on the seeds of a group in several processes, each of one torch thread.
+
+Threads inside a process fight over a busy machine; processes side by side do not. What each seed's weights
+are does not depend on how the seeds are shared out (see ``spar_core.networks``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from spar_core.errors import SparError
+from spar_core.reporter import CurveRow, Reporter
+
+Result = TypeVar("Result")
+Job = Callable[[Sequence[int], Reporter], Result]
+
+# Optimiser steps between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
+MESSAGE_EVERY = 25
+_outbox: Any = None
+
+
+@dataclass(kw_only=True)
+class _SendingReporter(Reporter):
+    """Sends progress and curve rows through ``send`` as they come."""
+
+    send: Callable[[tuple[int, list[CurveRow]]], None]
+    _steps: int = 0
+    _sent: int = 0
+
+    def advance(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps >= MESSAGE_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        self.send((self._steps * len(self.seeds), self.rows[self._sent :]))
+        self._steps, self._sent = 0, len(self.rows)
+
+
+def over_seeds(
+    job: Job[Result],
+    seeds: Sequence[int],
+    workers: int,
+    on_message: Callable[[int, list[CurveRow]], None] = lambda steps, rows: None,
+) -> list[Result]:
+    """Run ``job(seeds, reporter)`` over shares of the seeds; results come back in seed order, one a share.
+
+    Args:
+        job: a picklable callable (a module-level function or an instance of a module-level class).
+        seeds: the group's seeds.
+        workers: processes at most; with one, the job runs in this process.
+        on_message: called in this process with (optimiser steps times seeds, new curve rows).
+
+    Raises:
+        SparError: a worker was killed, most often for want of memory.
+    """
+    shares = _share(list(seeds), workers)
+    if len(shares) == 1:
+        return [_run_here(job, shares[0], on_message)]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        outbox = manager.Queue()
+        done = threading.Event()
+        listener = threading.Thread(target=_listen, args=(outbox, on_message, done), daemon=True)
+        listener.start()
+        try:
+            with ProcessPoolExecutor(len(shares), context, _start_worker, (outbox,)) as pool:
+                return list(pool.map(_run_in_worker, [job] * len(shares), shares))
+        except BrokenProcessPool:
+            raise SparError(
+                "a worker process was killed",
+                "most often memory ran out: set SPAR_WORKERS=1 or use fewer seeds a group",
+            ) from None
+        finally:
+            done.set()
+            listener.join()
+
+
+def _share(seeds: list[int], workers: int) -> list[list[int]]:
+    """Contiguous shares of nearly equal size."""
+    n = max(1, min(workers, len(seeds)))
+    bounds = [round(i * len(seeds) / n) for i in range(n + 1)]
+    return [seeds[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _run_here(job: Job[Result], seeds: list[int], on_message: Callable[[int, list[CurveRow]], None]) -> Result:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reporter = _SendingReporter(seeds, send=lambda message: on_message(*message))
+        result = job(seeds, reporter)
+        reporter.flush()
+        return result
+    finally:
+        torch.set_num_threads(before)
+
+
+def _start_worker(outbox: Any) -> None:
+    global _outbox
+    _outbox = outbox
+    torch.set_num_threads(1)
+
+
+def _run_in_worker(job: Job[Result], seeds: list[int]) -> Result:
+    reporter = _SendingReporter(seeds, send=_outbox.put)
+    result = job(seeds, reporter)
+    reporter.flush()
+    return result
+
+
+def _listen(outbox: Any, on_message: Callable[[int, list[CurveRow]], None], done: threading.Event) -> None:
+    while True:
+        try:
+            on_message(*outbox.get(timeout=0.2))
+        except queue.Empty:
+            if done.is_set():
+                return
+        except (EOFError, OSError):
+            return

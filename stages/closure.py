@@ -1,0 +1,98 @@
+"""Digests of the code behind each kind of cell.
+
+DVC does not see imports, so this module does: it follows the ``import`` statements of an entry point through
+the project's own modules and digests what it finds. Docstrings and comments do not count. Left out are
+
+* ``spar_core.registry``, whose lines are the members: a cell's digest holds the member that it loads instead;
+* the modules of ``COSMETIC``: what they do is seen by people, and never reaches an artifact.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+
+from spar_core import registry
+from spar_core.artifacts import digest_bytes
+
+PACKAGES = ("spar_core", "stages")
+REGISTRY = "spar_core.registry"
+COSMETIC = frozenset(
+    f"stages.{name}" for name in ("cells", "layout", "mlflow_store", "points", "progress", "tracked", "tracking")
+)
+
+
+def module_file(root: Path, module: str) -> Path | None:
+    """The file of one of the project's own modules, or None for anything else."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = root.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def imports(root: Path, module: str) -> set[str]:
+    """The project's own modules that a module imports, wherever in the file.
+
+    A package's ``__init__`` counts with the imports at its top only: what it imports inside a function is for
+    callers from outside, such as ``spar_core.load_policy``.
+    """
+    file = module_file(root, module)
+    assert file is not None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = tree.body if file.name == "__init__.py" else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parents = {".".join(name.split(".")[:i]) for name in found for i in range(1, name.count(".") + 1)}
+    return {name for name in found | parents if module_file(root, name)}
+
+
+def closure(root: Path, modules: Iterable[str]) -> list[str]:
+    """Modules that ``modules`` reach by imports, themselves included, sorted, without those left out."""
+    seen: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module in COSMETIC or module == REGISTRY:
+            continue
+        seen.add(module)
+        waiting += imports(root, module)
+    return sorted(seen)
+
+
+def code_of(file: Path) -> str:
+    """The code of a file in a normal form, without comments, layout and docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def code_digest(root: Path, modules: Iterable[str]) -> str:
+    """Digest of the code that ``modules`` reach."""
+    lines = []
+    for module in closure(root, modules):
+        file = module_file(root, module)
+        assert file is not None
+        lines.append(f"{module}\n{code_of(file)}")
+    return digest_bytes("\n\n".join(lines).encode())
+
+
+def member_module(family: str, kind: str) -> str:
+    """Module of a registered member."""
+    return registry.FAMILIES[family][kind].split(":")[0]

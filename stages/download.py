@@ -1,0 +1,86 @@
+"""Get a dataset, check it, and fix what every later stage shares: episodes, held-out split and scaler."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from spar_core.artifacts import new_artifact, write_json, write_meta
+from spar_core.data.entry import load_entry
+from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
+from spar_core.data.minari_io import write_minari
+from spar_core.data.prepare import prepare
+from spar_core.data.sources import collect
+from stages.entry import stage_main, workers
+from stages.layout import Layout
+from stages.progress import Progress
+
+DESCRIPTION = """\
+Get a dataset and check it. Its entry, datasets/<id>.yaml, says where it comes from: rollouts of behaviour
+policies in this repository (builtin), a Minari dataset (minari), or a file in D4RL's layout (d4rl_hdf5).
+Writes the episodes as a Minari dataset, and beside them the fixed split of held-out episodes, the scaler
+and a manifest. An existing dataset of the same id is replaced.
+"""
+
+
+def download(layout: Layout, dataset: str, n_workers: int) -> dict:
+    """Write episodes, split, scaler, manifest and meta of a dataset; return the manifest.
+
+    Raises:
+        SparError: see :func:`spar_core.data.sources.collect`; nothing is left half-written.
+    """
+    entry = load_entry(layout.dataset_entry(dataset))
+    steps = getattr(entry, "steps", None)
+    if steps is None:
+        data = collect(entry, layout.root)
+    else:
+        with Progress(stage="download", total=steps, unit="steps") as bar:
+            done = 0
+
+            def report(so_far: int, _: int) -> None:
+                nonlocal done
+                bar.update(so_far - done)
+                done = so_far
+
+            data = collect(entry, layout.root, workers=n_workers, report=report)
+    prepared = prepare(entry, dataset, data)
+    with new_artifact(layout.minari_root / dataset) as minari, new_artifact(layout.data(dataset)) as folder:
+        write_minari(
+            minari,
+            dataset,
+            data.episodes,
+            action_low=data.environment.action_low,
+            action_high=data.environment.action_high,
+            env_id=data.environment.env_id,
+            env_kwargs=data.environment.env_kwargs,
+            description=entry.title,
+        )
+        write_json(folder / SPLIT, prepared.split)
+        write_json(folder / SCALER, prepared.scaler.to_dict())
+        write_json(folder / MANIFEST, prepared.manifest)
+        shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
+        write_meta(folder, KIND, params=entry.model_dump(mode="json"), inputs=data.inputs, shapes=shapes)
+    return prepared.manifest
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.download``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.download",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset", required=True, help="dataset id, e.g. builtin/halfcheetah-replay-v0")
+    parser.add_argument("--root", type=Path, default=Path(), help="project root (default: current folder)")
+    args = parser.parse_args(argv)
+    manifest = download(Layout(args.root), args.dataset, workers())
+    returns = manifest["returns"]
+    print(
+        f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
+        f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

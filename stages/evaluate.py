@@ -1,0 +1,116 @@
+"""Roll the final policy of a cell out in its environment, one row an episode.
+
+Reads the dataset's manifest, the policy, and ``evaluation`` of params.yaml.
+Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.data.environment import make_env
+from spar_core.data.loading import MANIFEST
+from spar_core.evaluation import EpisodeResult, EvaluationSettings, env_seeds, roll_out
+from spar_core.fitted import METRICS
+from spar_core.policy import KIND, load_policy
+from spar_core.reporter import Reporter
+from spar_core.study import parse_seeds
+from spar_core.workers import over_seeds
+from stages.cells import Cell
+from stages.entry import cell_arguments, device, stage_main, workers
+from stages.layout import Layout
+from stages.params import section
+from stages.progress import Progress
+from stages.tracked import tracked
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The work of one worker."""
+
+    policy: Path
+    env_id: str
+    env_kwargs: dict[str, Any]
+    settings: EvaluationSettings
+    device: str
+
+    def __call__(self, seeds: Sequence[int], report: Reporter) -> list[EpisodeResult]:
+        results = []
+        for seed in seeds:
+            policy = load_policy(self.policy, seed, self.device)
+            make = partial(make_env, self.env_id, self.env_kwargs)
+            results += roll_out(policy.act, make, seed, env_seeds(self.settings, seed), report.advance)
+        return results
+
+
+def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, Any]) -> dict[str, Any]:
+    """What the report needs to know about the data and the policy, beside the episodes."""
+    reference = manifest["reference"]
+    if reference is None:
+        label = "no reference scores: raw returns only"
+    elif manifest["comparable_to_d4rl"]:
+        label = f"D4RL reference scores ({reference['source']})"
+    else:
+        label = (
+            f"scaled by D4RL's reference scores of {reference['family']}, on data that are not D4RL's: "
+            "not comparable with D4RL tables"
+        )
+    return {
+        "env_id": manifest["environment"]["env_id"],
+        "reference": reference and {key: reference[key] for key in ("min", "max", "source")},
+        "label": label,
+        "dataset": {
+            "steps": manifest["steps"],
+            "episodes": manifest["episodes"],
+            "mean_return": manifest["returns"]["mean"],
+            "best_return": manifest["returns"]["best"],
+        },
+        "protocol": protocol,
+        "diagnostics": diagnostics,
+    }
+
+
+def write_episodes(path: Path, cell: Cell, results: Sequence[EpisodeResult]) -> None:
+    """One row an episode, in seed and episode order; floats as their shortest exact text."""
+    axes = {axis: getattr(cell, axis) for axis in ("dataset", "anchor", "critic", "improvement")}
+    columns = [*axes, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**axes, **result.row()} for result in results)
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.evaluate``."""
+    args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
+    layout = Layout()
+    settings = section(layout, "evaluation", EvaluationSettings)
+    cell = Cell("evaluate", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
+    seeds = parse_seeds(args.seeds)
+    data, policy = layout.data(args.dataset), layout.policy(*vars(args).values())
+    read_meta(policy, KIND)
+    manifest = read_json(data / MANIFEST)
+    environment = manifest["environment"]
+    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], settings, device())
+    inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
+    params = {"evaluation": settings.model_dump(mode="json")}
+    most = environment["max_episode_steps"] or 0
+    with tracked(layout, cell, params, inputs):
+        with Progress(stage=cell.name, total=most * settings.episodes * len(seeds), unit="env-steps") as bar:
+            shares = over_seeds(job, seeds, workers(), lambda steps, rows: bar.update(steps))
+        results = [result for share in shares for result in share]
+        with new_artifact(cell.folder(layout)) as folder:
+            write_episodes(folder / "episodes.csv", cell, results)
+            write_json(folder / "context.json", context_of(manifest, settings.protocol, read_json(policy / METRICS)))
+            write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

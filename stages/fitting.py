@@ -1,0 +1,60 @@
+"""The frame of every stage that trains: workers, progress bar, live tracking, and an artifact written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spar_core.artifacts import digest_folder, new_artifact, write_meta
+from spar_core.fitted import Fitted
+from spar_core.reporter import CurveRow
+from spar_core.study import parse_seeds
+from spar_core.workers import Job, over_seeds
+from stages.cells import Cell
+from stages.entry import workers
+from stages.layout import Layout
+from stages.progress import Progress
+from stages.tracked import tracked
+
+
+def fit_cell(
+    layout: Layout,
+    cell: Cell,
+    kind: str,
+    job: Job[Fitted],
+    *,
+    steps: int,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    write: Callable[[Path, Fitted], Fitted] | None = None,
+) -> None:
+    """Run ``job`` over the seeds of the cell and write its artifact.
+
+    Args:
+        layout: the project.
+        cell: what is fitted.
+        kind: of the artifact, for its ``meta.json``.
+        job: fits a share of the seeds.
+        steps: optimiser steps of one seed, for the bar.
+        params: what the result depends on, for ``meta.json``.
+        inputs: name and folder of each input artifact; their digests go into ``meta.json``.
+        write: writes the fitted result into a folder and returns what it wrote (default: ``Fitted.write``).
+    """
+    seeds = parse_seeds(cell.seeds or "0")
+    digests = {name: digest_folder(folder) for name, folder in inputs.items()}
+    with tracked(layout, cell, params, digests, steps) as live:
+        with Progress(stage=cell.name, total=steps * len(seeds), unit="seed-steps") as bar:
+
+            def show(done: int, rows: list[CurveRow]) -> None:
+                bar.update(done)
+                for step, seed, metric, value in rows:
+                    live.log_curve(step, metric, seed, value)
+
+            fitted = Fitted.join(over_seeds(job, seeds, workers(), show))
+        with new_artifact(cell.folder(layout)) as folder:
+            if write is None:
+                fitted.write(folder)
+            else:
+                fitted = write(folder, fitted)
+            write_meta(folder, kind, params=params, inputs=digests, shapes=fitted.shapes(), seeds=list(seeds))

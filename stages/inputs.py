@@ -1,0 +1,70 @@
+"""Load the artifacts that stages read, restricted to the seeds that a worker is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spar_core.anchors.base import Anchor
+from spar_core.artifacts import read_meta
+from spar_core.critics.base import Critic
+from spar_core.data.dataset import Dataset
+from spar_core.data.loading import load_dataset
+from spar_core.errors import SparError
+from spar_core.fitted import WEIGHTS, load_tensors
+from spar_core.members import load_member
+from spar_core.policy import Part
+from spar_core.residual import ResidualModel, ResidualSettings
+from spar_core.settings import parse
+from stages.layout import Layout
+
+
+def dataset_of(layout: Layout, dataset: str) -> Dataset:
+    """The prepared dataset."""
+    return load_dataset(layout.minari_root, layout.data(dataset), dataset)
+
+
+def dataset_folders(layout: Layout, dataset: str) -> dict[str, Path]:
+    """What a stage that reads the dataset depends on: its manifest holds the digest of the episodes."""
+    return {"dataset": layout.data(dataset)}
+
+
+def load_part(folder: Path, kind: str, seeds: Sequence[int]) -> Part:
+    """A fitted anchor, residual model or critic, with the tensors of the given seeds only.
+
+    Raises:
+        SparError: the artifact is missing, or does not hold one of the seeds.
+    """
+    meta = read_meta(folder, kind)
+    missing = [seed for seed in seeds if seed not in meta["seeds"]]
+    if missing:
+        raise SparError(f"{folder} holds no seed {missing[0]}", f"it holds {meta['seeds']}")
+    rows = [meta["seeds"].index(seed) for seed in seeds]
+    tensors = {name: value[rows] for name, value in load_tensors(folder / WEIGHTS).items()}
+    params = dict(meta["params"][kind])
+    if kind == "residual":
+        return Part(kind, parse(ResidualSettings, params, f"{folder}"), tensors)
+    member = params.pop("kind")
+    model = load_member(kind, member).Settings
+    return Part(member, parse(model, params, f"{folder}"), tensors)
+
+
+def restore_anchor(part: Part, device: str) -> Anchor:
+    """The frozen anchor of a part."""
+    return _restore("anchor", part, device)
+
+
+def restore_critic(part: Part, device: str) -> Critic:
+    """The frozen critic of a part."""
+    return _restore("critic", part, device)
+
+
+def restore_residual(part: Part, device: str) -> ResidualModel:
+    """The frozen residual model of a part."""
+    assert isinstance(part.settings, ResidualSettings)
+    return ResidualModel.restore(part.settings, part.tensors, device)
+
+
+def _restore(family: str, part: Part, device: str) -> Any:
+    return load_member(family, part.kind).restore(part.settings, part.tensors, device)

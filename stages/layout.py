@@ -1,0 +1,52 @@
+"""Where artifacts lie: one function a kind of cell, used by every stage, by the report and by ``publish``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below the project root; ``dvc.yaml`` spells out the same ones."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def digests(self) -> Path:
+        """Written by ``stages.digest``: one digest of code per cell kind and one per dataset source."""
+        return self.root / "artifacts" / "digests.yaml"
+
+    @property
+    def minari_root(self) -> Path:
+        """The project's own Minari data root (what MINARI_DATASETS_PATH would name)."""
+        return self.root / "artifacts" / "minari"
+
+    def dataset_entry(self, dataset: str) -> Path:
+        return self.root / "datasets" / f"{dataset}.yaml"
+
+    def data(self, dataset: str) -> Path:
+        """Split, scaler, manifest and meta of a dataset; its episodes lie in ``minari_root``."""
+        return self.root / "artifacts" / "data" / dataset
+
+    def anchor(self, dataset: str, anchor: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "anchor" / dataset / anchor / seeds
+
+    def residual(self, dataset: str, anchor: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "residual" / dataset / anchor / seeds
+
+    def critic(self, dataset: str, critic: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "critic" / dataset / critic / seeds
+
+    def policy(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "policy" / dataset / anchor / critic / improvement / seeds
+
+    def evaluation(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "evaluation" / dataset / anchor / critic / improvement / seeds
+
+    def report(self, study: str) -> Path:
+        return self.root / "reports" / study

@@ -1,0 +1,97 @@
+"""Check params.yaml, drop results of cells that left the study, and digest the code behind every cell.
+
+Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` one digest a stage and
+one a member (anchor, critic, improvement rule), under `data` one a dataset (its local files). The other stages
+take their entries as params, so that they rerun when, and only when, code that they import has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spar_core.data.entry import load_entry, source_digest
+from spar_core.evaluation import EvaluationSettings
+from spar_core.members import parse_variant, variant_kind
+from spar_core.reporting.config import ReportSettings
+from spar_core.residual import ResidualSettings
+from spar_core.settings import parse
+from spar_core.study import Study
+from stages.closure import code_digest, member_module
+from stages.entry import stage_main
+from stages.layout import Layout
+from stages.params import read_params
+
+FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
+CODE_STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "report")
+
+
+def check(params: Mapping[str, Any]) -> Study:
+    """Validate every section, and that the study names variants that exist; return the study."""
+    study = parse(Study, params["study"], "params.yaml, study")
+    parse(ResidualSettings, params["residual"], "params.yaml, residual")
+    parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
+    parse(ReportSettings, params["report"], "params.yaml, report")
+    for family, section in FAMILIES.items():
+        for name in dict.fromkeys([*params[section], *getattr(study, section)]):
+            parse_variant(family, params[section], name)
+    return study
+
+
+def prune(layout: Layout, study: Study) -> list[Path]:
+    """Remove evaluation folders of cells outside the study; DVC's cache keeps them.
+
+    The report depends on the whole tree of evaluations, so a leftover would both be a stale input and change
+    the report's dependency.
+    """
+    wanted = {layout.evaluation(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in study.cells()}
+    tree = layout.root / "artifacts" / "evaluation"
+    folders = {path.parent for path in tree.rglob("episodes.csv")} if tree.is_dir() else set()
+    dropped = sorted(folders - wanted)
+    for folder in dropped:
+        shutil.rmtree(folder)
+        for parent in folder.parents:
+            # Empty folders on the way up go too, but not the root of the tree.
+            if parent == tree or any(parent.iterdir()):
+                break
+            parent.rmdir()
+    return dropped
+
+
+def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """Content of ``digests.yaml``."""
+    root = layout.root
+    code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"]) for name in CODE_STAGES}}
+    for family, section in FAMILIES.items():
+        code[family] = {
+            name: code_digest(root, [member_module(family, variant_kind(name, values))])
+            for name, values in params[section].items()
+        }
+    entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
+    return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.plan``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    layout = Layout()
+    params = read_params(layout)
+    study = check(params)
+    content = digests(layout, params, study)
+    for folder in prune(layout, study):
+        print(f"not in the study any more: {folder}")
+    layout.digests.parent.mkdir(parents=True, exist_ok=True)
+    draft = layout.digests.with_suffix(".draft")
+    draft.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
+    draft.replace(layout.digests)
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

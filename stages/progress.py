@@ -1,0 +1,37 @@
+"""Progress bars: stage, work done, rate, time left. Cosmetic: no result depends on anything here."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A tqdm bar on standard error; where that is no terminal, a line every ten seconds at most."""
+
+    def __init__(self, *, stage: str, total: int, unit: str) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=stage,
+            unit=f" {unit}",
+            unit_scale=True,
+            dynamic_ncols=terminal,
+            ncols=None if terminal else 100,
+            mininterval=0.2 if terminal else 10.0,
+            file=sys.stderr,
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, n: int) -> None:
+        """``n`` more units are done."""
+        self._bar.update(n)

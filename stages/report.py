@@ -1,0 +1,77 @@
+"""Stage ``report``: from the evaluation tables of the study to ``reports/<study>/``.
+
+Usage: ``python -m stages.report``. Reads the ``study`` and ``report`` sections of ``params.yaml``; only cells
+that the study names are read, whatever else lies on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spar_core.artifacts import new_artifact
+from spar_core.reporting.cells import load_rules
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.console import console_table
+from spar_core.reporting.render import Report, build_report
+from spar_core.reporting.tables import summarise
+from spar_core.study import EvaluationCell, Study
+from stages.entry import stage_main
+from stages.layout import Layout
+from stages.params import section
+
+
+def read_study(layout: Layout) -> tuple[Study, ReportSettings]:
+    """The study and the report settings of ``params.yaml``."""
+    return section(layout, "study", Study), section(layout, "report", ReportSettings)
+
+
+def folder_of(layout: Layout) -> Callable[[EvaluationCell], Path]:
+    """Where the evaluation of a cell lies."""
+    return lambda c: layout.evaluation(c.dataset, c.anchor, c.critic, c.improvement, c.seeds)
+
+
+def make_report(layout: Layout) -> tuple[Report, Path]:
+    """Render the report of the study in ``params.yaml``, write it, and say where it lies.
+
+    Raises:
+        SparError: ``params.yaml`` is wrong, or a cell is missing or broken; nothing is written then.
+    """
+    study, settings = read_study(layout)
+    report = build_report(study, folder_of(layout), settings)
+    folder = layout.report(study.name)
+    write_report(report, folder)
+    return report, folder
+
+
+def print_table(layout: Layout) -> None:
+    """Print the study's table, and where its report lies."""
+    study, settings = read_study(layout)
+    print(console_table(summarise(load_rules(study, folder_of(layout)), settings), settings))
+    print(f"\nReport: {layout.report(study.name) / 'report.md'}")
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Put a rendered report into ``folder``, file by file, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with new_artifact(folder / "figures") as draft:
+        for name, data in report.figures.items():
+            (draft / name).write_bytes(data)
+    for name, data in report.files.items():
+        draft_file = folder / f".{name}.draft"
+        draft_file.write_bytes(data)
+        draft_file.replace(folder / name)
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Command line of the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.splitlines()[0])
+    parser.parse_args(argv)
+    _, folder = make_report(Layout())
+    print(f"report: {folder / 'report.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

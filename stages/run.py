@@ -1,0 +1,45 @@
+"""Run the whole study: `dvc repro`, then publish to MLflow, then say what came out and where to look.
+
+`python -m stages.run` is what `make run` calls. It adds no work of its own: the same results come from
+`dvc repro` followed by `python -m stages.publish`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from spar_core.errors import SparError
+from stages.entry import stage_main
+from stages.layout import Layout
+from stages.publish import run as publish
+from stages.report import print_table
+
+
+def repro(arguments: list[str]) -> None:
+    """`dvc repro` with this interpreter first on the path, so that `python` in dvc.yaml is this one."""
+    here = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
+    status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=environment).returncode
+    if status != 0:
+        raise SparError("the pipeline stopped", "the stage that failed says why, above; mend it and run again")
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.run``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _, rest = parser.parse_known_args(argv)
+    begun = time.monotonic()
+    repro(rest)
+    print()
+    print_table(Layout())
+    publish([])
+    print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

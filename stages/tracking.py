@@ -1,0 +1,187 @@
+"""Live tracking: what a stage logs to MLflow while it trains.
+
+Tracking never fails a stage. Whatever goes wrong ends in one line of warning, and since a run counts as
+finished only when everything of it was logged, ``python -m stages.publish`` adds the run afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from stages.cells import Cell
+from stages.layout import Layout
+from stages.mlflow_store import DIGEST_TAG, Point, Store, tracking_uri
+from stages.points import CURVE_POINTS, curve_key, final_points
+
+__all__ = ["LiveRun", "Thinner", "live_run", "tracking_uri"]
+
+_FLUSH_SECONDS = 5.0
+_LIVE_LOCK_SECONDS = 20.0
+
+
+class Thinner:
+    """Chooses which points of a growing curve to keep, ``CURVE_POINTS`` at most.
+
+    With ``total`` (the last step) they are evenly spread. Without, the first hundred are kept, then every
+    second for fifty, every fourth for twenty-five, and so on: less and less of a curve of unknown length.
+    """
+
+    def __init__(self, total: int | None = None, limit: int = CURVE_POINTS) -> None:
+        self._total, self._limit = total, limit
+        self._seen = self._kept = 0
+        self._bucket = -1
+        self._stride, self._quota = 1, limit // 2
+
+    def keep(self, step: int) -> bool:
+        """Whether the next point, at ``step``, is one to log."""
+        if self._total:
+            bucket = min(step * (self._limit - 1) // self._total, self._limit - 1)
+            fresh, self._bucket = bucket > self._bucket, max(bucket, self._bucket)
+            return fresh
+        index, self._seen = self._seen, self._seen + 1
+        if index % self._stride or self._kept >= self._limit:
+            return False
+        self._kept += 1
+        self._quota -= 1
+        if self._quota == 0:
+            self._stride, self._quota = 2 * self._stride, max(1, (self._limit - self._kept) // 2)
+        return True
+
+
+class LiveRun:
+    """One cell's run in MLflow while the cell is computed; with no store behind it, every call is a no-op."""
+
+    def __init__(self, cell: Cell, total_steps: int | None = None) -> None:
+        self.cell = cell
+        self.run_id: str | None = None
+        self._store: Store | None = None
+        self._total = total_steps
+        self._thinners: dict[str, Thinner] = {}
+        self._means: dict[tuple[str, int], dict[int, float]] = {}
+        self._buffer: list[Point] = []
+        self._flushed = time.monotonic()
+        self._final: dict[str, Any] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is being logged (no run is, where one with the same digest is finished)."""
+        return self.run_id is not None
+
+    def log_curve(self, step: int, metric: str, seed: int | None, value: float) -> None:
+        """Add a point to a curve such as ``anchor/loss``; the mean is logged once all seeds have the step.
+
+        Seeds may come in any order, interleaved or one after another, each with its steps ascending.
+        """
+        if not self.active:
+            return
+        key = curve_key(metric, seed)
+        if key not in self._thinners:
+            self._thinners[key] = Thinner(self._total)
+        if self._thinners[key].keep(step):
+            self._buffer.append((key, step, value))
+            if seed is not None:
+                self._add_to_mean(metric, step, seed, value)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def log_final(self, metrics: Mapping[str, Any]) -> None:
+        """Hand over the content of metrics.json; it is logged as ``final/...`` when the run closes."""
+        self._final.update(metrics)
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        points, self._buffer, self._flushed = self._buffer, [], time.monotonic()
+        if self.active and points:
+            self._try(lambda store, run_id: store.log(run_id, points))
+            self._flushed = time.monotonic()
+
+    def _add_to_mean(self, metric: str, step: int, seed: int, value: float) -> None:
+        # Thinning looks at steps alone, so every seed keeps the same ones.
+        values = self._means.setdefault((metric, step), {})
+        values[seed] = value
+        if len(values) == len(self.cell.seed_numbers):
+            del self._means[metric, step]
+            self._buffer.append((metric, step, sum(values.values()) / len(values)))
+
+    def _open(self, cell_digest: str, params: Mapping[str, Any], layout: Layout, tags: Mapping[str, str]) -> None:
+        try:
+            store = Store(layout.root, lock_timeout=_LIVE_LOCK_SECONDS)
+            experiment = store.experiment(self.cell.dataset)
+            with store.lock():
+                if store.finished(experiment, cell_digest, self.cell.tags()) is not None:
+                    return
+                all_tags = {**self.cell.tags(), **tags, DIGEST_TAG: cell_digest}
+                self.run_id = store.start(experiment, self.cell.name, all_tags, params)
+                self._store = store
+        except Exception as error:
+            self._lose(error)
+
+    def _close(self, status: str, layout: Layout) -> None:
+        self.flush()
+        if self.active and status == "FINISHED":
+            self._try(lambda store, run_id: self._complete(store, run_id, layout))
+        if self.active:
+            self._try(lambda store, run_id: store.finish(run_id, status))
+
+    def _complete(self, store: Store, run_id: str, layout: Layout) -> None:
+        store.log(run_id, final_points(self._final, self.cell.seed_numbers))
+        # At the end, since `download` writes the manifest that the input is described from.
+        store.dataset(run_id, self.cell.dataset, layout.data(self.cell.dataset))
+
+    def _try(self, action: Callable[[Store, str], None]) -> None:
+        if self._store is None or self.run_id is None:
+            return
+        try:
+            action(self._store, self.run_id)
+        except Exception as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Stop logging. The run stays unfinished, which is what makes ``publish`` write it anew."""
+        self.run_id = self._store = None
+        self._buffer.clear()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        print(
+            f"warning: {self.cell.name} is not tracked in MLflow ({reason}); the work goes on, and "
+            "`python -m stages.publish` adds the run afterwards",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def live_run(
+    cell: Cell,
+    cell_digest: str,
+    params: Mapping[str, Any],
+    layout: Layout,
+    *,
+    total_steps: int | None = None,
+    study: str | None = None,
+) -> Iterator[LiveRun]:
+    """Track a cell in MLflow for as long as the block runs.
+
+    Nothing is logged where a finished run with the same digest exists, or with ``SPAR_TRACKING=off``. The
+    run ends FINISHED, or FAILED where the block raised (KILLED on Ctrl-C); the error is passed on.
+
+    Args:
+        cell: what is being computed.
+        cell_digest: its identity, ``stages.cells.cell_digest(params, inputs, code_digest)``.
+        params: the params of its ``meta.json``.
+        layout: the project.
+        total_steps: last step of the curves, for an even choice of the points to keep.
+        study: name of the study, for the tag ``spar.study`` (``publish`` adds it otherwise).
+    """
+    run = LiveRun(cell, total_steps)
+    if os.environ.get("SPAR_TRACKING", "").lower() not in ("off", "0", "false", "no"):
+        run._open(cell_digest, params, layout, {"spar.study": study} if study else {})
+    try:
+        yield run
+    except BaseException as error:
+        run._close("FAILED" if isinstance(error, Exception) else "KILLED", layout)
+        raise
+    run._close("FINISHED", layout)

@@ -1,0 +1,263 @@
+"""D4RL's flat layout: episodes come out as they went in, and damaged files are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spar_core.artifacts import digest_folder
+from spar_core.data.d4rl_hdf5 import read_d4rl
+from spar_core.data.episodes import Episode, bound_actions, check_episodes
+from spar_core.data.fetch import fetch
+from spar_core.data.loading import from_episodes
+from spar_core.data.minari_io import read_minari, write_minari
+from spar_core.data.scaler import Scaler
+from spar_core.errors import SparError
+
+LOW, HIGH = np.full(2, -1, np.float32), np.full(2, 1, np.float32)
+
+
+def make_episodes(layout: list[tuple[int, bool]], seed: int = 0) -> list[Episode]:
+    """Random episodes of 3-dimensional observations and 2-dimensional actions."""
+    rng = np.random.default_rng(seed)
+    return [
+        Episode(
+            rng.normal(size=(steps + 1, 3)).astype(np.float32),
+            rng.uniform(-1, 1, size=(steps, 2)).astype(np.float32),
+            rng.normal(size=steps).astype(np.float32),
+            terminated,
+        )
+        for steps, terminated in layout
+    ]
+
+
+def write_flat(path: Path, episodes: list[Episode], leave_out: tuple[str, ...] = (), **replace) -> Path:
+    """Write episodes in D4RL's layout."""
+    ends = [np.arange(e.steps) == e.steps - 1 for e in episodes]
+    arrays = {
+        "observations": np.concatenate([e.observations[:-1] for e in episodes]),
+        "next_observations": np.concatenate([e.observations[1:] for e in episodes]),
+        "actions": np.concatenate([e.actions for e in episodes]),
+        "rewards": np.concatenate([e.rewards for e in episodes]),
+        "terminals": np.concatenate([end & e.terminated for end, e in zip(ends, episodes, strict=True)]),
+        "timeouts": np.concatenate([end & (not e.terminated) for end, e in zip(ends, episodes, strict=True)]),
+    }
+    arrays.update(replace)
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            if name not in leave_out:
+                file[name] = values
+    return path
+
+
+def assert_same(found: list[Episode], wanted: list[Episode]) -> None:
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.terminated == b.terminated
+        for name in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+layouts = st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts, seed=st.integers(0, 99))
+def test_round_trip_to_dataset(tmp_path_factory, layout, seed):
+    folder = tmp_path_factory.mktemp("round")
+    episodes = make_episodes(layout, seed)
+    flat, _ = read_d4rl(write_flat(folder / "flat.hdf5", episodes))
+    assert_same(flat, episodes)
+    (folder / "aa/b-v0").mkdir(parents=True)
+    write_minari(folder / "aa/b-v0", "aa/b-v0", flat, action_low=LOW, action_high=HIGH)
+    stored, facts = read_minari(folder, "aa/b-v0")
+    assert_same(stored, episodes)
+    assert facts.env_id is None and facts.dataset_id == "aa/b-v0"
+
+    scaler = Scaler.fit(np.concatenate([e.observations for e in stored]), LOW, HIGH)
+    data = from_episodes(stored, np.zeros(len(stored), dtype=bool), scaler)
+    assert data.n_steps == sum(steps for steps, _ in layout)
+    np.testing.assert_array_equal(data.terminated, [terminated for _, terminated in layout])
+    np.testing.assert_allclose(data.episode_returns, [e.rewards.sum() for e in episodes], rtol=1e-4, atol=1e-5)
+    # The row after each step's observation is that step's own next observation, never another episode's.
+    following = np.concatenate([scaler.standardise(e.observations[1:]) for e in episodes])
+    np.testing.assert_array_equal(data.observations[data.observation_index + 1], following)
+
+
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts)
+def test_without_next_observations(tmp_path_factory, layout):
+    """A cut episode loses its last step; a terminated one keeps all, its last observation repeated."""
+    episodes = make_episodes(layout)
+    path = write_flat(tmp_path_factory.mktemp("flat") / "x.hdf5", episodes, ("next_observations",))
+    found, report = read_d4rl(path)
+    wanted = []
+    for episode in episodes:
+        keep = episode.steps - (not episode.terminated)
+        last = episode.observations[episode.steps - 1 : episode.steps]
+        seen = np.concatenate([episode.observations[:keep], last])
+        if keep:
+            wanted.append(Episode(seen, episode.actions[:keep], episode.rewards[:keep], episode.terminated))
+    assert_same(found, wanted)
+    assert report.dropped_steps == sum(not terminated for _, terminated in layout)
+
+
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts)
+def test_without_timeouts_the_jumps_show_the_cuts(tmp_path_factory, layout):
+    episodes = make_episodes(layout)
+    path = write_flat(tmp_path_factory.mktemp("flat") / "x.hdf5", episodes, ("timeouts",))
+    found, report = read_d4rl(path)
+    assert_same(found, episodes)
+    assert report.unmarked_cuts == sum(not terminated for _, terminated in layout[:-1])
+
+
+def test_without_timeouts_or_next_observations(tmp_path):
+    episodes = make_episodes([(5, False), (5, False), (3, True), (5, False), (2, False)])
+    path = write_flat(tmp_path / "x.hdf5", episodes, ("timeouts", "next_observations"))
+    with pytest.raises(SparError, match="max_episode_steps"):
+        read_d4rl(path)
+    found, _ = read_d4rl(path, max_episode_steps=5)
+    assert [e.steps for e in found] == [4, 4, 3, 4, 1]
+    assert [e.terminated for e in found] == [False, False, True, False, False]
+
+
+def test_terminal_and_timeout_at_once_is_terminal(tmp_path):
+    episodes = make_episodes([(3, True), (3, True)])
+    both = np.array([0, 0, 1, 0, 0, 1], dtype=bool)
+    found, _ = read_d4rl(write_flat(tmp_path / "x.hdf5", episodes, timeouts=both))
+    assert_same(found, episodes)
+
+
+def test_a_million_steps_take_seconds(tmp_path):
+    n = 1_000_000
+    observations = np.zeros((n + 1, 11), np.float32)
+    ends = np.arange(1, n + 1) % 500 == 0
+    with h5py.File(tmp_path / "big.hdf5", "w") as file:
+        file["observations"], file["next_observations"] = observations[:-1], observations[1:]
+        file["actions"], file["rewards"] = np.zeros((n, 3), np.float32), np.zeros(n, np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(n, bool), ends
+    start = time.perf_counter()
+    episodes, _ = read_d4rl(tmp_path / "big.hdf5")
+    assert len(episodes) == 2000 and time.perf_counter() - start < 20
+
+
+def test_truncated_file(tmp_path):
+    path = write_flat(tmp_path / "x.hdf5", make_episodes([(200, True)] * 5))
+    whole = path.read_bytes()
+    for share in (0.05, 0.5, 0.95):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(SparError, match="truncated or not an HDF5 file") as error:
+            read_d4rl(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leave_out": ("rewards",)}, "no array 'rewards'"),
+        ({"rewards": np.zeros(3, np.float32)}, "differ in length"),
+        ({"actions": np.zeros((8, 2, 2), np.float32)}, "expected \\[steps, size\\]"),
+        ({"rewards": np.zeros((8, 2), np.float32)}, "one number a step"),
+    ],
+)
+def test_bad_layout(tmp_path, change, message):
+    path = write_flat(tmp_path / "x.hdf5", make_episodes([(4, True), (4, False)]), **change)
+    with pytest.raises(SparError, match=message):
+        read_d4rl(path)
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_nan_is_located(name, value, kind):
+    episodes = make_episodes([(4, True), (5, False)])
+    getattr(episodes[1], name)[2] = value
+    with pytest.raises(SparError, match=f"{name} hold a.* {kind} in episode 1, step 2"):
+        check_episodes(episodes)
+
+
+def test_empty_and_unfitting_episodes():
+    with pytest.raises(SparError, match="no episodes"):
+        check_episodes([])
+    with pytest.raises(SparError, match="episode 1 is empty"):
+        check_episodes(make_episodes([(4, True), (0, False)]))
+    good = make_episodes([(4, True)])[0]
+    with pytest.raises(SparError, match="episode 0 has observations"):
+        check_episodes([Episode(good.observations[:-1], good.actions, good.rewards, True)])
+
+
+def test_actions_out_of_bounds():
+    episodes = make_episodes([(4, True), (5, False)])
+    same, report = bound_actions(episodes, LOW, HIGH, "refuse")
+    assert report.clipped == 0 and same == episodes
+    episodes[0].actions[1, 1] = 1.0 + 1e-6  # rounding noise
+    bounded, report = bound_actions(episodes, LOW, HIGH, "refuse")
+    assert report.clipped == 1 and bounded[0].actions.max() <= 1.0
+    episodes[1].actions[3, 0] = -1.5
+    with pytest.raises(SparError, match=r"action -1.5 in episode 1, step 3, dimension 0 .* clip"):
+        bound_actions(episodes, LOW, HIGH, "refuse")
+    bounded, report = bound_actions(episodes, LOW, HIGH, "clip")
+    assert (report.clipped, report.total, report.largest_excess) == (2, 18, pytest.approx(0.5))
+    assert bounded[1].actions[3, 0] == -1.0 and episodes[1].actions[3, 0] == -1.5
+
+
+def test_fetch_checks_and_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPAR_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "x.hdf5"
+    source.write_bytes(b"content")
+    right = hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(SparError, match="SHA-256"):
+        fetch(source.as_uri(), "0" * 64)
+    assert not list((tmp_path / "cache").iterdir())
+    path = fetch(source.as_uri(), right)
+    source.unlink()
+    assert fetch(source.as_uri(), right) == path
+    with pytest.raises(SparError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:9/x.hdf5")
+
+
+def test_minari_bytes_do_not_depend_on_time(tmp_path):
+    episodes = make_episodes([(4, True), (5, False)])
+    digests = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_minari(tmp_path / name, "aa/b-v0", episodes, action_low=LOW, action_high=HIGH)
+        digests.add(digest_folder(tmp_path / name))
+        time.sleep(1.1)  # HDF5 stores whole seconds, where it stores times
+    assert len(digests) == 1
+
+
+def test_real_door_human():
+    """The real file's flaws: terminals are cuts, and timeouts fire inside every demonstration."""
+    folder = os.environ.get("SPAR_TEST_DATA")
+    if not folder:
+        pytest.skip("SPAR_TEST_DATA is not set")
+    path = Path(folder) / "d4rl-door-human-v0.hdf5"
+    episodes, report = read_d4rl(path, terminals_are_truncations=True, ignore_timeouts=True)
+    check_episodes(episodes)
+    assert len(episodes) == 25 and not any(e.terminated for e in episodes)
+    # Without next_observations the last step of each cut demonstration is dropped.
+    assert report.rows == 6729 and sum(e.steps for e in episodes) == 6729 - 25
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "episodes", "terminated"),
+    [("halfcheetah", 100_000, 100, 0), ("hopper", 99_066, 193, 117), ("walker2d", 99_305, 198, 151)],
+)
+def test_replay_files(name, steps, episodes, terminated):
+    folder = os.environ.get("SPAR_TEST_DATA")
+    if not folder:
+        pytest.skip("SPAR_TEST_DATA is not set")
+    found, report = read_d4rl(Path(folder) / f"{name}-trpo-replay.hdf5")
+    check_episodes(found)
+    assert (sum(e.steps for e in found), len(found)) == (steps, episodes)
+    assert sum(e.terminated for e in found) == terminated
+    assert (report.dropped_steps, report.unmarked_cuts) == (0, 0)

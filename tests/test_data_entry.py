@@ -1,0 +1,89 @@
+"""Dataset entries: every shipped one is valid, and every mistake gives one line that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spar_core.data.entry import D4rlEntry, dataset_ids, load_entry, local_path, source_digest
+from spar_core.data.reference import normalised_score, normalised_spread, reference, reference_table
+from spar_core.errors import SparError
+
+DATASETS = Path(__file__).parents[1] / "datasets"
+
+
+@pytest.mark.parametrize("dataset_id", dataset_ids(DATASETS))
+def test_shipped_entry_is_valid(dataset_id):
+    entry = load_entry(DATASETS / f"{dataset_id}.yaml")
+    assert entry.title and entry.license
+    if entry.reference:
+        assert entry.reference in reference_table()
+
+
+def _write(tmp_path: Path, text: str, name: str = "a-v0") -> Path:
+    path = tmp_path / "datasets" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+MINARI = "title: t\nsource: minari\ndataset: mujoco/hopper/medium-v0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINARI.replace("minari", "minary"), "did you mean 'minari'"),
+        ("title: t\n", "key 'source' is missing"),
+        (MINARI + "heldout_shore: 0.2\n", "did you mean 'heldout_share'"),
+        (MINARI + "heldout_share: 1.5\n", "heldout_share = 1.5"),
+        (MINARI + "out_of_bounds_actions: ignore\n", "out_of_bounds_actions"),
+        ("title: t\nsource: minari\n", "key 'dataset' is missing"),
+        ("title: t\nsource: d4rl_hdf5\n", "either 'path' or 'url'"),
+        ("title: t\nsource: d4rl_hdf5\nurl: ftp://x/y\n", "must start with http"),
+        ("title: [\n", "not valid YAML"),
+    ],
+)
+def test_bad_entry(tmp_path, text, message):
+    with pytest.raises(SparError, match=message) as error:
+        load_entry(_write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_id_names_the_nearest(tmp_path):
+    _write(tmp_path, MINARI, "builtin/hopper-replay-v0")
+    with pytest.raises(SparError, match="did you mean 'builtin/hopper-replay-v0'"):
+        load_entry(tmp_path / "datasets" / "builtin/hoper-replay-v0.yaml")
+
+
+@pytest.mark.parametrize("name", ["Upper-v0", "no-version", "sp ace-v0"])
+def test_bad_id(tmp_path, name):
+    with pytest.raises(SparError, match="no dataset id"):
+        load_entry(_write(tmp_path, MINARI, name))
+
+
+def test_path_variable(tmp_path, monkeypatch):
+    entry = D4rlEntry(title="t", source="d4rl_hdf5", path="${SOME_UNSET_FOLDER}/x.hdf5")
+    monkeypatch.delenv("SOME_UNSET_FOLDER", raising=False)
+    with pytest.raises(SparError, match="SOME_UNSET_FOLDER is not set"):
+        local_path(entry, tmp_path)
+    monkeypatch.setenv("SOME_UNSET_FOLDER", str(tmp_path))
+    with pytest.raises(SparError, match=r"x\.hdf5 does not exist"):
+        local_path(entry, tmp_path)
+    (tmp_path / "x.hdf5").write_bytes(b"one")
+    before = source_digest(entry, tmp_path)
+    (tmp_path / "x.hdf5").write_bytes(b"two")
+    assert source_digest(entry, tmp_path) != before
+
+
+def test_normalised_scores():
+    row = reference("hopper")
+    assert normalised_score(row.min, row) == 0.0
+    assert normalised_score(row.max, row) == pytest.approx(100.0)
+    # A spread is not shifted by the minimum.
+    assert normalised_spread(0.0, row) == 0.0
+    assert normalised_spread(10.0, row) == pytest.approx(1000.0 / (row.max - row.min))
+    with pytest.raises(SparError, match="did you mean 'hopper'"):
+        reference("hoper")
+    assert all(row.source for row in reference_table().values())

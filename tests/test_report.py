@@ -1,0 +1,325 @@
+"""The report, from synthetic evaluation folders: what it says, what it refuses, and that its bytes hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from spar_core.errors import SparError
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.render import Report, build_report
+from spar_core.settings import parse
+from spar_core.study import Study, parse_seeds
+from stages.layout import Layout
+
+LEVELS = {"anchor": 1000.0, "uniform": 1040.0, "awr": 990.0, "best_of_n": 400.0, "spar_mlp": 3000.0}
+REFERENCE = {"min": -280.178953, "max": 12135.0, "source": "D4RL"}
+
+
+def study_of(**changes) -> Study:
+    values = {
+        "name": "demo",
+        "question": "Does SPAR beat its anchor?",
+        "datasets": ["builtin/halfcheetah-replay-v0"],
+        "anchors": ["bc"],
+        "critics": ["iql"],
+        "improvements": list(LEVELS),
+        "seeds": ["0-3"],
+    }
+    return Study(**(values | changes))
+
+
+def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERENCE) -> None:
+    """Evaluation folders as the evaluate stage writes them: 5 episodes a seed, returns around LEVELS."""
+    for cell in study.cells():
+        folder = layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
+        folder.mkdir(parents=True)
+        rows = []
+        for seed in parse_seeds(cell.seeds):
+            stream = np.random.default_rng([seed, *cell.improvement.encode()])
+            shared = np.random.default_rng(seed).normal(0, 20)
+            for episode in range(5):
+                rows.append(
+                    {
+                        "dataset": cell.dataset,
+                        "anchor": cell.anchor,
+                        "critic": cell.critic,
+                        "improvement": cell.improvement,
+                        "seed": seed,
+                        "episode": episode,
+                        "env_seed": 1000 + episode,
+                        "return": LEVELS[cell.improvement] + shared + stream.normal(0, 30),
+                        "length": 1000,
+                        "terminated": False,
+                        "success": bool(episode % 2) if success else "",
+                    }
+                )
+        pd.DataFrame(rows).to_csv(folder / "episodes.csv", index=False)
+        context = {
+            "env_id": "HalfCheetah-v5",
+            "reference": reference,
+            "label": "built-in data; not comparable with D4RL tables",
+            "dataset": {"steps": 200000, "episodes": 200, "mean_return": 1200.0, "best_return": 2900.0},
+            "protocol": "last",
+            "diagnostics": {
+                "anchor/heldout_mse": [0.25 + 0.01 * seed for seed in parse_seeds(cell.seeds)],
+                "improvement/step0_gap": 0.0 if cell.improvement == "spar_mlp" else None,
+                "made/up": 3,
+            },
+        }
+        (folder / "context.json").write_text(json.dumps(context))
+
+
+def report_of(layout: Layout, study: Study, **settings) -> Report:
+    return build_report(
+        study,
+        lambda cell: layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds),
+        parse(ReportSettings, settings, "report"),
+    )
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path)
+
+
+def cell_folder(layout: Layout, rule: str, seeds: str = "0-3") -> Path:
+    return layout.evaluation("builtin/halfcheetah-replay-v0", "bc", "iql", rule, seeds)
+
+
+def edit(path: Path, change) -> None:
+    frame = pd.read_csv(path, keep_default_na=False)
+    change(frame).to_csv(path, index=False)
+
+
+def test_numbers_against_scipy_and_their_keys(layout):
+    write_cells(layout, study_of())
+    metrics = json.loads(report_of(layout, study_of()).files["metrics.json"])
+    means = {
+        rule: pd.read_csv(cell_folder(layout, rule) / "episodes.csv").groupby("seed")["return"].mean()
+        for rule in LEVELS
+    }
+    prefix = "builtin/halfcheetah-replay-v0/bc/iql"
+    paired = stats.ttest_rel(means["spar_mlp"], means["anchor"]).confidence_interval(0.95)
+    assert metrics[f"{prefix}/spar_mlp/return_mean"] == pytest.approx(means["spar_mlp"].mean())
+    assert metrics[f"{prefix}/spar_mlp/gain_low"] == pytest.approx(paired.low)
+    assert metrics[f"{prefix}/spar_mlp/gain_high"] == pytest.approx(paired.high)
+    gain, part = (metrics[f"{prefix}/spar_mlp/{name}"] for name in ("gain_over_anchor", "improvement_part"))
+    repair = metrics[f"{prefix}/uniform/gain_over_anchor"]
+    assert repair == pytest.approx((means["uniform"] - means["anchor"]).mean())
+    assert gain == pytest.approx(repair + part)
+    assert metrics[f"{prefix}/anchor/normalised_score"] == pytest.approx(
+        100 * (means["anchor"].mean() + 280.178953) / (12135.0 + 280.178953)
+    )
+    assert f"{prefix}/anchor/gain_over_anchor" not in metrics
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_tables_for_dvc_plots(layout):
+    write_cells(layout, study_of())
+    files = report_of(layout, study_of()).files
+    rows = files["returns.csv"].decode().splitlines()
+    assert rows[0].split(",")[4:6] == ["rule", "seed"] and len(rows) == 1 + len(LEVELS) * 4
+    table = files["table.csv"].decode().splitlines()
+    assert len(table) == 1 + len(LEVELS)
+    # The spread of scores is that of returns, scaled and not shifted.
+    row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    expected = 100 * float(row["return_std"]) / (12135.0 + 280.178953)
+    assert float(row["normalised_std"]) == pytest.approx(expected)
+
+
+def test_the_page_says_who_wins_and_who_loses(layout):
+    write_cells(layout, study_of())
+    page = report_of(layout, study_of()).files["report.md"].decode()
+    assert "Does SPAR beat its anchor?" in page
+    assert "checkpoint rule `last`" in page and "(n = 4)" in page and "episodes a seed: 5" in page
+    assert "not comparable with D4RL tables" in page
+    loses = next(line for line in page.splitlines() if line.startswith("- **Lose to `anchor`**"))
+    beats = next(line for line in page.splitlines() if line.startswith("- **Beat `anchor`**"))
+    assert "`best_of_n` (-" in loses and "spar_mlp" not in loses
+    assert "`spar_mlp` (+" in beats and "best_of_n" not in beats
+    row = next(line for line in page.splitlines() if line.startswith("| `spar_mlp` | **+"))
+    assert row.count("**") == 2
+    open_rules = next(line for line in page.splitlines() if line.startswith("- Not decided"))
+    for rule in ("uniform", "awr", "best_of_n", "spar_mlp"):
+        shown = next(line for line in page.splitlines() if line.startswith(f"| `{rule}` | ") and "[" in line)
+        bold = any(line.startswith(f"| `{rule}` | **") for line in page.splitlines())
+        assert bold == (f"`{rule}`" not in open_rules), shown
+    assert "`made/up`" in page and "| all | 3 | 3 | 3 |" in page
+    assert "| `improvement/step0_gap` | spar_mlp | 0 | 0 | 0 |" in page
+
+
+def test_links_lead_to_figures_and_tables_are_whole(layout):
+    write_cells(layout, study_of())
+    report = report_of(layout, study_of())
+    page = report.files["report.md"].decode()
+    linked = {part.split(")")[0] for part in page.split("](figures/")[1:]}
+    assert linked == set(report.figures)
+    blocks = [block for block in page.split("\n\n") if block.strip().startswith("|")]
+    assert len(blocks) == 3
+    for block in blocks:
+        assert len({line.count("|") for line in block.strip().splitlines()}) == 1
+    assert "\n\n\n" not in page
+    assert not page.count("None") and not page.count("nan")
+
+
+def test_console_table(layout):
+    write_cells(layout, study_of())
+    text = report_of(layout, study_of()).console
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert lines["spar_mlp"].endswith("better") and lines["best_of_n"].endswith("worse")
+    assert "4 seeds" in text and text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_same_folders_give_the_same_bytes_wherever_they_lie(layout, tmp_path):
+    write_cells(layout, study_of())
+    first = report_of(layout, study_of())
+    shutil.copytree(tmp_path / "artifacts", tmp_path / "elsewhere" / "artifacts")
+    second = report_of(Layout(tmp_path / "elsewhere"), study_of())
+    assert first == second
+    everything = b"".join([*first.files.values(), *first.figures.values()])
+    assert str(tmp_path).encode() not in everything and b"<dc:date>" not in everything
+
+
+def test_stale_cells_on_disk_are_ignored(layout):
+    write_cells(layout, study_of(improvements=[*LEVELS], seeds=["0-3", "4-5"]))
+    small = study_of(improvements=["anchor", "spar_mlp"])
+    report = report_of(layout, small)
+    assert b"best_of_n" not in b"".join(report.files.values())
+    assert "(n = 4)" in report.files["report.md"].decode()
+
+
+def test_seed_groups_are_joined(layout):
+    together = study_of()
+    apart = study_of(seeds=["2-3", "0", "1"])
+    write_cells(layout, together)
+    write_cells(layout, apart)
+    assert report_of(layout, together) == report_of(layout, apart)
+
+
+def test_missing_cell_is_one_clear_line(layout):
+    write_cells(layout, study_of())
+    shutil.rmtree(cell_folder(layout, "awr"))
+    with pytest.raises(SparError, match=r"the study names the cell .*bc/iql/awr/0-3.*dvc repro") as caught:
+        report_of(layout, study_of())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="length"), "lacks the column 'length'"),
+        (lambda f: f.assign(anchor="flow"), "holds rows of anchor 'flow'"),
+        (lambda f: pd.concat([f, f.tail(1)]), "an episode of a seed twice"),
+        (lambda f: f[f["seed"] != 2], r"holds seeds \[0, 1, 3\]"),
+        (lambda f: f.assign(**{"return": "nan"}), "not finite"),
+        (lambda f: f.assign(**{"return": ""}), "is broken"),
+        (lambda f: f.assign(success="perhaps"), "'perhaps' is neither true nor false"),
+        (lambda f: f.head(0), "has no episode"),
+    ],
+)
+def test_broken_tables_are_refused(layout, change, message):
+    write_cells(layout, study_of())
+    edit(cell_folder(layout, "awr") / "episodes.csv", change)
+    with pytest.raises(SparError, match=message):
+        report_of(layout, study_of())
+
+
+def test_rules_of_unlike_protocol_do_not_share_a_table(layout):
+    write_cells(layout, study_of())
+    path = cell_folder(layout, "awr") / "context.json"
+    path.write_text(path.read_text().replace('"last"', '"best"'))
+    with pytest.raises(SparError, match="differ in 'protocol'"):
+        report_of(layout, study_of())
+
+
+def test_one_seed_makes_no_claim(layout):
+    study = study_of(seeds=["7"])
+    write_cells(layout, study)
+    report = report_of(layout, study)
+    page = report.files["report.md"].decode()
+    assert "(one seed)" in page and "No rule is shown to beat `anchor`." in page
+    assert "| **" not in page and "better" not in report.console
+    assert not any(key.endswith("gain_low") for key in json.loads(report.files["metrics.json"]))
+
+
+def test_without_baseline_repair_reference_or_with_success(layout):
+    study = study_of(improvements=["awr", "spar_mlp"])
+    write_cells(layout, study, success=True, reference=None)
+    report = report_of(layout, study)
+    page = report.files["report.md"].decode()
+    assert "The rule `anchor` is not part of this study, so gains are left out." in page
+    assert "no normalised score" in page and "| success |" in page and "| 0.40 |" in page
+    assert not any("gains" in name for name in report.figures) and "gain" not in report.console
+
+    study = study_of(improvements=["anchor", "spar_mlp"], seeds=["0-2"])
+    write_cells(layout, study)
+    page = report_of(layout, study).files["report.md"].decode()
+    assert "not split into repair and improvement" in page and "| rule | gain | gain in pooled stds |" in page
+
+
+def test_several_datasets_anchors_and_critics(layout):
+    study = study_of(datasets=["a/x", "b"], anchors=["bc", "knn"], critics=["iql", "cql"])
+    write_cells(layout, study)
+    report = report_of(layout, study)
+    assert set(report.figures) == {"returns.a.x.svg", "gains.a.x.svg", "returns.b.svg", "gains.b.svg"}
+    page = report.files["report.md"].decode()
+    assert page.count("### Anchor `knn`, critic `cql`") == 2
+    short = [line for line in page.splitlines() if line.startswith(("| a/x, ", "| b, "))]
+    assert len(short) == 8 and all(line.count("|") == 6 for line in short)
+    assert b"spar_mlp [b] [knn] [cql]" in report.files["returns.csv"]
+
+
+def test_rules_of_opposite_effect_do_not_hide_each_other(layout):
+    """Repair up and improvement down: the parts keep their signs, and add up to the gain."""
+    write_cells(layout, study_of())
+    metrics = json.loads(report_of(layout, study_of()).files["metrics.json"])
+    prefix = "builtin/halfcheetah-replay-v0/bc/iql"
+    repair, part = (
+        metrics[f"{prefix}/uniform/gain_over_anchor"],
+        metrics[f"{prefix}/best_of_n/improvement_part"],
+    )
+    assert repair > 0 > part
+    assert metrics[f"{prefix}/best_of_n/gain_over_anchor"] == pytest.approx(repair + part)
+
+
+def test_settings_refuse_what_they_do_not_know():
+    with pytest.raises(SparError, match="did you mean 'baseline'"):
+        parse(ReportSettings, {"base_line": "anchor"}, "params.yaml: report")
+    with pytest.raises(SparError, match="confidence"):
+        parse(ReportSettings, {"confidence": 95}, "params.yaml: report")
+
+
+def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
+    from stages.entry import stage_main
+    from stages.report import run
+
+    study = study_of()
+    write_cells(layout, study)
+    layout.params.write_text(yaml.safe_dump({"study": json.loads(study.model_dump_json()), "report": {}}))
+    monkeypatch.chdir(layout.root)
+    monkeypatch.setattr("sys.argv", ["report"])
+    assert not stage_main(run)
+    folder = layout.report("demo")
+    written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    names = {"metrics.json", "returns.csv", "table.csv", "report.md"}
+    assert {name for name in written if "/" not in name} == names
+    assert "spar_mlp" in capsys.readouterr().out
+
+    run([])
+    again = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert again == written
+
+    shutil.rmtree(folder)
+    shutil.rmtree(cell_folder(layout, "awr"))
+    assert stage_main(run) == 1
+    assert "error: " in "".join(capsys.readouterr())
+    assert not folder.exists()

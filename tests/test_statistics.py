@@ -1,0 +1,96 @@
+"""Statistics over seeds, against SciPy's own tests, numbers worked by hand, and the traps peers fell into."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from spar_core import statistics
+from spar_core.errors import SparError
+
+returns = st.floats(-1e4, 1e4, allow_nan=False)
+
+
+def test_seed_means_weigh_each_seed_once():
+    means = statistics.seed_means([1, 0, 1, 1], [3.0, 10.0, 6.0, 0.0])
+    assert means == {0: 10.0, 1: 3.0}
+    assert list(means) == [0, 1]
+
+
+def test_interval_by_hand():
+    # mean 3, s = sqrt(2.5), t(0.975, 4) = 2.776445: half-width 2.776445 * sqrt(2.5 / 5) = 1.963243
+    estimate = statistics.mean_interval([1, 2, 3, 4, 5])
+    assert estimate.value == 3 and estimate.n == 5
+    assert estimate.low == pytest.approx(1.036757, abs=1e-6)
+    assert estimate.high == pytest.approx(4.963243, abs=1e-6)
+
+
+@given(st.lists(st.tuples(returns, returns), min_size=2, max_size=8), st.sampled_from([0.8, 0.95, 0.99]))
+def test_paired_difference_is_scipys_paired_t_test(pairs, confidence):
+    ours, other = np.array(pairs).T
+    estimate = statistics.paired_difference(dict(enumerate(ours)), dict(reversed(list(enumerate(other)))), confidence)
+    assert estimate.value == pytest.approx(np.mean(ours - other), abs=1e-6)
+    if np.ptp(ours - other) > 1e-3:
+        interval = stats.ttest_rel(ours, other).confidence_interval(confidence)
+        assert estimate.low == pytest.approx(interval.low, rel=1e-6, abs=1e-6)
+        assert estimate.high == pytest.approx(interval.high, rel=1e-6, abs=1e-6)
+
+
+def test_pairing_is_by_seed_and_refuses_other_seeds():
+    assert statistics.paired_difference({3: 5.0, 1: 2.0}, {1: 1.0, 3: 3.0}).value == 1.5
+    with pytest.raises(SparError, match=r"unpaired: \[2, 3\]"):
+        statistics.paired_difference({1: 0.0, 2: 0.0}, {1: 0.0, 3: 0.0})
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    estimate = statistics.mean_interval([7.0])
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (7.0, None, None, 1)
+    assert estimate.direction == 0
+    assert statistics.sample_std([7.0]) is None
+    assert statistics.pooled_std([7.0], [1.0, 2.0]) is None
+    assert statistics.gain_in_pooled_stds([7.0], [1.0]) is None
+    with pytest.raises(SparError, match="no seed"):
+        statistics.mean_interval([])
+
+
+def test_equal_seeds_give_a_zero_width_interval_not_nan():
+    estimate = statistics.mean_interval([2.0, 2.0, 2.0])
+    assert (estimate.low, estimate.high) == (2.0, 2.0)
+    assert statistics.gain_in_pooled_stds([3.0, 3.0], [2.0, 2.0]) is None
+
+
+@pytest.mark.parametrize(("values", "direction"), [([1, 2, 3, 2], 1), ([-1, -2, -3, -2], -1), ([-9, 9, 1], 0)])
+def test_direction(values, direction):
+    assert statistics.mean_interval(values).direction == direction
+
+
+def test_pooled_std_by_hand_and_by_the_two_sample_t_test():
+    # s1^2 = 1 (3 values), s2^2 = 4.5 (2 values): sqrt((2 * 1 + 1 * 4.5) / 3)
+    assert statistics.pooled_std([1, 2, 3], [0, 3]) == pytest.approx(math.sqrt(6.5 / 3))
+    a, b = [10.0, 12.0, 11.0, 15.0], [1.0, 2.0, 4.0, 3.0]
+    t = stats.ttest_ind(a, b, equal_var=True).statistic
+    assert statistics.gain_in_pooled_stds(a, b) == pytest.approx(t * math.sqrt(1 / 4 + 1 / 4))
+
+
+def test_normalised_score_of_halfcheetah():
+    low, high = -280.178953, 12135.0
+    assert statistics.normalised_score(low, low, high) == 0
+    assert statistics.normalised_score(high, low, high) == 100
+    # CORL's BC on halfcheetah-medium scores about 42: a return of 4934
+    assert statistics.normalised_score(4934.0, low, high) == pytest.approx(42.0, abs=0.01)
+
+
+def test_normalised_spread_is_scaled_and_never_shifted():
+    low, high = -280.178953, 12135.0
+    assert statistics.normalised_spread(0.0, low, high) == 0
+    values = np.array([3000.0, 3500.0, 4100.0])
+    of_scores = np.std([statistics.normalised_score(v, low, high) for v in values], ddof=1)
+    spread = statistics.normalised_spread(np.std(values, ddof=1), low, high)
+    assert spread == pytest.approx(of_scores)
+    # The trap: the affine map of a spread is 2.26 points too large here.
+    assert statistics.normalised_score(np.std(values, ddof=1), low, high) - spread == pytest.approx(2.2567, abs=1e-3)
