@@ -84,7 +84,8 @@ def roll_out(
             actions = act(observations)
             if not np.isfinite(actions).all():
                 raise SparError(f"the policy of seed {seed} returned NaN", "its training diverged: see its curves")
-            for i in np.flatnonzero(running):
+            active = np.flatnonzero(running)
+            for i in active:
                 observation, reward, terminated, truncated, info = envs[i].step(actions[i])
                 observations[i] = observation
                 totals[i] += reward
@@ -94,7 +95,7 @@ def roll_out(
                     successes[i] = bool(successes[i]) or bool(success)
                 terminations[i] = terminated
                 running[i] = not (terminated or truncated)
-            report(int(running.sum()))
+            report(len(active))
     finally:
         for env in envs:
             env.close()

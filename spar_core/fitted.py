@@ -14,6 +14,7 @@ from torch import Tensor
 from spar_core.artifacts import write_json
 from spar_core.errors import SparError
 from spar_core.reporter import CurveRow
+from spar_core.settings import Settings
 
 WEIGHTS, METRICS, CURVES = "weights.safetensors", "metrics.json", "curves.csv"
 
@@ -58,6 +59,15 @@ class Fitted:
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every tensor, for ``meta.json``."""
         return {name: list(tensor.shape) for name, tensor in sorted(self.tensors.items())}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fitted part of a policy: the registered kind it is, its settings, and its tensors [S, ...]."""
+
+    kind: str
+    settings: Settings
+    tensors: dict[str, Tensor]
 
 
 def _rebuild(arrays: dict[str, Any], metrics: dict[str, list[float]], curves: list[CurveRow]) -> Fitted:

@@ -2,24 +2,30 @@
 
 Seeds (and the twins of a critic) are that dimension, so one ``baddbmm`` trains them together. What a row
 computes must not depend on the rows beside it, to the last bit. Two things make that true here: every
-random draw comes from the row's own stream, and the parameters of a row lie in one padded stretch of a flat
-buffer, so that the optimiser's vectorised loop meets each row at the same alignment (its scalar tail rounds
-differently).
+random draw comes from the row's own stream, and every layer is padded with zeros to whole vector registers, so
+that each row lies at the same alignment. Without that, the optimiser's scalar tail rounds differently, and so do
+the matrix products (MKL picks its kernel by the alignment of the matrices, and by their number where there is
+one column).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Floats in one 512-bit vector register; rows of the flat buffer are padded to a multiple of it.
+# Floats in one 512-bit vector register; the sizes of layers are padded to a multiple of it.
 VECTOR = 16
+
+
+def padded(size: int) -> int:
+    """The next multiple of ``VECTOR``."""
+    return -(-size // VECTOR) * VECTOR
 
 
 @dataclass(frozen=True)
@@ -44,31 +50,41 @@ class MLPShape:
 class Stack:
     """``n`` networks of one shape, with their parameters in one flat buffer [n, P].
 
-    ``parameters`` are views of ``flat``, so an optimiser step or a target update is a single call.
+    The padded ``leaves`` are views of ``flat``, so an optimiser step or a target update is a single call;
+    ``parameters`` are the parts of the leaves that are not padding. Padding is zero, gets zero gradients, and
+    stays zero.
     """
 
     def __init__(self, shape: MLPShape, n: int, device: str = "cpu") -> None:
         self.shape, self.n = shape, n
-        sizes = {name: math.prod(dims) for name, dims in shape.parameters().items()}
-        width = -(-sum(sizes.values()) // VECTOR) * VECTOR
-        self.flat = torch.zeros(n, width, device=device)
+        sizes = (shape.inputs, *shape.hidden, shape.outputs)
+        wide: dict[str, tuple[int, int]] = {}
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            wide[f"{i}.weight"] = (padded(fan_in), padded(fan_out))
+            wide[f"{i}.bias"] = (1, padded(fan_out))
+        self.flat = torch.zeros(n, sum(a * b for a, b in wide.values()), device=device)
+        self.leaves: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         self.spans: dict[str, tuple[int, int]] = {}
         start = 0
-        for name, dims in shape.parameters().items():
-            self.spans[name] = (start, start + sizes[name])
-            self.parameters[name] = self.flat[:, start : start + sizes[name]].view(n, *dims)
-            start += sizes[name]
+        for name, (rows, columns) in wide.items():
+            end = start + rows * columns
+            fan_in, fan_out = shape.parameters()[name]
+            self.spans[name] = (start, end)
+            self.leaves[name] = self.flat[:, start:end].view(n, rows, columns)
+            self.parameters[name] = self.leaves[name][:, :fan_in, :fan_out]
+            start = end
 
     def __call__(self, x: Tensor) -> Tensor:
         """Inputs [n, B, inputs] to outputs [n, B, outputs]."""
-        p, last = self.parameters, len(self.shape.hidden)
-        for i in range(last):
+        p, last = self.leaves, len(self.shape.hidden)
+        x = _pad(x)
+        for i, width in enumerate(self.shape.hidden):
             x = torch.baddbmm(p[f"{i}.bias"], x, p[f"{i}.weight"])
             if self.shape.layer_norm:
-                x = F.layer_norm(x, x.shape[-1:])
+                x = _pad(F.layer_norm(x[..., :width], (width,)))
             x = F.relu(x)
-        return torch.baddbmm(p[f"{last}.bias"], x, p[f"{last}.weight"])
+        return torch.baddbmm(p[f"{last}.bias"], x, p[f"{last}.weight"])[..., : self.shape.outputs]
 
     def initialise(self, generators: Sequence[torch.Generator], *, zero_last: bool = False) -> Stack:
         """Draw uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)) weights; rows are shared out over the generators.
@@ -114,26 +130,58 @@ class Stack:
         return stack
 
 
+def _pad(x: Tensor) -> Tensor:
+    """Zeros after the features, up to a whole number of vector registers."""
+    missing = padded(x.shape[-1]) - x.shape[-1]
+    return F.pad(x, (0, missing)) if missing else x
+
+
 class Adam:
-    """Adam (Kingma and Ba 2015) over whole stacks: gradients are gathered into one flat buffer a stack."""
+    """Adam (Kingma and Ba 2015) over whole stacks: gradients are gathered into one flat buffer a stack.
+
+    This is the fused kernel behind ``torch.optim.Adam(fused=True)``, called directly: constructing the
+    optimiser imports Torch's compiler, which costs every process of every stage a second or two.
+    """
+
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
 
     def __init__(self, learning_rate: float, *stacks: Stack) -> None:
-        self.stacks = stacks
+        self.stacks, self.learning_rate = stacks, learning_rate
+        self.gradients = [torch.zeros_like(stack.flat) for stack in stacks]
+        self.first_moments = [torch.zeros_like(stack.flat) for stack in stacks]
+        self.second_moments = [torch.zeros_like(stack.flat) for stack in stacks]
+        self.steps = [torch.zeros((), device=stack.flat.device) for stack in stacks]
         for stack in stacks:
-            stack.flat.grad = torch.zeros_like(stack.flat)
-            for parameter in stack.parameters.values():
-                parameter.requires_grad_()
-        self.optimiser = torch.optim.Adam([stack.flat for stack in stacks], lr=learning_rate, fused=True)
+            for leaf in stack.leaves.values():
+                leaf.requires_grad_()
 
     def minimise(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar loss."""
-        parameters = [parameter for stack in self.stacks for parameter in stack.parameters.values()]
-        gradients = iter(torch.autograd.grad(loss, parameters))
-        for stack in self.stacks:
+        leaves = [leaf for stack in self.stacks for leaf in stack.leaves.values()]
+        self._step(iter(torch.autograd.grad(loss, leaves)))
+
+    @torch.no_grad()
+    def _step(self, gradients: Iterator[Tensor]) -> None:
+        for stack, buffer in zip(self.stacks, self.gradients, strict=True):
             for start, end in stack.spans.values():
-                gradient = next(gradients)
-                stack.flat.grad[:, start:end].copy_(gradient.reshape(stack.n, end - start))
-        self.optimiser.step()
+                buffer[:, start:end].copy_(next(gradients).reshape(stack.n, end - start))
+        for step in self.steps:
+            step += 1
+        torch._fused_adam_(
+            [stack.flat for stack in self.stacks],
+            self.gradients,
+            self.first_moments,
+            self.second_moments,
+            [],
+            self.steps,
+            lr=self.learning_rate,
+            beta1=self.BETAS[0],
+            beta2=self.BETAS[1],
+            weight_decay=0.0,
+            eps=self.EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def per_seed_mean(values: Tensor) -> Tensor:

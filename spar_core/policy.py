@@ -7,7 +7,6 @@ be copied to another machine and used with NumPy, Torch and this package alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,13 @@ from torch import Tensor
 from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, Fitted, load_tensors, only, under
+from spar_core.fitted import WEIGHTS, Fitted, Part, load_tensors, only, under
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
 from spar_core.residual import ResidualModel, ResidualSettings
 from spar_core.settings import Settings, parse
 
 KIND, POLICY = "policy", "policy.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One saved part of a policy: the registered kind it is, its settings, and its tensors [S, ...]."""
-
-    kind: str
-    settings: Settings
-    tensors: dict[str, Tensor]
 
 
 class Policy:

@@ -150,7 +150,6 @@ def fit_residual(
         report.advance(1)
 
     heldout = torch.as_tensor(dataset.heldout_steps).to(device)
-    decoder.flat.detach_()
     centre = _decode_zero(model, data.observations[data.index], base)
     metrics = {
         "residual/radius_mean": [row.mean().item() for row in radius],

@@ -12,9 +12,8 @@ from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
 from spar_core.data.loading import load_dataset
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, load_tensors
+from spar_core.fitted import WEIGHTS, Part, load_tensors
 from spar_core.members import load_member
-from spar_core.policy import Part
 from spar_core.residual import ResidualModel, ResidualSettings
 from spar_core.settings import parse
 from stages.layout import Layout

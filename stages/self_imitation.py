@@ -15,10 +15,10 @@ from pathlib import Path
 from spar_core.artifacts import read_json
 from spar_core.data.loading import SCALER
 from spar_core.data.scaler import Scaler
-from spar_core.fitted import METRICS, Fitted
+from spar_core.fitted import METRICS, Fitted, Part
 from spar_core.improvement.base import Frozen
 from spar_core.members import parse_variant, variant_kind
-from spar_core.policy import KIND, Part, save_policy
+from spar_core.policy import KIND, save_policy
 from spar_core.reporter import Reporter
 from spar_core.settings import Settings
 from spar_core.study import parse_seeds

@@ -1,0 +1,25 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.fakes import Parts, fit_parts, toy_dataset
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A small dataset; never write to its arrays."""
+    return toy_dataset()
+
+
+@pytest.fixture(scope="session")
+def parts(toy) -> Parts:
+    """Frozen parts of the seeds 0, 3 and 5, fitted for a few steps."""
+    return fit_parts(toy, (0, 3, 5))

@@ -1,0 +1,130 @@
+"""A scratch clone of this project with tiny budgets, on which real `dvc repro` runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATASET = "builtin/halfcheetah-replay-v0"
+
+# Budgets that train nothing useful but pass through every line.
+TINY = {
+    "anchors.mlp.steps": 30,
+    "anchors.mlp.hidden": [16, 16],
+    "residual.steps": 30,
+    "residual.hidden": [16, 16],
+    "critics.iql.warm_start_steps": 20,
+    "critics.iql.steps": 20,
+    "critics.iql.hidden": [16, 16],
+    "evaluation.episodes": 2,
+    **{f"improvements.{rule}.steps": 20 for rule in ("uniform", "spar_mlp", "spar_proj", "awr")},
+    **{f"improvements.{rule}.hidden": [16, 16] for rule in ("uniform", "spar_mlp", "spar_proj", "awr")},
+    **{f"improvements.{rule}.states": 200 for rule in ("uniform", "spar_mlp", "spar_proj")},
+    **{f"improvements.{rule}.refreshes": 2 for rule in ("uniform", "spar_mlp", "spar_proj")},
+}
+
+
+class Clone:
+    """A checkout in ``folder``: the tracked files of this project as they are now, under git and DVC."""
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "OMP_NUM_THREADS": "1",
+            "SPAR_TRACKING": "off",
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.com",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.com",
+        }
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            check=True,
+        ).stdout.split(b"\0")
+        for name in filter(None, names):
+            source = REPOSITORY / os.fsdecode(name)
+            if source.is_file():
+                target = folder / os.fsdecode(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.run("git", "init", "-q")
+        self.tiny()
+        if cache:
+            self.run("dvc", "cache", "dir", "--local", str(cache))
+        self.commit()
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the clone; ``dvc`` and ``python`` are this environment's."""
+        program = {"dvc": [sys.executable, "-m", "dvc"], "python": [sys.executable]}.get(command[0], [command[0]])
+        result = subprocess.run(
+            [*program, *command[1:]],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert not ok or result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "state", "--allow-empty")
+
+    def tiny(self) -> None:
+        """Shrink budgets and study."""
+        entry = self.folder / f"datasets/{DATASET}.yaml"
+        entry.write_text(entry.read_text().replace("steps: 200_000", "steps: 3_000"))
+        # The default limit of 1000 steps would spend the test's time on rollouts.
+        entry.write_text(entry.read_text() + "env_kwargs: {max_episode_steps: 100}\n")
+        self.set(TINY)
+        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"])
+
+    def set(self, values: dict[str, object]) -> None:
+        """Set params by dotted key."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in values.items():
+            section = params
+            *parents, last = key.split(".")
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def study(self, **lists: object) -> None:
+        self.set({f"study.{name}": value for name, value in lists.items()})
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace a piece of text that must be there."""
+        path = self.folder / file
+        text = path.read_text()
+        assert old in text, f"{file} does not hold {old!r}"
+        path.write_text(text.replace(old, new, 1))
+
+    def repro(self, *arguments: str, ok: bool = True, **environment: str) -> list[str]:
+        """`dvc repro`; the stages that ran a command (not those restored or skipped)."""
+        result = self.run("dvc", "repro", *arguments, ok=ok, **environment)
+        self.output = result.stdout + result.stderr
+        return [
+            line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage '")
+        ]
+
+    def lock(self) -> dict[str, list[tuple[str, str]]]:
+        """Digest of every output, by stage."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        return {name: [(o["path"], o["md5"]) for o in stage["outs"]] for name, stage in lock["stages"].items()}
+
+    def metrics(self) -> dict[str, float]:
+        return json.loads((self.folder / "reports/default/metrics.json").read_text())

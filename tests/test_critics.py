@@ -1,0 +1,128 @@
+"""What every registered critic must keep, whatever it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spar_core.data.device import DeviceData
+from spar_core.errors import SparError
+from spar_core.fitted import WEIGHTS, load_tensors
+from spar_core.members import load_member, parse_variant
+from spar_core.reporter import Reporter
+from tests.fakes import (
+    ACTION_SIZE,
+    assert_same_seed,
+    kinds,
+    observations_for,
+    tensors_within,
+    tiny_settings,
+    toy_dataset,
+)
+
+SEEDS = (0, 3, 5)
+every_critic = pytest.mark.parametrize("kind", kinds("critic"))
+
+
+def fit(kind, seeds):
+    member = load_member("critic", kind)
+    settings = tiny_settings(member)
+    return member, settings, member.fit(toy_dataset(), settings, seeds, Reporter(seeds), "cpu")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {kind: fit(kind, SEEDS) for kind in kinds("critic")}
+
+
+def restored(fitted, kind, rows=slice(None)):
+    member, settings, result = fitted[kind]
+    return member.restore(settings, {name: value[rows] for name, value in result.tensors.items()})
+
+
+def actions_for(seeds, batch=9):
+    return observations_for(seeds, batch, ACTION_SIZE).tanh()
+
+
+@every_critic
+def test_values_have_their_shape_and_repeat(fitted, kind):
+    critic, observations, actions = restored(fitted, kind), observations_for(3), actions_for(3)
+    q, v = critic.q(observations, actions), critic.v(observations)
+    assert q.shape == (3, 9) and v.shape == (3, 9) and q.isfinite().all() and v.isfinite().all()
+    assert torch.equal(q, critic.q(observations, actions)) and torch.equal(v, critic.v(observations))
+
+
+@every_critic
+def test_a_value_depends_on_its_own_state_action_and_seed_only(fitted, kind):
+    critic, observations, actions = restored(fitted, kind), observations_for(3), actions_for(3)
+    q, v = critic.q(observations, actions), critic.v(observations)
+    alone = critic.q(observations[:, 4:5], actions[:, 4:5])[:, 0]
+    torch.testing.assert_close(alone, q[:, 4], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(critic.v(observations[:, 4:5])[:, 0], v[:, 4], rtol=1e-5, atol=1e-4)
+    moved = actions.clone()
+    moved[1] *= -1
+    assert torch.equal(critic.q(observations, moved)[[0, 2]], q[[0, 2]])
+    assert not torch.equal(critic.q(observations, moved)[1], q[1]), "Q depends on the action"
+    assert not torch.equal(q[0], q[1]) and not torch.equal(v[0], v[1]), "seeds differ"
+
+
+@every_critic
+def test_no_gradient_passes_through_a_restored_critic(fitted, kind):
+    critic, actions = restored(fitted, kind), actions_for(3).requires_grad_()
+    tensors = list(tensors_within(critic))
+    assert tensors and not any(t.requires_grad or t.grad is not None for t in tensors)
+    assert not critic.q(observations_for(3), actions).requires_grad
+    assert not critic.v(observations_for(3).requires_grad_()).requires_grad
+
+
+@every_critic
+def test_saving_and_restoring_gives_the_same_values(fitted, kind, tmp_path):
+    member, settings, result = fitted[kind]
+    result.write(tmp_path)
+    assert all(value.shape[0] == 3 for value in result.tensors.values())
+    again, critic = member.restore(settings, load_tensors(tmp_path / WEIGHTS)), restored(fitted, kind)
+    observations, actions = observations_for(3), actions_for(3)
+    assert torch.equal(again.q(observations, actions), critic.q(observations, actions))
+    assert torch.equal(again.v(observations), critic.v(observations))
+
+
+@every_critic
+@pytest.mark.parametrize("seeds", [(3,), (5, 3)], ids=str)
+def test_a_seed_is_the_same_to_the_last_bit_alone_and_beside_others(fitted, kind, seeds):
+    assert_same_seed(fit(kind, seeds)[2], seeds.index(3), fitted[kind][2], 1, 3)
+
+
+@every_critic
+def test_a_restored_seed_gives_the_same_bits_alone(fitted, kind):
+    together, alone = restored(fitted, kind), restored(fitted, kind, slice(1, 2))
+    for batch in (1, 7, 33):
+        observations, actions = observations_for(3, batch), actions_for(3, batch)
+        assert torch.equal(alone.q(observations[:1], actions[:1])[0], together.q(observations, actions)[1])
+        assert torch.equal(alone.v(observations[:1])[0], together.v(observations)[1])
+
+
+@every_critic
+def test_the_calibration_on_heldout_episodes_comes_with_it(fitted, kind):
+    metrics = fitted[kind][2].metrics
+    wanted = {"critic/gap_best_tenth", "critic/gap_before_termination", "critic/rank_correlation"}
+    assert wanted <= metrics.keys()
+    assert all(len(values) == 3 for values in metrics.values())
+
+
+@every_critic
+def test_values_of_logged_actions_in_chunks_are_the_values(fitted, kind):
+    from spar_core.critics.calibration import values_at
+
+    data, critic = DeviceData.of(toy_dataset()), restored(fitted, kind)
+    steps = torch.arange(20)
+    observations, actions = data.at(steps)
+    direct = critic.q(observations.expand(3, -1, -1), actions.expand(3, -1, -1))
+    assert torch.equal(values_at(critic, data, steps, 3), direct)
+
+
+@every_critic
+def test_a_misspelt_setting_is_refused_with_the_nearest(kind):
+    member = load_member("critic", kind)
+    for field in member.Settings.model_fields:
+        with pytest.raises(SparError, match=f"unknown key '{field}x'; did you mean '{field}'"):
+            parse_variant("critic", {"mine": {"kind": kind, field + "x": 1}}, "mine")
