@@ -21,7 +21,7 @@ from spar_core.settings import Settings
 class EvaluationSettings(Settings):
     """The ``evaluation`` section of ``params.yaml``."""
 
-    episodes: PositiveInt = 10
+    episodes: PositiveInt = 20
     # Environment seeds start here: far from every training seed and from those of the built-in data.
     first_env_seed: NonNegativeInt = 1_000_000
     protocol: str = Field("last", pattern="^last$")

@@ -21,7 +21,7 @@ class Reporter:
     rows: list[CurveRow] = field(default_factory=list)
 
     def advance(self, steps: int) -> None:
-        """``steps`` more optimiser steps are done."""
+        """``steps`` more units of work are done: optimiser steps, or environment steps, of one seed each."""
 
     def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Record a value a seed, [S], of each metric."""

@@ -36,7 +36,7 @@ LOG_STD_RANGE = (-8.0, 2.0)
 
 
 class ResidualSettings(Settings):
-    steps: PositiveInt = 8000
+    steps: PositiveInt = 6000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
     hidden: tuple[PositiveInt, ...] = (256, 256)
@@ -147,7 +147,7 @@ def fit_residual(
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
-        report.advance(1)
+        report.advance(len(seeds))
 
     heldout = torch.as_tensor(dataset.heldout_steps).to(device)
     centre = _decode_zero(model, data.observations[data.index], base)

@@ -24,8 +24,8 @@ from spar_core.reporter import CurveRow, Reporter
 Result = TypeVar("Result")
 Job = Callable[[Sequence[int], Reporter], Result]
 
-# Optimiser steps between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
-MESSAGE_EVERY = 25
+# Units of work between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
+MESSAGE_EVERY = 50
 _outbox: Any = None
 
 
@@ -43,7 +43,7 @@ class _SendingReporter(Reporter):
             self.flush()
 
     def flush(self) -> None:
-        self.send((self._steps * len(self.seeds), self.rows[self._sent :]))
+        self.send((self._steps, self.rows[self._sent :]))
         self._steps, self._sent = 0, len(self.rows)
 
 
@@ -59,7 +59,7 @@ def over_seeds(
         job: a picklable callable (a module-level function or an instance of a module-level class).
         seeds: the group's seeds.
         workers: processes at most; with one, the job runs in this process.
-        on_message: called in this process with (optimiser steps times seeds, new curve rows).
+        on_message: called in this process with (units of work just done, new curve rows).
 
     Raises:
         SparError: a worker was killed, most often for want of memory.

@@ -10,11 +10,12 @@ the project's own modules and digests what it finds. Docstrings and comments do 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
 from spar_core import registry
-from spar_core.artifacts import digest_bytes
+from spar_core.artifacts import digest_bytes, digest_file
 
 PACKAGES = ("spar_core", "stages")
 REGISTRY = "spar_core.registry"
@@ -42,8 +43,17 @@ def imports(root: Path, module: str) -> set[str]:
     """
     file = module_file(root, module)
     assert file is not None
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    nodes = tree.body if file.name == "__init__.py" else ast.walk(tree)
+    found = _imported(file.read_text(encoding="utf-8"), file.name == "__init__.py")
+    parents = {".".join(name.split(".")[:i]) for name in found for i in range(1, name.count(".") + 1)}
+    return {name for name in found | parents if module_file(root, name)}
+
+
+# The closures of a plan overlap, so each file's text is parsed once.
+@functools.cache
+def _imported(text: str, top_only: bool) -> frozenset[str]:
+    """Full names of all that a module's text imports."""
+    tree = ast.parse(text)
+    nodes = tree.body if top_only else ast.walk(tree)
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -51,8 +61,7 @@ def imports(root: Path, module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parents = {".".join(name.split(".")[:i]) for name in found for i in range(1, name.count(".") + 1)}
-    return {name for name in found | parents if module_file(root, name)}
+    return frozenset(found)
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
@@ -70,7 +79,12 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
 
 def code_of(file: Path) -> str:
     """The code of a file in a normal form, without comments, layout and docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return _normal_form(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _normal_form(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
@@ -83,6 +97,13 @@ def code_of(file: Path) -> str:
     return ast.unparse(tree)
 
 
+# Files that a module reads as part of what it does.
+RESOURCES = {
+    "spar_core.data.reference": ("spar_core/data/reference_scores.yaml",),
+    "spar_core.reporting.render": ("spar_core/reporting/templates/report.md.j2",),
+}
+
+
 def code_digest(root: Path, modules: Iterable[str]) -> str:
     """Digest of the code that ``modules`` reach."""
     lines = []
@@ -90,6 +111,7 @@ def code_digest(root: Path, modules: Iterable[str]) -> str:
         file = module_file(root, module)
         assert file is not None
         lines.append(f"{module}\n{code_of(file)}")
+        lines += [f"{name}\n{digest_file(root / name)}" for name in RESOURCES.get(module, ())]
     return digest_bytes("\n\n".join(lines).encode())
 
 

@@ -54,13 +54,15 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict:
             action_high=data.environment.action_high,
             env_id=data.environment.env_id,
             env_kwargs=data.environment.env_kwargs,
-            description=entry.title,
+            # The words about a dataset stay in its entry: rewording them must not retrain anything.
+            description=f"see datasets/{dataset}.yaml",
         )
         write_json(folder / SPLIT, prepared.split)
         write_json(folder / SCALER, prepared.scaler.to_dict())
         write_json(folder / MANIFEST, prepared.manifest)
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
-        write_meta(folder, KIND, params=entry.model_dump(mode="json"), inputs=data.inputs, shapes=shapes)
+        params = entry.model_dump(mode="json", exclude={"title", "description", "license"})
+        write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
     return prepared.manifest
 
 

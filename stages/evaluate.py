@@ -62,6 +62,8 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
             f"scaled by D4RL's reference scores of {reference['family']}, on data that are not D4RL's: "
             "not comparable with D4RL tables"
         )
+    if manifest["environment"]["environment_mismatch"]:
+        label += "; evaluated in another version of the environment than the data came from"
     return {
         "env_id": manifest["environment"]["env_id"],
         "reference": reference and {key: reference[key] for key in ("min", "max", "source")},

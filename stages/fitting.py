@@ -57,4 +57,5 @@ def fit_cell(
                 fitted.write(folder)
             else:
                 fitted = write(folder, fitted)
+            live.log_final(fitted.metrics)
             write_meta(folder, kind, params=params, inputs=digests, shapes=fitted.shapes(), seeds=list(seeds))

@@ -134,7 +134,10 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         manifest = read_json(folder / "manifest.json")
-        source = str(manifest.get("source") or folder.as_posix())
+        origin = manifest.get("source") or {}
+        # The most telling word about the origin: an address, a file, a Minari id, or else the kind of source.
+        named = (origin.get(key) for key in ("url", "path", "file", "dataset", "behaviour", "kind"))
+        source = next((str(value) for value in named if value), folder.as_posix())
         is_url = source.startswith(("http://", "https://"))
         location = {"url": source} if is_url else {"uri": source}
         profile = {k: v for k, v in manifest.items() if isinstance(v, (int, float, str)) and k != "source"}

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from spar_core.data.entry import load_entry, source_digest
+from spar_core.errors import SparError
 from spar_core.evaluation import EvaluationSettings
 from spar_core.members import parse_variant, variant_kind
 from spar_core.reporting.config import ReportSettings
@@ -74,6 +75,13 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
             for name, values in params[section].items()
         }
     entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
+    for dataset, entry in entries.items():
+        # A Minari dataset names its environment itself, and is not here yet.
+        if entry.env_id is None and entry.source != "minari":
+            raise SparError(
+                f"datasets/{dataset}.yaml names no 'env_id', so policies on it cannot be evaluated",
+                "name the environment, or run its stages by hand without `evaluate`",
+            )
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
 
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from spar_core.errors import SparError
 from spar_core.settings import load_yaml, nearest, parse
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
+
+SECTION = re.compile(r"^study:.*?(?=^\w|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def put_study(layout: Layout, name: str) -> None:
@@ -32,16 +36,27 @@ def put_study(layout: Layout, name: str) -> None:
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 110
-    document = editor.load(layout.params.read_text(encoding="utf-8"))
+    before = layout.params.read_text(encoding="utf-8")
+    document = editor.load(before)
     section = document["study"]
     for key, value in study.model_dump(mode="json").items():
         if section.get(key) != value:
-            section[key] = value
-    text = io.StringIO()
-    editor.dump(document, text)
+            section[key] = _on_one_line(value) if isinstance(value, list) else value
+    dumped = io.StringIO()
+    editor.dump(document, dumped)
+    # Only the section's own text: the editor moves comments elsewhere that it has no reason to touch.
+    text = SECTION.search(dumped.getvalue())
+    assert text is not None
+    after = SECTION.sub(lambda _: text[0], before, count=1)
     draft = layout.params.with_suffix(".yaml.draft")
-    draft.write_text(text.getvalue(), encoding="utf-8")
+    draft.write_text(after, encoding="utf-8")
     draft.replace(layout.params)
+
+
+def _on_one_line(values: list[str]) -> CommentedSeq:
+    sequence = CommentedSeq(values)
+    sequence.fa.set_flow_style()
+    return sequence
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -23,7 +23,6 @@ from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.fitted import Fitted
 from spar_core.improvement.base import Frozen
-from spar_core.members import load_member
 from spar_core.networks import Stack
 from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual

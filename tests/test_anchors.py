@@ -145,7 +145,7 @@ def test_training_reports_every_step_and_curves_of_every_seed(kind):
     report = Counting(SEEDS)
     result = member.fit(toy_dataset(), tiny_settings(member), SEEDS, report, "cpu")
     if "steps" in member.Settings.model_fields:
-        assert report.steps == TINY["steps"]
+        assert report.steps == TINY["steps"] * len(SEEDS), "one unit a step and seed"
         assert {row[1] for row in result.curves} == set(SEEDS)
         assert max(row[0] for row in result.curves) == TINY["steps"]
     assert all(len(values) == 3 for values in result.metrics.values())

@@ -116,6 +116,11 @@ def test_editing_logging_progress_plots_or_docs_retrains_nothing(clone):
     assert changed(clone) == {"report"}
 
 
+def test_rewording_a_dataset_entry_retrains_nothing(clone):
+    clone.edit(f"datasets/{DATASET}.yaml", "title: HalfCheetah", "title: The cheetah")
+    assert clone.repro() == ["plan", f"download@{DATASET}"]
+
+
 def test_a_param_of_one_rule_leaves_the_others_alone_even_where_variants_share_a_kind(clone):
     clone.study(improvements=["anchor", "spar_mlp", "uniform"])
     clone.repro()
@@ -181,7 +186,8 @@ def test_the_digests_that_dvc_watches_are_those_that_mlflow_keys_by():
 
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for name in ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate"):
-        watched = [key for entry in stages[name]["params"] if isinstance(entry, dict) for key in next(iter(entry.values()))]
+        entries = [entry for entry in stages[name]["params"] if isinstance(entry, dict)]
+        watched = [key for entry in entries for key in entry["artifacts/digests.yaml"]]
         families = {key.split(".")[1] for key in watched if key.startswith("code.") and "stage" not in key}
         seen: list[str] = []
         Cell(name, "d", "mlp", "iql", "awr", "0").code_digest(Asked())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tests.fakes import dataset_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import NEGLIGIBLE_TAIL, discounted_returns, far_from_cut, last_observations
+from tests.fakes import dataset_from
 
 DISCOUNTS = st.sampled_from([0.0, 0.5, 0.9, 0.99])
 
@@ -19,9 +19,7 @@ def layouts(draw):
     """Episodes whose observations say where they are: (episode, step within it)."""
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
     flags = st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths))
-    rewards = draw(
-        st.lists(st.integers(-5, 5).map(float), min_size=sum(lengths), max_size=sum(lengths))
-    )
+    rewards = draw(st.lists(st.integers(-5, 5).map(float), min_size=sum(lengths), max_size=sum(lengths)))
     observations = np.array([(e, t) for e, length in enumerate(lengths) for t in range(length + 1)])
     actions = np.zeros((sum(lengths), 1))
     return dataset_from(observations, actions, np.array(rewards), lengths, draw(flags), draw(flags))

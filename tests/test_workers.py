@@ -7,11 +7,11 @@ import time
 
 import pytest
 import torch
-from tests.fakes import FitToyAnchor, die_with_seed_zero, refuse_seed_one
 
 from spar_core.errors import SparError
 from spar_core.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
 from spar_core.workers import over_seeds
+from tests.fakes import FitToyAnchor, die_with_seed_zero, refuse_seed_one
 
 SEEDS, STEPS = (0, 3, 1), 60
 
@@ -68,7 +68,7 @@ def test_a_mendable_error_in_a_worker_stays_one_line():
 
 def test_a_killed_worker_is_one_clear_line_and_leaves_no_thread():
     threads = threading.active_count()
-    with pytest.raises(SparError, match="a worker process was killed.*SPAR_WORKERS") as error:
+    with pytest.raises(SparError, match=r"a worker process was killed.*SPAR_WORKERS") as error:
         over_seeds(die_with_seed_zero, (0, 1), 2)
     assert "\n" not in str(error.value)
     for _ in range(50):

@@ -41,8 +41,8 @@ TWINS = 2
 
 
 class IQLSettings(Settings):
-    warm_start_steps: NonNegativeInt = 6000
-    steps: NonNegativeInt = 12000
+    warm_start_steps: NonNegativeInt = 5000
+    steps: NonNegativeInt = 10_000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(3e-4, gt=0)
     hidden: tuple[PositiveInt, ...] = (256, 256)
@@ -132,7 +132,7 @@ class IQLCritic(Critic):
                 adam.minimise(loss)
                 if is_curve_point(done, settings.warm_start_steps):
                     report.log(done, info)
-                report.advance(1)
+                report.advance(len(seeds))
 
     def _learn(
         self,
@@ -162,7 +162,7 @@ class IQLCritic(Critic):
                         "lower its learning_rate or raise warm_start_steps",
                     )
                 report.log(settings.warm_start_steps + step, info)
-            report.advance(1)
+            report.advance(len(seeds))
 
     @classmethod
     def restore(cls, settings: IQLSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> IQLCritic:

@@ -71,9 +71,6 @@ def _manifest(entry: Entry, dataset_id: str, data: Collected, train: np.ndarray,
     actions = np.concatenate([episode.actions for episode in episodes])
     return {
         "dataset": dataset_id,
-        "title": entry.title,
-        "description": " ".join(entry.description.split()),
-        "license": entry.license,
         "source": {"kind": entry.source, **data.provenance},
         "digest": episodes_digest(digests),
         "environment": {

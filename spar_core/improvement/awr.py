@@ -29,7 +29,7 @@ from spar_core.settings import Settings
 
 
 class AWRSettings(Settings):
-    steps: PositiveInt = 6000
+    steps: PositiveInt = 5000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
     hidden: tuple[PositiveInt, ...] = (256, 256)
@@ -74,7 +74,7 @@ class AWR(SparMLP):
             adam.minimise(loss)
             if is_curve_point(step, settings.steps):
                 report.log(step, info)
-            report.advance(1)
+            report.advance(len(seeds))
         metrics = {
             "improvement/loss": info["improvement/loss"].tolist(),
             "improvement/weight_mean": [row.mean().item() for row in weights],

@@ -36,7 +36,7 @@ STATES_AT_ONCE = 256
 class CandidateSettings(Settings):
     """Settings of every rule that imitates weighted candidates."""
 
-    steps: PositiveInt = 6000
+    steps: PositiveInt = 5000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
     hidden: tuple[PositiveInt, ...] = (256, 256)
@@ -44,7 +44,7 @@ class CandidateSettings(Settings):
     tau: float = Field(1.0, gt=0)
     latent_clip: float = Field(1.0, gt=0)
     candidates: PositiveInt = 16
-    states: PositiveInt = 50_000
+    states: PositiveInt = 30_000
     refreshes: PositiveInt = 1
     spread_floor: float = Field(1e-3, gt=0)
 

@@ -58,7 +58,7 @@ def imitate(
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
-        report.advance(1)
+        report.advance(len(seeds))
 
     metrics = {
         "improvement/step0_norm": first_gap,

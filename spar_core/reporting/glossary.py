@@ -5,7 +5,8 @@ from __future__ import annotations
 GLOSSARY = {
     "anchor/heldout_mse": "mean squared error of the anchor's action on held-out episodes, with actions scaled "
     "to [-1, 1]; lower is a closer clone of the data",
-    "anchor/train_mse": "the same on training episodes; far below the held-out error means that the anchor memorises",
+    "anchor/train_mse": "the same on an equal share of the training steps; far below the held-out error means "
+    "that the anchor memorises",
     "residual/radius_mean": "largest residual that the residual model can give, mean over action dimensions; "
     "actions lie in [-1, 1]",
     "residual/box_share": "volume of the box of residuals as a share of the whole action box: how far the "
@@ -26,6 +27,15 @@ GLOSSARY = {
     "critic/rank_correlation": "Spearman correlation of critic and observed return over held-out steps",
     "critic/q_mean_heldout": "mean value of held-out actions, in the critic's scaled rewards",
     "critic/reward_scale": "factor on rewards in the critic's training",
+    "improvement/correction_norm": "mean length of the learned correction, with actions scaled to [-1, 1]",
+    "improvement/effective_candidates": "how many candidates carry the weight in a state, of the K drawn; near K "
+    "means that the critic hardly prefers any, near 1 that one is taken greedily",
+    "improvement/value_spread": "median standard deviation of the critic's values among a state's candidates, in "
+    "scaled rewards; weights are in units of it",
+    "improvement/loss": "regression error of the rule, last batch; in squared units of the radius (latent units "
+    "for `spar_proj`)",
+    "improvement/weight_mean": "mean weight of a logged action in advantage-weighted regression",
+    "improvement/weight_clipped_share": "share of logged actions whose weight reached the largest allowed",
     "improvement/step0_norm": "distance of the policy from its anchor before training; exactly 0 for `spar_mlp`",
 }
 

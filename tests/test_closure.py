@@ -1,0 +1,311 @@
+"""DVC does not see imports: editing a module must rerun exactly the cells whose code reaches it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spar_core import registry
+from stages.closure import COSMETIC, REGISTRY, closure, code_digest, code_of, member_module
+from stages.layout import Layout
+from stages.plan import CODE_STAGES, check, digests
+from tests.fakes import ROOT
+
+STUDY = {"datasets": ["mujoco/toy-v0"]}
+ENTRY = "title: toy\nsource: minari\ndataset: mujoco/hopper/medium-v0\n"
+TRAINING = ("fit_bc", "fit_residual", "fit_critic", "self_imitation")
+
+
+def modules() -> list[str]:
+    """Every module of the two packages."""
+    files = [path for package in ("spar_core", "stages") for path in (ROOT / package).rglob("*.py")]
+    names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in files]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the code, with the shipped params and a dataset that needs no file."""
+    for package in ("spar_core", "stages"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["study"].update(STUDY)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    entry = tmp_path / "datasets" / "mujoco" / "toy-v0.yaml"
+    entry.parent.mkdir(parents=True)
+    entry.write_text(ENTRY)
+    return tmp_path
+
+
+def all_digests(root: Path) -> dict[str, str]:
+    """Flat content of digests.yaml: "stage fit_bc", "anchor mlp", ... to digest."""
+    layout = Layout(root)
+    params = yaml.safe_load(layout.params.read_text())
+    content = digests(layout, params, check(params))
+    flat = {f"{kind} {name}": d for kind, entries in content["code"].items() for name, d in entries.items()}
+    return {**flat, **{f"data {name}": d for name, d in content["data"].items()}}
+
+
+def changed(root: Path, edit) -> set[str]:
+    """What differs in digests.yaml after an edit."""
+    before = all_digests(root)
+    edit()
+    after = all_digests(root)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def append(root: Path, file: str, text: str):
+    path = root / file
+    assert path.is_file()
+    return lambda: path.write_text(path.read_text() + text)
+
+
+CODE = "\n\ndef something_new():\n    return 1\n"
+
+
+# --- what the closures hold ---
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_a_stage_reaches_members_through_their_own_digest_only(stage):
+    reached = closure(ROOT, [f"stages.{stage}"])
+    for table in registry.FAMILIES.values():
+        for target in table.values():
+            assert target.split(":")[0] not in reached
+    if stage != "self_imitation":
+        assert not [m for m in reached if m.startswith("spar_core.improvement.")]
+        assert not [m for m in reached if m.startswith("spar_core.reporting")]
+
+
+def test_a_member_reaches_its_own_module_and_no_sibling():
+    for family, table in registry.FAMILIES.items():
+        for kind in table:
+            reached = closure(ROOT, [member_module(family, kind)])
+            assert member_module(family, kind) in reached
+            others = [f for f in registry.FAMILIES if f != family]
+            for other in others:
+                members = {target.split(":")[0] for target in registry.FAMILIES[other].values()}
+                assert not members & set(reached), (family, kind)
+
+
+def test_what_trains_reaches_the_networks_and_the_data():
+    assert {"spar_core.networks", "spar_core.randomness", "spar_core.data.dataset"} <= set(
+        closure(ROOT, ["spar_core.anchors.mlp"])
+    )
+    assert "spar_core.critics.calibration" in closure(ROOT, ["spar_core.critics.iql"])
+    assert "spar_core.residual" in closure(ROOT, ["stages.fit_residual"])
+
+
+def test_nothing_reaches_the_registry_or_what_is_only_seen():
+    assert {m for m in COSMETIC if not (ROOT / (m.replace(".", "/") + ".py")).is_file()} == set()
+    for stage in CODE_STAGES:
+        reached = set(closure(ROOT, [f"stages.{stage}"]))
+        assert not reached & (COSMETIC | {REGISTRY})
+        assert not any(m in ("stages.mlflow_store", "stages.progress") for m in reached)
+
+
+# --- what an edit changes ---
+
+
+def test_the_same_tree_gives_the_same_digests_wherever_it_lies(tree):
+    assert all_digests(tree) == all_digests(tree)
+    for stage in CODE_STAGES:
+        assert code_digest(tree, [f"stages.{stage}"]) == code_digest(ROOT, [f"stages.{stage}"])
+
+
+def test_editing_a_critic_changes_that_critic_alone(tree):
+    assert changed(tree, append(tree, "spar_core/critics/iql.py", CODE)) == {"critic iql"}
+
+
+def test_editing_an_anchor_changes_that_anchor_alone(tree):
+    assert changed(tree, append(tree, "spar_core/anchors/mlp.py", CODE)) == {"anchor mlp"}
+
+
+def test_editing_a_rule_changes_it_and_its_heirs_alone(tree):
+    assert changed(tree, append(tree, "spar_core/improvement/spar_proj.py", CODE)) == {"improvement spar_proj"}
+    assert changed(tree, append(tree, "spar_core/improvement/best_of_n.py", CODE)) == {"improvement best_of_n"}
+    # `uniform` is a variant of spar_mlp, and AWR inherits its network.
+    expected = {"improvement spar_mlp", "improvement uniform", "improvement awr"}
+    assert changed(tree, append(tree, "spar_core/improvement/spar_mlp.py", CODE)) == expected
+
+
+def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
+    assert changed(tree, append(tree, "spar_core/critics/calibration.py", CODE)) == {"critic iql", "improvement awr"}
+
+
+def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):
+    found = changed(tree, append(tree, "spar_core/networks.py", CODE))
+    assert {"anchor mlp", "critic iql", "improvement spar_mlp", "stage fit_residual"} <= found
+    assert not found & {"stage download", "stage report", "data mujoco/toy-v0"}
+
+
+def test_editing_a_stage_changes_that_stage_alone(tree):
+    for stage in CODE_STAGES:
+        assert changed(tree, append(tree, f"stages/{stage}.py", CODE)) == {f"stage {stage}"}
+
+
+def test_editing_the_report_trains_nothing(tree):
+    for file in ("tables", "figures", "render", "console"):
+        assert changed(tree, append(tree, f"spar_core/reporting/{file}.py", CODE)) == {"stage report"}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("spar_core/data/reference_scores.yaml", {"stage download"}),
+        ("spar_core/reporting/templates/report.md.j2", {"stage report"}),
+    ],
+)
+def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages):
+    assert changed(tree, append(tree, file, "\n# more\n")) == stages
+
+
+def test_editing_logging_progress_or_the_runner_changes_nothing(tree):
+    for module in sorted(COSMETIC) + ["stages.publish", "stages.run", "stages.closure", "stages.plan"]:
+        file = module.replace(".", "/") + ".py"
+        assert changed(tree, append(tree, file, CODE)) == set(), module
+
+
+def test_comments_docstrings_and_layout_change_nothing_but_code_does(tree):
+    path = tree / "spar_core" / "networks.py"
+    text = path.read_text()
+
+    def reword():
+        words = text.replace('"""', '"""Reworded: ', 1).replace("# ", "# reworded: ")
+        path.write_text("# a new comment\n\n" + words.replace("import math\n", "import math\n\n"))
+
+    assert changed(tree, reword) == set()
+    assert path.read_text() != text
+    assert "anchor mlp" in changed(tree, lambda: path.write_text(text.replace("VECTOR = 16", "VECTOR = 32")))
+
+
+def test_a_string_that_is_no_docstring_is_code(tmp_path):
+    path = tmp_path / "x.py"
+    codes = []
+    for text in ('def f():\n    """Doc."""\n    return "a"\n', 'def f():\n    """Other."""\n    return "b"\n'):
+        path.write_text(text)
+        codes.append(code_of(path))
+    assert codes[0] != codes[1] and "Doc" not in codes[0]
+
+
+def test_adding_an_anchor_changes_no_digest_that_was_there(tree, monkeypatch):
+    def add():
+        source = (tree / "spar_core" / "anchors" / "mlp.py").read_text()
+        (tree / "spar_core" / "anchors" / "fresh.py").write_text(source.replace("MLPAnchor", "FreshAnchor"))
+        path = tree / "spar_core" / "registry.py"
+        line = '    "mlp": "spar_core.anchors.mlp:MLPAnchor",\n'
+        text = path.read_text()
+        assert line in text
+        path.write_text(text.replace(line, line + '    "fresh": "spar_core.anchors.fresh:FreshAnchor",\n'))
+        # The running process has its own registry; its entry here stands for the same line.
+        monkeypatch.setitem(registry.ANCHORS, "fresh", "spar_core.anchors.fresh:FreshAnchor")
+        monkeypatch.setattr("stages.plan.check", lambda params: None)
+        params = yaml.safe_load((tree / "params.yaml").read_text())
+        params["anchors"]["fresh"] = {}
+        (tree / "params.yaml").write_text(yaml.safe_dump(params))
+
+    before = all_digests(tree)
+    study = check(yaml.safe_load((tree / "params.yaml").read_text()))
+    add()
+    layout = Layout(tree)
+    content = digests(layout, yaml.safe_load(layout.params.read_text()), study)
+    after = {f"{kind} {name}": d for kind, entries in content["code"].items() for name, d in entries.items()}
+    assert set(after) - set(before) == {"anchor fresh"}
+    assert all(before[name] == digest for name, digest in after.items() if name != "anchor fresh")
+    assert after["anchor fresh"] != after["anchor mlp"]
+
+
+def test_an_import_inside_a_function_counts(tree):
+    file = tree / "spar_core" / "data" / "returns.py"
+    lazy = "\n\ndef lazy():\n    from spar_core import statistics\n    return statistics\n"
+    file.write_text(file.read_text() + lazy)
+    assert "spar_core.statistics" in closure(tree, ["spar_core.critics.iql"])
+
+
+# --- importing ---
+
+IMPORT_ALL = """
+import importlib, os, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_importing_any_module_prints_nothing_and_writes_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT_ALL, *modules()],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and done.stderr == ""
+    # Libraries keep caches of their own in the home folder; the project leaves nothing.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{file}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reaches(file: Path, *prefixes: str) -> list[str]:
+    return [name for name in imported(file) if any(name == p or name.startswith(p + ".") for p in prefixes)]
+
+
+BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spar_core.residual", "spar_core.policy")
+
+
+@pytest.mark.parametrize(
+    ("where", "never"),
+    [
+        ("spar_core/**/*.py", ("stages", "dvc", "mlflow", "tests", "ruamel")),
+        ("spar_core/data/*.py", (*BELOW, "spar_core.reporting", "spar_core.evaluation", "torch.nn")),
+        ("spar_core/networks.py", (*BELOW, "spar_core.data")),
+        ("spar_core/randomness.py", (*BELOW, "spar_core.data", "spar_core.networks")),
+        ("spar_core/anchors/*.py", ("spar_core.critics", "spar_core.improvement", "spar_core.residual")),
+        ("spar_core/critics/*.py", ("spar_core.improvement", "spar_core.residual", "spar_core.anchors.mlp")),
+        ("spar_core/residual.py", ("spar_core.critics", "spar_core.improvement")),
+        ("spar_core/reporting/*.py", (*BELOW, "spar_core.networks", "torch")),
+        ("stages/*.py", ("tests",)),
+    ],
+)
+def test_dependencies_point_one_way(where, never):
+    files = sorted(ROOT.glob(where))
+    assert files
+    assert {file.name: found for file in files if (found := reaches(file, *never))} == {}
+
+
+def test_the_registry_imports_nothing():
+    assert imported(ROOT / "spar_core" / "registry.py") == set()
+
+
+def test_dvc_watches_the_digest_of_every_kind_of_code_that_a_stage_runs():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in CODE_STAGES:
+        watched = [
+            key
+            for param in stages[stage]["params"]
+            if isinstance(param, dict)
+            for key in param["artifacts/digests.yaml"]
+        ]
+        assert f"code.stage.{stage}" in watched
+        for family in ("anchor", "critic", "improvement"):
+            uses = f"--{family}" in stages[stage]["cmd"]
+            assert (f"code.{family}.${{item.{family}}}" in watched) == uses, (stage, family)

@@ -1,0 +1,155 @@
+"""Rolling a policy out: each episode is itself, however the seeds are shared out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+
+from spar_core.errors import SparError
+from spar_core.evaluation import EvaluationSettings, env_seeds, roll_out
+
+STEPS = 20
+
+
+class CountingEnv:
+    """Ends after as many steps as its reset seed says: odd seeds terminate, even ones are cut."""
+
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, says_success: bool = True):
+        self.says_success, self.closed, self.steps = says_success, False, 0
+        CountingEnv.made.append(self)
+
+    def reset(self, seed):
+        self.length, self.steps = seed, 0
+        return np.array([seed, 0.0]), {}
+
+    def step(self, action):
+        assert self.steps < self.length, "stepped after its end"
+        self.steps += 1
+        ended, odd = self.steps == self.length, self.length % 2 == 1
+        # Success comes once, in the middle, and is gone at the end.
+        info = {"success": self.steps == 2} if self.says_success else {}
+        return np.array([self.length, self.steps]), float(action[0]), ended and odd, ended and not odd, info
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    CountingEnv.made.clear()
+
+
+def test_rows_say_how_each_episode_went():
+    rows = roll_out(lambda o: np.full((len(o), 1), 0.5), CountingEnv, 7, [3, 1, 4])
+    assert [(r.seed, r.episode, r.env_seed) for r in rows] == [(7, 0, 3), (7, 1, 1), (7, 2, 4)]
+    assert [r.length for r in rows] == [3, 1, 4]
+    assert [r.total for r in rows] == [1.5, 0.5, 2.0]
+    assert [r.terminated for r in rows] == [True, True, False]
+    assert [r.success for r in rows] == [True, False, True], "success at any step counts"
+    assert rows[0].row()["return"] == 1.5 and rows[0].row()["success"] is True and "total" not in rows[0].row()
+
+
+def test_success_is_empty_where_the_environment_does_not_say():
+    rows = roll_out(lambda o: np.zeros((len(o), 1)), partial(CountingEnv, says_success=False), 0, [2])
+    assert rows[0].success is None and rows[0].row()["success"] == ""
+
+
+def test_the_policy_always_sees_a_batch_of_the_same_shape_and_finished_rows_stand_still():
+    seen = []
+
+    def act(observations):
+        seen.append(observations.copy())
+        return np.zeros((len(observations), 1))
+
+    roll_out(act, CountingEnv, 0, [1, 5, 3])
+    assert [o.shape for o in seen] == [(3, 2)] * 5
+    assert all(o.dtype == np.float32 for o in seen)
+    assert [o[0].tolist() for o in seen] == [[1, 0]] + [[1, 1]] * 4
+    assert [o[2].tolist() for o in seen] == [[3, 0], [3, 1], [3, 2], [3, 3], [3, 3]]
+
+
+def test_reported_steps_add_up_to_the_steps_taken():
+    reported = []
+    rows = roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, 0, [1, 5, 3], reported.append)
+    assert reported == [3, 2, 2, 1, 1]
+    assert sum(reported) == sum(r.length for r in rows)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_policy_that_returns_nan_is_one_clear_line_and_environments_are_closed(bad):
+    def act(observations):
+        actions = np.zeros((len(observations), 1))
+        actions[1] = bad if observations[0, 1] == 2 else 0.0
+        return actions
+
+    with pytest.raises(SparError, match="the policy of seed 4 returned NaN"):
+        roll_out(act, CountingEnv, 4, [5, 5])
+    assert len(CountingEnv.made) == 2 and all(env.closed for env in CountingEnv.made)
+
+
+def test_environments_are_closed_at_the_end():
+    roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, 0, [1, 2])
+    assert all(env.closed for env in CountingEnv.made)
+
+
+def test_environment_seeds_are_disjoint_across_training_seeds_and_far_from_them():
+    settings = EvaluationSettings(episodes=7)
+    seeds = [env_seeds(settings, seed) for seed in range(50)]
+    assert all(len(group) == 7 for group in seeds)
+    everything = [s for group in seeds for s in group]
+    assert len(set(everything)) == len(everything)
+    assert min(everything) >= 1_000_000
+    assert env_seeds(settings, 3) == seeds[3]
+
+
+# --- real environments ---
+
+
+def linear_policy(seed: int, size: int, actions: int):
+    weights = np.random.default_rng(seed).normal(0, 0.5, (size, actions))
+    return lambda observations: np.tanh(observations @ weights).astype(np.float32)
+
+
+@pytest.mark.parametrize(("env_id", "size", "actions"), [("HalfCheetah-v5", 17, 6), ("Hopper-v5", 11, 3)])
+def test_real_episodes_repeat_bit_by_bit_and_do_not_depend_on_their_neighbours(env_id, size, actions):
+    def roll(resets):
+        weights = np.random.default_rng(1).normal(0, 0.5, (size, actions))
+
+        def act(observations):
+            # Row by row, so that a batch of another size does not round differently.
+            return np.stack([np.tanh(row.astype(np.float64) @ weights) for row in observations]).astype(np.float32)
+
+        return roll_out(act, partial(gymnasium.make, env_id, max_episode_steps=STEPS), 1, resets)
+
+    resets = [1_000_020, 1_000_021, 1_000_022]
+    rows = roll(resets)
+    assert rows == roll(resets)
+    assert len({row.total for row in rows}) == 3
+    alone = roll(resets[1:2])[0]
+    assert (alone.total, alone.length, alone.terminated) == (rows[1].total, rows[1].length, rows[1].terminated)
+    if env_id.startswith("HalfCheetah"):
+        assert [row.length for row in rows] == [STEPS] * 3 and not any(row.terminated for row in rows)
+    assert all(row.success is None for row in rows)
+
+
+def test_an_evaluated_seed_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
+    from spar_core.reporter import Reporter
+    from stages import evaluate
+
+    class FakePolicy:
+        def __init__(self, seed):
+            self.act = linear_policy(seed, 11, 3)
+
+    monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy(seed))
+    settings = EvaluationSettings(episodes=2)
+    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, settings, "cpu")
+    together = job((0, 3, 1), Reporter((0, 3, 1)))
+    shares = [row for share in ((0,), (3, 1)) for row in job(share, Reporter(share))]
+    assert together == shares
+    assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3, 1) for e in (0, 1)]
+    assert len({row.total for row in together}) == 6

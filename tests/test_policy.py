@@ -1,0 +1,211 @@
+"""A saved policy: NumPy in and out, in the environment's own units, with nothing but the light install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from spar_core import load_policy
+from spar_core.artifacts import META, read_json, write_json, write_meta
+from spar_core.data.scaler import Scaler
+from spar_core.errors import SparError
+from spar_core.fitted import WEIGHTS, Part
+from spar_core.members import load_member
+from spar_core.policy import KIND, POLICY, save_policy
+from spar_core.reporter import Reporter
+from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, tiny_settings, toy_dataset
+
+SEEDS = (0, 3, 5)
+SCALER = Scaler(
+    np.linspace(-1, 1, OBSERVATION_SIZE).astype(np.float32),
+    np.linspace(0.5, 2, OBSERVATION_SIZE).astype(np.float32),
+    np.array([-2.0, 0.0, -1.0], np.float32),
+    np.array([2.0, 5.0, -0.5], np.float32),
+)
+
+
+def save(folder, kind, parts):
+    member = load_member("improvement", kind)
+    settings = tiny_settings(member)
+    fitted = member.fit(toy_dataset(), parts.frozen(SEEDS), settings, SEEDS, Reporter(SEEDS), "cpu")
+    saved = {
+        "anchor": Part("mlp", parts.settings("anchor"), parts.anchor.tensors),
+        "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
+        "improvement": Part(kind, settings, fitted.tensors),
+    }
+    if member.acts_with_critic:
+        saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
+    folder.mkdir(parents=True)
+    whole = save_policy(
+        folder, parts=saved, fitted=fitted, seeds=SEEDS, scaler=SCALER, observation_size=OBSERVATION_SIZE
+    )
+    write_meta(folder, KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(SEEDS))
+    return member.restore(parts.frozen(SEEDS), settings, fitted.tensors)
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory, parts):
+    root = tmp_path_factory.mktemp("policies")
+    return root, {kind: save(root / kind, kind, parts) for kind in kinds("improvement")}
+
+
+every_rule = pytest.mark.parametrize("kind", kinds("improvement"))
+RAW = np.random.default_rng(0).normal(0, 3, (7, OBSERVATION_SIZE))
+
+
+@every_rule
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_loaded_policy_acts_as_the_rule_it_was_saved_from(policies, kind, row):
+    root, rules = policies
+    actions = load_policy(root / kind, seed=SEEDS[row]).act(RAW)
+    standard = (RAW.astype(np.float32) - SCALER.observation_mean) / SCALER.observation_std
+    unit = rules[kind].act(torch.from_numpy(standard).expand(3, -1, -1))[row].numpy()
+    expected = SCALER.action_low + (unit + 1) / 2 * (SCALER.action_high - SCALER.action_low)
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_rule
+def test_single_and_batched_observations_give_the_same_actions(policies, kind):
+    policy = load_policy(policies[0] / kind)
+    batch = policy.act(RAW)
+    assert batch.shape == (7, ACTION_SIZE) and batch.dtype == np.float32
+    for i, observation in enumerate(RAW):
+        single = policy.act(observation)
+        assert single.shape == (ACTION_SIZE,) and single.dtype == np.float32
+        np.testing.assert_allclose(single, batch[i], rtol=1e-5, atol=1e-5)
+    assert np.array_equal(policy.act(RAW.tolist()), batch), "lists do as well"
+
+
+@every_rule
+def test_actions_stay_within_the_bounds_of_the_environment(policies, kind):
+    actions = load_policy(policies[0] / kind).act(1e4 * RAW)
+    assert (actions >= SCALER.action_low).all() and (actions <= SCALER.action_high).all()
+    assert (actions == SCALER.action_high).any() or (actions == SCALER.action_low).any()
+
+
+def test_the_first_seed_is_the_default_and_seeds_differ(policies):
+    folder = policies[0] / "spar_mlp"
+    actions = {seed: load_policy(folder, seed).act(RAW) for seed in SEEDS}
+    assert np.array_equal(load_policy(str(folder)).act(RAW), actions[0])
+    assert not np.array_equal(actions[0], actions[3]) and not np.array_equal(actions[3], actions[5])
+
+
+def test_an_unknown_seed_names_those_there_are(policies):
+    with pytest.raises(SparError, match="holds no seed 4; it holds 0, 3, 5"):
+        load_policy(policies[0] / "spar_mlp", seed=4)
+
+
+@pytest.mark.parametrize("shape", [(4,), (6,), (2, 4), (1, 1, 5), ()])
+def test_an_observation_of_another_size_is_refused(policies, shape):
+    with pytest.raises(SparError, match=r"takes \[5\] or a batch"):
+        load_policy(policies[0] / "spar_mlp").act(np.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_refused(policies, value):
+    observations = RAW.copy()
+    observations[3, 2] = value
+    with pytest.raises(SparError, match="NaN or infinity"):
+        load_policy(policies[0] / "spar_mlp").act(observations)
+
+
+def test_a_policy_carries_the_critic_only_where_acting_asks_it(policies):
+    for kind in kinds("improvement"):
+        parts = read_json(policies[0] / kind / POLICY)["parts"]
+        assert ("critic" in parts) == load_member("improvement", kind).acts_with_critic
+        assert set(parts) >= {"anchor", "residual", "improvement"}
+
+
+def damaged(policies, tmp_path):
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    for path in (policies[0] / "spar_mlp").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_missing_damaged_or_foreign_folder_is_one_clear_line(policies, tmp_path):
+    with pytest.raises(SparError, match="does not exist"):
+        load_policy(tmp_path / "nowhere")
+    folder = damaged(policies, tmp_path)
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(SparError, match="not a whole safetensors file"):
+        load_policy(folder)
+    (folder / WEIGHTS).write_bytes(weights)
+    assert load_policy(folder).act(RAW).shape == (7, ACTION_SIZE)
+    (folder / POLICY).write_text("{")
+    with pytest.raises(SparError, match="not valid JSON"):
+        load_policy(folder)
+    meta = read_json(folder / META)
+    write_json(folder / META, {**meta, "kind": "anchor"})
+    with pytest.raises(SparError, match="holds a 'anchor', not a 'policy'"):
+        load_policy(folder)
+
+
+LIGHT = """
+    import sys
+
+    HEAVY = ("dvc", "mlflow", "minari", "gymnasium", "mujoco", "h5py")
+    HEAVY += ("pandas", "scipy", "matplotlib", "jinja2", "tqdm")
+
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in HEAVY + ("stages",):
+                raise ImportError(f"{name} is not part of the light install")
+
+    sys.meta_path.insert(0, Refuse())
+    import numpy as np
+    from spar_core import load_policy
+
+    observations = np.load(sys.argv[1])
+    for folder in sys.argv[3:]:
+        actions = load_policy(folder, seed=3).act(observations)
+        np.save(f"{sys.argv[2]}/{folder.rsplit('/', 1)[1]}.npy", actions)
+    assert not [name for name in sys.modules if name.split(".")[0] in HEAVY]
+"""
+
+
+def test_every_rule_acts_with_the_light_install_alone(policies, tmp_path):
+    np.save(tmp_path / "observations.npy", RAW)
+    folders = [(policies[0] / kind).as_posix() for kind in kinds("improvement")]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIGHT), str(tmp_path / "observations.npy"), str(tmp_path), *folders],
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for kind in kinds("improvement"):
+        here = load_policy(policies[0] / kind, seed=3).act(RAW)
+        assert np.array_equal(np.load(tmp_path / f"{kind}.npy"), here), "another process acts the same"
+
+
+# --- the scaler ---
+
+
+def test_actions_survive_the_way_to_the_unit_box_and_back():
+    raw = np.random.default_rng(1).uniform(SCALER.action_low, SCALER.action_high, (50, 3)).astype(np.float32)
+    unit = SCALER.actions_to_unit(raw)
+    assert np.abs(unit).max() <= 1 + 1e-6
+    np.testing.assert_allclose(SCALER.actions_from_unit(unit), raw, atol=1e-6)
+    assert np.array_equal(SCALER.actions_from_unit(np.array([[9.0, 9.0, 9.0]])), SCALER.action_high[None])
+
+
+def test_a_scaler_standardises_what_it_was_fitted_to_and_leaves_constants_at_zero():
+    data = np.random.default_rng(1).normal(5, 3, (200, 3))
+    data[:, 1] = 7.0
+    scaler = Scaler.fit(data, np.full(2, -1), np.full(2, 1))
+    standard = scaler.standardise(data)
+    np.testing.assert_allclose(standard.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(standard.std(0), [1, 0, 1], atol=1e-5)
+    again = Scaler.from_dict(scaler.to_dict())
+    for name in Scaler.__dataclass_fields__:
+        assert np.array_equal(getattr(again, name), getattr(scaler, name)), name

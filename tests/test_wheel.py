@@ -1,0 +1,105 @@
+"""The wheel: installed elsewhere, it imports, finds its data files, and acts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spar_core import load_policy
+from tests.fakes import OBSERVATION_SIZE, ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def command(*words, **options) -> str:
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy of what the package is made of, so that no build folder is left in the repository."""
+    import shutil
+
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "spar_core", source / "spar_core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "stages", source / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, source / name)
+    words = ["wheel", source, "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", out]
+    command(sys.executable, "-m", "pip", *words, cwd=source)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """A fresh environment that has the wheel, and sees this environment's Torch and NumPy through a .pth file."""
+    folder = tmp_path_factory.mktemp("venv")
+    command(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
+    site = Path(command(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+    command(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel)
+    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return python
+
+
+def test_the_wheel_holds_spar_core_its_data_files_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"spar_core"}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "spar_core").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted <= set(names), sorted(wanted - set(names))
+
+
+def test_the_light_dependencies_are_light(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("METADATA")]
+        lines = archive.read(name).decode().splitlines()
+    required = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    names = {line.split(":")[1].strip().split(">")[0].split("=")[0].split("<")[0] for line in required}
+    assert names == {"numpy", "torch", "safetensors", "pydantic", "pyyaml"}
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+    import spar_core
+    from spar_core.data.reference import reference_table
+
+    assert Path(spar_core.__file__).is_relative_to(sys.prefix), spar_core.__file__
+    assert "halfcheetah" in reference_table()
+    templates = Path(spar_core.__file__).parent / "reporting" / "templates"
+    assert (templates / "report.md.j2").read_text() and (templates / "seeds.vega.json").read_text()
+    policy = spar_core.load_policy(sys.argv[1], seed=3)
+    np.save(sys.argv[3], policy.act(np.load(sys.argv[2])))
+"""
+
+
+def test_an_installed_wheel_finds_its_data_and_acts_outside_the_repository(python, parts, tmp_path):
+    from tests.test_policy import save
+
+    save(tmp_path / "policy", "spar_proj", parts)
+    observations = np.random.default_rng(0).normal(size=(4, OBSERVATION_SIZE))
+    np.save(tmp_path / "in.npy", observations)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    arguments = [tmp_path / "policy", tmp_path / "in.npy", tmp_path / "out.npy"]
+    command(python, "-c", textwrap.dedent(SCRIPT), *arguments, cwd=tmp_path, env=environment)
+    here = load_policy(tmp_path / "policy", seed=3).act(observations)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), here)
