@@ -15,9 +15,9 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.reporter import Reporter
 from spar_core.settings import Settings
 from stages.cells import Cell
+from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main
 from stages.fitting import fit_cell
-from stages.inputs import dataset_folders, dataset_of
 from stages.layout import Layout
 from stages.params import read_params
 

@@ -14,11 +14,12 @@ from spar_core.fitted import Fitted
 from spar_core.reporter import Reporter
 from spar_core.residual import ResidualSettings, fit_residual
 from stages.cells import Cell
+from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main
 from stages.fitting import fit_cell
-from stages.inputs import dataset_folders, dataset_of, load_part, restore_anchor
 from stages.layout import Layout
 from stages.params import section
+from stages.parts import load_part, restore_anchor
 
 
 @dataclass(frozen=True)

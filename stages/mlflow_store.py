@@ -136,8 +136,8 @@ class Store:
         manifest = read_json(folder / "manifest.json")
         origin = manifest.get("source") or {}
         # The most telling word about the origin: an address, a file, a Minari id, or else the kind of source.
-        named = (origin.get(key) for key in ("url", "path", "file", "dataset", "behaviour", "kind"))
-        source = next((str(value) for value in named if value), folder.as_posix())
+        named = (origin.get(key) for key in ("url", "file", "minari_id", "dataset", "kind"))
+        source = next((value for value in named if isinstance(value, str)), dataset)
         is_url = source.startswith(("http://", "https://"))
         location = {"url": source} if is_url else {"uri": source}
         profile = {k: v for k, v in manifest.items() if isinstance(v, (int, float, str)) and k != "source"}

@@ -23,18 +23,12 @@ from spar_core.reporter import Reporter
 from spar_core.settings import Settings
 from spar_core.study import parse_seeds
 from stages.cells import Cell
+from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main
 from stages.fitting import fit_cell
-from stages.inputs import (
-    dataset_folders,
-    dataset_of,
-    load_part,
-    restore_anchor,
-    restore_critic,
-    restore_residual,
-)
 from stages.layout import Layout
 from stages.params import read_params
+from stages.parts import load_part, restore_anchor, restore_critic, restore_residual
 
 
 def parts_of(layout: Layout, cell: Cell) -> dict[str, Path]:

@@ -117,9 +117,7 @@ class Clone:
         """`dvc repro`; the stages that ran a command (not those restored or skipped)."""
         result = self.run("dvc", "repro", *arguments, ok=ok, **environment)
         self.output = result.stdout + result.stderr
-        return [
-            line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage '")
-        ]
+        return [line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage '")]
 
     def lock(self) -> dict[str, list[tuple[str, str]]]:
         """Digest of every output, by stage."""

@@ -11,7 +11,6 @@ import minari
 import numpy as np
 import pytest
 import yaml
-from test_data_d4rl import make_episodes, write_flat
 
 from spar_core.artifacts import digest_folder
 from spar_core.data.environment import check_version, environment_facts, make_env
@@ -22,6 +21,7 @@ from spar_core.data.prepare import choose_heldout
 from spar_core.errors import SparError
 from stages.download import download
 from stages.layout import Layout
+from tests.test_data_d4rl import make_episodes, write_flat
 
 ROOT = Path(__file__).parents[1]
 BEHAVIOUR = ROOT / "datasets" / "behaviour" / "halfcheetah"

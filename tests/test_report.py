@@ -300,11 +300,13 @@ def test_settings_refuse_what_they_do_not_know():
 
 def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     from stages.entry import stage_main
-    from stages.report import run
+    from stages.params import SECTIONS
+    from stages.report import print_table, run
 
     study = study_of()
     write_cells(layout, study)
-    layout.params.write_text(yaml.safe_dump({"study": json.loads(study.model_dump_json()), "report": {}}))
+    params = {**{name: {} for name in SECTIONS}, "study": json.loads(study.model_dump_json())}
+    layout.params.write_text(yaml.safe_dump(params))
     monkeypatch.chdir(layout.root)
     monkeypatch.setattr("sys.argv", ["report"])
     assert not stage_main(run)
@@ -312,6 +314,8 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     names = {"metrics.json", "returns.csv", "table.csv", "report.md"}
     assert {name for name in written if "/" not in name} == names
+    assert "report.md" in capsys.readouterr().out
+    print_table(layout)
     assert "spar_mlp" in capsys.readouterr().out
 
     run([])

@@ -17,7 +17,6 @@ from tests.fakes import (
     observations_for,
     row_of,
     tensors_within,
-    toy_dataset,
 )
 
 TINY = {"steps": 12, "batch_size": 7, "hidden": (13, 11)}
@@ -61,12 +60,14 @@ def test_the_loss_is_scaled_squared_error_plus_beta_times_the_kl():
     encoder = Stack(MLPShape(5, (), 4), 1)
     means, log_stds = [0.5, -1.0], [0.2, -0.3]
     encoder.parameters["0.bias"].copy_(torch.tensor(means + log_stds))
-    decoder = Stack(MLPShape(5, (), 2), 1)  # zero: G = 0
+    decoder = Stack(MLPShape(5, (), 2), 1)
+    decoder.parameters["0.weight"][0, 3, 0] = 0.7  # G = rho tanh(0.7 z) in the first dimension, 0 in the second
     model = ResidualModel(decoder, torch.tensor([[0.5, 0.2]]), 2)
     residuals = torch.tensor([[[0.1, -0.2], [0.4, 0.0]]])
-    observations, base, noise = torch.zeros(1, 2, 1), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
+    observations, base, noise = torch.zeros(1, 2, 1), torch.zeros(1, 2, 2), torch.tensor([[[1.5, 9.0], [-2.0, 9.0]]])
     loss, info = residual_loss(encoder, model, observations, base, residuals, noise, beta=0.05)
-    error = ((0.1 / 0.5) ** 2 + (0.2 / 0.2) ** 2 + (0.4 / 0.5) ** 2) / 2
+    first, second = (np.tanh(0.7 * (0.5 + np.exp(0.2) * eps)) for eps in (1.5, -2.0))
+    error = ((first - 0.1 / 0.5) ** 2 + (0.2 / 0.2) ** 2 + (second - 0.4 / 0.5) ** 2) / 2
     kl = sum(0.5 * (m**2 + np.exp(2 * s) - 1 - 2 * s) for m, s in zip(means, log_stds, strict=True))
     assert info["residual/reconstruction"].item() == pytest.approx(error, rel=1e-5)
     assert info["residual/kl"].item() == pytest.approx(kl, rel=1e-5)
@@ -158,4 +159,3 @@ def test_a_restored_model_is_frozen_and_decodes_a_seed_to_the_same_bits_alone(pa
 def test_every_metric_has_a_value_a_seed(parts):
     assert all(len(values) == 3 for values in parts.residual.metrics.values())
     assert len(parts.residual.curves) == 3 * 2 * 12
-    assert toy_dataset().n_steps > 0

@@ -38,12 +38,17 @@ N_CELLS = 8  # download, fit_bc, fit_residual, fit_critic, and two rules with a 
 N_RUNS = N_CELLS + 2
 DIGESTS = {
     "code": {
-        "download": "c0",
-        "anchor": {"mlp": "c1"},
-        "residual": "c2",
-        "critic": {"iql": "c3"},
-        "improvement": {"anchor": "c4", "spar_mlp": "c5"},
-        "evaluate": "c6",
+        "stage": {
+            "download": "c0",
+            "fit_bc": "c1",
+            "fit_residual": "c2",
+            "fit_critic": "c3",
+            "self_imitation": "c4",
+            "evaluate": "c5",
+        },
+        "anchor": {"mlp": "m1"},
+        "critic": {"iql": "m2"},
+        "improvement": {"anchor": "m3", "spar_mlp": "m4"},
     },
     "data": {DATASET: "d0"},
 }
@@ -106,7 +111,7 @@ def write_cell(cell: Cell, layout: Layout) -> None:
     folder.mkdir(parents=True)
     write_meta(folder, cell.stage, params=params_of(cell), inputs=inputs_of(cell))
     if cell.stage == "download":
-        manifest = {"source": "builtin", "digest": "0123456789abcdef0123456789abcdef", "steps": 100}
+        manifest = {"source": {"kind": "builtin"}, "digest": "0123456789abcdef0123456789abcdef", "steps": 100}
         write_json(folder / "manifest.json", {**manifest, "env_id": "Toy-v0", "episodes": 2})
     elif cell.stage == "evaluate":
         bonus = 10.0 if cell.improvement == "spar_mlp" else 0.0

@@ -1,4 +1,4 @@
-"""Load the artifacts that stages read, restricted to the seeds that a worker is given."""
+"""Load fitted parts (anchor, residual model, critic), restricted to the seeds that a worker is given."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ from typing import Any
 from spar_core.anchors.base import Anchor
 from spar_core.artifacts import read_meta
 from spar_core.critics.base import Critic
-from spar_core.data.dataset import Dataset
-from spar_core.data.loading import load_dataset
 from spar_core.errors import SparError
 from spar_core.fitted import WEIGHTS, Part, load_tensors
 from spar_core.members import load_member
 from spar_core.residual import ResidualModel, ResidualSettings
 from spar_core.settings import parse
-from stages.layout import Layout
-
-
-def dataset_of(layout: Layout, dataset: str) -> Dataset:
-    """The prepared dataset."""
-    return load_dataset(layout.minari_root, layout.data(dataset), dataset)
-
-
-def dataset_folders(layout: Layout, dataset: str) -> dict[str, Path]:
-    """What a stage that reads the dataset depends on: its manifest holds the digest of the episodes."""
-    return {"dataset": layout.data(dataset)}
 
 
 def load_part(folder: Path, kind: str, seeds: Sequence[int]) -> Part:

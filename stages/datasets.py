@@ -1,0 +1,19 @@
+"""Load the prepared dataset that training stages read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spar_core.data.dataset import Dataset
+from spar_core.data.loading import load_dataset
+from stages.layout import Layout
+
+
+def dataset_of(layout: Layout, dataset: str) -> Dataset:
+    """The prepared dataset."""
+    return load_dataset(layout.minari_root, layout.data(dataset), dataset)
+
+
+def dataset_folders(layout: Layout, dataset: str) -> dict[str, Path]:
+    """What a stage that reads the dataset depends on: its manifest holds the digest of the episodes."""
+    return {"dataset": layout.data(dataset)}
