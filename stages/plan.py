@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 
 from spar_core.data.entry import load_entry, source_digest
-from spar_core.errors import SparError
 from spar_core.evaluation import EvaluationSettings
 from spar_core.members import parse_variant, variant_kind
 from spar_core.reporting.config import ReportSettings
@@ -78,9 +77,9 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.
         if entry.env_id is None and entry.source != "minari":
-            raise SparError(
-                f"datasets/{dataset}.yaml names no 'env_id', so policies on it cannot be evaluated",
-                "name the environment, or run its stages by hand without `evaluate`",
+            print(
+                f"note: datasets/{dataset}.yaml names no 'env_id': policies on it can be trained "
+                "(`dvc repro self_imitation`), but not evaluated"
             )
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
 
