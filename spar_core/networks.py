@@ -21,6 +21,8 @@ from torch import Tensor
 
 # Floats in one 512-bit vector register; the sizes of layers are padded to a multiple of it.
 VECTOR = 16
+# Rows a forward pass takes at once: the activations of a few thousand rows stay in the processor's cache.
+CHUNK = 4096
 
 
 def padded(size: int) -> int:
@@ -141,12 +143,16 @@ class Adam:
 
     This is the fused kernel behind ``torch.optim.Adam(fused=True)``, called directly: constructing the
     optimiser imports Torch's compiler, which costs every process of every stage a second or two.
+
+    With ``decay_steps`` the learning rate falls along half a cosine to zero at that step (Loshchilov and Hutter
+    2017): the last step is what is kept, so it should not be a noisy one.
     """
 
     BETAS, EPSILON = (0.9, 0.999), 1e-8
 
-    def __init__(self, learning_rate: float, *stacks: Stack) -> None:
-        self.stacks, self.learning_rate = stacks, learning_rate
+    def __init__(self, learning_rate: float, *stacks: Stack, decay_steps: int | None = None) -> None:
+        self.stacks, self.learning_rate, self.decay_steps = stacks, learning_rate, decay_steps
+        self.done = 0
         self.gradients = [torch.zeros_like(stack.flat) for stack in stacks]
         self.first_moments = [torch.zeros_like(stack.flat) for stack in stacks]
         self.second_moments = [torch.zeros_like(stack.flat) for stack in stacks]
@@ -165,6 +171,10 @@ class Adam:
         for stack, buffer in zip(self.stacks, self.gradients, strict=True):
             for start, end in stack.spans.values():
                 buffer[:, start:end].copy_(next(gradients).reshape(stack.n, end - start))
+        rate = self.learning_rate
+        if self.decay_steps:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.done / self.decay_steps)))
+        self.done += 1
         for step in self.steps:
             step += 1
         torch._fused_adam_(
@@ -174,7 +184,7 @@ class Adam:
             self.second_moments,
             [],
             self.steps,
-            lr=self.learning_rate,
+            lr=rate,
             beta1=self.BETAS[0],
             beta2=self.BETAS[1],
             weight_decay=0.0,

@@ -22,11 +22,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.anchors.base import CHUNK, Anchor
+from spar_core.anchors.base import Anchor
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
-from spar_core.networks import Adam, MLPShape, Stack, per_seed_mean
+from spar_core.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
 from spar_core.randomness import Minibatches, normal, streams
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.settings import Settings
@@ -39,6 +39,7 @@ class ResidualSettings(Settings):
     steps: PositiveInt = 6000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
+    cosine_decay: bool = True
     hidden: tuple[PositiveInt, ...] = (256, 256)
     latent_per_action: float = Field(2.0, gt=0)
     beta: float = Field(0.05, ge=0)
@@ -132,7 +133,7 @@ def fit_residual(
     decoder.initialise(streams(seeds, "residual/decoder"))
     encoder.initialise(streams(seeds, "residual/encoder"))
     model = ResidualModel(decoder, radius, latents)
-    adam = Adam(settings.learning_rate, encoder, decoder)
+    adam = Adam(settings.learning_rate, encoder, decoder, decay_steps=settings.steps if settings.cosine_decay else None)
     batches = Minibatches(train.cpu(), seeds, settings.batch_size, "residual/batches")
     noise = streams(seeds, "residual/noise")
     rows = torch.arange(n, device=device).unsqueeze(1)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import digest_folder, new_artifact, write_meta
 from spar_core.fitted import Fitted
-from spar_core.reporter import CurveRow
+from spar_core.members import parse_variant, variant_kind
+from spar_core.reporter import CurveRow, Reporter
+from spar_core.settings import Settings
 from spar_core.study import parse_seeds
 from spar_core.workers import Job, over_seeds
 from stages.cells import Cell
-from stages.entry import workers
+from stages.datasets import dataset_folders, dataset_of
+from stages.entry import device, workers
 from stages.layout import Layout
+from stages.params import read_params
 from stages.progress import Progress
 from stages.tracked import tracked
 
@@ -59,3 +64,34 @@ def fit_cell(
                 fitted = write(folder, fitted)
             live.log_final(fitted.metrics)
             write_meta(folder, kind, params=params, inputs=digests, shapes=fitted.shapes(), seeds=list(seeds))
+
+
+@dataclass(frozen=True)
+class FitMember:
+    """The work of one worker on an anchor or a critic: both are fitted to the dataset alone."""
+
+    layout: Layout
+    dataset: str
+    member: type
+    settings: Settings
+    device: str
+
+    def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
+        data = dataset_of(self.layout, self.dataset)
+        return self.member.fit(data, self.settings, seeds, report, self.device)
+
+
+def fit_member(layout: Layout, cell: Cell, family: str, name: str) -> None:
+    """Fit the variant ``name`` of a family ("anchor" or "critic") and write its artifact."""
+    variants = read_params(layout)[f"{family}s"]
+    member, settings = parse_variant(family, variants, name)
+    kind = variant_kind(name, variants[name])
+    fit_cell(
+        layout,
+        cell,
+        family,
+        FitMember(layout, cell.dataset, member, settings, device()),
+        steps=sum(getattr(settings, key, 0) for key in ("warm_start_steps", "steps")),
+        params={family: {"kind": kind, **settings.model_dump(mode="json")}},
+        inputs=dataset_folders(layout, cell.dataset),
+    )

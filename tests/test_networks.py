@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -204,3 +206,28 @@ def test_minibatches_draw_every_choice_and_nothing_else():
         found, counts = row.unique(return_counts=True)
         assert found.tolist() == choices.tolist()
         assert counts.min() > 0.7 * 70 * 8 / 4, "uniform"
+
+
+def test_adam_is_torch_adam_and_its_decay_is_half_a_cosine():
+    def train(decay_steps):
+        torch.manual_seed(0)
+        network = Stack(MLPShape(5, (16,), 3), 2).initialise(streams([0, 1], "net"))
+        reference = [value.detach().clone().requires_grad_() for value in network.parameters.values()]
+        adam, torch_adam = Adam(0.01, network, decay_steps=decay_steps), torch.optim.Adam(reference, lr=0.01)
+        x, y = torch.randn(2, 8, 5), torch.randn(2, 8, 3)
+        for step in range(10):
+            if decay_steps:
+                torch_adam.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * step / decay_steps))
+            adam.minimise((network(x) - y).square().mean())
+            w0, b0, w1, b1 = reference
+            hidden = torch.baddbmm(b0, x, w0).relu()
+            torch_adam.zero_grad()
+            (torch.baddbmm(b1, hidden, w1) - y).square().mean().backward()
+            torch_adam.step()
+        return list(network.parameters.values()), reference
+
+    for decay_steps in (None, 10):
+        ours, theirs = train(decay_steps)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(train(None)[0][0], train(10)[0][0])

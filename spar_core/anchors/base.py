@@ -11,11 +11,9 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.fitted import Fitted
+from spar_core.networks import CHUNK
 from spar_core.reporter import Reporter
 from spar_core.settings import Settings as BaseSettings
-
-# Rows a forward pass takes at once: the activations of a few thousand rows stay in the processor's cache.
-CHUNK = 4096
 
 
 class Anchor(ABC):

@@ -31,6 +31,7 @@ class MLPAnchorSettings(Settings):
     steps: PositiveInt = 6000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
+    cosine_decay: bool = True
     hidden: tuple[PositiveInt, ...] = (256, 256)
 
 
@@ -55,7 +56,7 @@ class MLPAnchor(Anchor):
         data = DeviceData.of(dataset, device)
         shape = MLPShape(dataset.observation_size, settings.hidden, dataset.action_size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        adam = Adam(settings.learning_rate, network)
+        adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
         batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "anchor/batches")
         heldout = data.at(torch.as_tensor(dataset.heldout_steps).to(device))
         # Every so many training steps: enough for the same error on data that the network has seen.

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spar_core.anchors.base import CHUNK
 from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns, last_observations
+from spar_core.networks import CHUNK
 
 # The last steps before a fall that count as "shortly before".
 BEFORE_TERMINATION = 20

@@ -22,7 +22,7 @@ from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.networks import Adam, per_seed_mean
+from spar_core.networks import CHUNK, Adam, per_seed_mean
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.settings import Settings
@@ -32,6 +32,7 @@ class AWRSettings(Settings):
     steps: PositiveInt = 5000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
+    cosine_decay: bool = True
     hidden: tuple[PositiveInt, ...] = (256, 256)
     inverse_temperature: float = Field(3.0, ge=0)
     largest_weight: float = Field(100.0, gt=0)
@@ -64,7 +65,7 @@ class AWR(SparMLP):
         base = frozen.anchor.act_on_all(data.observations[data.index], len(seeds))
         radius = frozen.residual.radius.unsqueeze(1)
         targets = ((data.actions - base) / radius).clamp(-1.0, 1.0)
-        adam = Adam(settings.learning_rate, rule.network)
+        adam = Adam(settings.learning_rate, rule.network, decay_steps=settings.steps if settings.cosine_decay else None)
         batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
         rows = torch.arange(len(seeds), device=device).unsqueeze(1)
         for step in range(1, settings.steps + 1):
@@ -92,7 +93,7 @@ def advantage_weights(frozen: Frozen, data: DeviceData, settings: AWRSettings, s
     steps = torch.arange(len(data.actions), device=data.actions.device)
     q = values_at(frozen.critic, data, steps, seeds)
     v = torch.cat(
-        [frozen.critic.v(chunk.expand(seeds, -1, -1)) for chunk in data.observations[data.index].split(4096)],
+        [frozen.critic.v(chunk.expand(seeds, -1, -1)) for chunk in data.observations[data.index].split(CHUNK)],
         dim=1,
     )
     return torch.exp(settings.inverse_temperature * (q - v)).clamp(max=settings.largest_weight)

@@ -39,6 +39,7 @@ class CandidateSettings(Settings):
     steps: PositiveInt = 5000
     batch_size: PositiveInt = 256
     learning_rate: float = Field(1e-3, gt=0)
+    cosine_decay: bool = True
     hidden: tuple[PositiveInt, ...] = (256, 256)
     weighting: Literal["critic", "equal"] = "critic"
     tau: float = Field(1.0, gt=0)

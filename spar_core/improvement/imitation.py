@@ -33,7 +33,7 @@ def imitate(
 ) -> Fitted:
     """Train ``network`` for ``settings.steps``, with fresh states and candidates ``settings.refreshes`` times."""
     data = DeviceData.of(dataset, device)
-    adam = Adam(settings.learning_rate, network)
+    adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
     rows = torch.arange(len(seeds), device=device).unsqueeze(1)
     starts = [round(i * settings.steps / settings.refreshes) for i in range(settings.refreshes)]
     targets: Targets | None = None
