@@ -68,22 +68,23 @@ def over_seeds(
     if len(shares) == 1:
         return [_run_here(job, shares[0], on_message)]
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        outbox = manager.Queue()
-        done = threading.Event()
-        listener = threading.Thread(target=_listen, args=(outbox, on_message, done), daemon=True)
-        listener.start()
-        try:
-            with ProcessPoolExecutor(len(shares), context, _start_worker, (outbox,)) as pool:
-                return list(pool.map(_run_in_worker, [job] * len(shares), shares))
-        except BrokenProcessPool:
-            raise SparError(
-                "a worker process was killed",
-                "most often memory ran out: set SPAR_WORKERS=1 or use fewer seeds a group",
-            ) from None
-        finally:
-            done.set()
-            listener.join()
+    outbox = context.Queue()
+    done = threading.Event()
+    listener = threading.Thread(target=_listen, args=(outbox, on_message, done), daemon=True)
+    listener.start()
+    try:
+        # Leaving the pool waits for the workers to end, and a worker ends once its messages are out.
+        with ProcessPoolExecutor(len(shares), context, _start_worker, (outbox,)) as pool:
+            return list(pool.map(_run_in_worker, [job] * len(shares), shares))
+    except BrokenProcessPool:
+        raise SparError(
+            "a worker process was killed",
+            "most often memory ran out: set SPAR_WORKERS=1 or use fewer seeds a group",
+        ) from None
+    finally:
+        done.set()
+        # A killed worker may leave half a message, on which the listener would wait for ever.
+        listener.join(timeout=5)
 
 
 def _share(seeds: list[int], workers: int) -> list[list[int]]:
