@@ -10,6 +10,10 @@ dimension, and a latent :math:`z`:
 :math:`\rho_d` is ``radius_margin`` times a high quantile of :math:`|r_d|` over the training steps. The box
 it spans, against the whole action box, is the contraction of the search space.
 
+:math:`a_b` is the anchor's deterministic action, or with ``base: sample`` a draw of it, so that G knows what to do
+beside every action that a stochastic anchor may give. An anchor that can look its training data up answers
+without the step's own episode (``Anchor.act_on_steps``), or its residuals, and with them the radius, would vanish.
+
 Source: "residual regression" in SPAR (arXiv 2605.27877); that the model is a conditional VAE (Sohn et al.
 2015), its radius and its loss are this project's reading.
 """
@@ -17,6 +21,7 @@ Source: "residual regression" in SPAR (arXiv 2605.27877); that the model is a co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -29,7 +34,7 @@ from spar_core.fitted import Fitted
 from spar_core.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
 from spar_core.randomness import Minibatches, normal, streams
 from spar_core.reporter import Reporter, is_curve_point
-from spar_core.settings import Settings
+from spar_core.settings import Settings, parse
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)
@@ -43,9 +48,20 @@ class ResidualSettings(Settings):
     hidden: tuple[PositiveInt, ...] = (256, 256)
     latent_per_action: float = Field(2.0, gt=0)
     beta: float = Field(0.05, ge=0)
+    base: Literal["action", "sample"] = "action"
     radius_quantile: float = Field(0.99, gt=0, le=1)
     radius_margin: float = Field(1.1, gt=0)
     radius_floor: float = Field(0.01, gt=0)
+
+
+def settings_for(anchor: str, common: Mapping[str, Any], anchors: Mapping[str, Any]) -> ResidualSettings:
+    """Settings of an anchor's residual model: the section ``residual``, with the anchor's own ``residual`` over it.
+
+    Raises:
+        SparError: a key is wrong.
+    """
+    own = (anchors.get(anchor) or {}).get("residual") or {}
+    return parse(ResidualSettings, {**common, **own}, f"params.yaml, residual of anchor '{anchor}'")
 
 
 class ResidualModel:
@@ -119,7 +135,8 @@ def fit_residual(
     n = len(seeds)
     data = DeviceData.of(dataset, device)
     train = torch.as_tensor(dataset.train_steps).to(device)
-    base = anchor.act_on_all(data.observations[data.index], n)
+    draws = streams(seeds, "residual/base") if settings.base == "sample" else None
+    base = anchor.act_on_data(data, n, draws)
     residuals = data.actions - base
     radius = learned_radius(residuals[:, train], settings)
     limit = radius.unsqueeze(1)

@@ -101,6 +101,8 @@ def kinds(family: str) -> list[str]:
 def tiny_settings(member: Any, **values: Any) -> Any:
     """Settings of a member, with budgets of a few steps wherever it has such a key."""
     small = {key: value for key, value in TINY.items() if key in member.Settings.model_fields}
+    if "callable" in member.Settings.model_fields and not {"onnx", "torch_export"} & values.keys():
+        small["callable"] = "tests.external_policy:act"
     return member.Settings(**{**small, **values})
 
 
@@ -184,7 +186,7 @@ class ConstantAnchor(Anchor):
         self.action = torch.tensor(action, dtype=torch.float32)
 
     @classmethod
-    def fit(cls, *args: Any) -> Fitted:
+    def clone(cls, *args: Any) -> Fitted:
         raise NotImplementedError
 
     @classmethod
@@ -221,8 +223,11 @@ class KnownCritic(Critic):
     def restore(cls, *args: Any) -> KnownCritic:
         raise NotImplementedError
 
-    def q(self, observations: Tensor, actions: Tensor) -> Tensor:
+    def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
         return self.function(observations, actions)
+
+    def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return observations.new_zeros(observations.shape[:2])
 
     def v(self, observations: Tensor) -> Tensor:
         return observations.new_zeros(observations.shape[:2])

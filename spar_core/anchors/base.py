@@ -4,38 +4,113 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from spar_core.anchors.knobs import training_data
+from spar_core.anchors.quality import measure
 from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
 from spar_core.networks import CHUNK
 from spar_core.reporter import Reporter
 from spar_core.settings import Settings as BaseSettings
 
 
+class AnchorSettings(BaseSettings):
+    """Knobs of quality that every anchor has; they change the data it is cloned from, and nothing else."""
+
+    data_share: float = Field(1.0, gt=0, le=1)
+    top_share: float = Field(1.0, gt=0, le=1)
+    label_noise: float = Field(0.0, ge=0)
+
+    def files(self) -> tuple[Path, ...]:
+        """Files outside the dataset that the anchor is made of: when one changes, the anchor is made anew."""
+        return ()
+
+
 class Anchor(ABC):
     """A behaviour-cloned policy, frozen: no parameter of it ever gets a gradient."""
 
-    Settings: ClassVar[type[BaseSettings]]
+    Settings: ClassVar[type[AnchorSettings]]
+    # Whether seeds are different anchors; not where nothing is drawn at random.
+    seeds_differ: ClassVar[bool] = True
+    # Whether samples differ from the deterministic action.
+    stochastic: ClassVar[bool] = False
+    # Whether :meth:`log_density` answers.
+    has_density: ClassVar[bool] = False
+
+    # --- fitting ---
 
     @classmethod
-    @abstractmethod
     def fit(
-        cls, dataset: Dataset, settings: BaseSettings, seeds: Sequence[int], report: Reporter, device: str
+        cls, dataset: Dataset, settings: AnchorSettings, seeds: Sequence[int], report: Reporter, device: str
     ) -> Fitted:
-        """Clone the behaviour of the dataset's training episodes, once a seed."""
+        """Clone the behaviour of the dataset's training episodes, once a seed, and measure how good the clone is.
+
+        The knobs of ``settings`` choose and spoil the data that are cloned; quality is measured on the held-out
+        episodes as they are.
+        """
+        seen = training_data(dataset, settings)
+        fitted = cls.clone(seen, settings, seeds, report, device)
+        anchor = cls.restore(settings, {name: value.to(device) for name, value in fitted.tensors.items()}, device)
+        fitted.metrics |= measure(anchor, dataset, seen, seeds, device)
+        return fitted
 
     @classmethod
     @abstractmethod
-    def restore(cls, settings: BaseSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Anchor:
-        """The frozen anchor of the tensors that :meth:`fit` returned."""
+    def clone(
+        cls, dataset: Dataset, settings: AnchorSettings, seeds: Sequence[int], report: Reporter, device: str
+    ) -> Fitted:
+        """Fit to the training episodes of ``dataset``, once a seed."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, settings: AnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Anchor:
+        """The frozen anchor of the tensors that :meth:`clone` returned."""
+
+    # --- acting ---
 
     @abstractmethod
     def act(self, observations: Tensor) -> Tensor:
         """Deterministic actions [S, B, A] in [-1, 1] for standardised observations [S, B, D]."""
+
+    def sample(self, observations: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Actions [S, B, A] in [-1, 1], one draw each from a generator a seed; :meth:`act` where there is no chance."""
+        return self.act(observations)
+
+    def log_density(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Log density [S, B] in nats of actions [S, B, A] in [-1, 1]; only where ``has_density``."""
+        raise NotImplementedError(f"{type(self).__name__} has no density")
+
+    # --- acting on the data ---
+
+    def act_on_steps(self, data: DeviceData, steps: Tensor) -> Tensor:
+        """Actions [S, B, A] at the dataset's own steps [S, B].
+
+        An anchor that can look its training data up must leave the step's own episode out here: its residuals
+        would vanish otherwise, and with them the radius.
+        """
+        return self.act(data.observations[data.index[steps]])
+
+    def sample_on_steps(self, data: DeviceData, steps: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The same as :meth:`act_on_steps`, for samples."""
+        return self.sample(data.observations[data.index[steps]], generators)
+
+    @torch.no_grad()
+    def act_on_data(self, data: DeviceData, seeds: int, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Actions [S, N, A] of every seed at every step, in chunks of fixed size; samples, given generators."""
+        parts = []
+        for chunk in torch.arange(len(data.actions), device=data.index.device).split(CHUNK):
+            steps = chunk.expand(seeds, -1)
+            parts.append(
+                self.act_on_steps(data, steps) if generators is None else self.sample_on_steps(data, steps, generators)
+            )
+        return torch.cat(parts, dim=1)
 
     @torch.no_grad()
     def act_on_all(self, observations: Tensor, seeds: int) -> Tensor:

@@ -27,6 +27,7 @@ class Dataset:
             the episode was cut (truncated), and values are bootstrapped through its end.
         heldout: [E] bool, episodes that no network is ever fitted to.
         scaler: the maps back to raw observations and actions.
+        numbers: [E] int64, what each episode is called in the whole dataset; None where this is the whole.
     """
 
     observations: np.ndarray
@@ -36,6 +37,22 @@ class Dataset:
     terminated: np.ndarray
     heldout: np.ndarray
     scaler: Scaler
+    numbers: np.ndarray | None = None
+
+    def of_episodes(self, keep: np.ndarray) -> Dataset:
+        """The dataset of the episodes that ``keep`` [E] bool marks, in their order, with the same scaler."""
+        rows = np.repeat(keep, self.lengths + 1)
+        steps = np.repeat(keep, self.lengths)
+        return Dataset(
+            self.observations[rows],
+            self.actions[steps],
+            self.rewards[steps],
+            self.lengths[keep],
+            self.terminated[keep],
+            self.heldout[keep],
+            self.scaler,
+            (np.arange(len(keep)) if self.numbers is None else self.numbers)[keep],
+        )
 
     @property
     def n_steps(self) -> int:
@@ -53,6 +70,11 @@ class Dataset:
     def episode(self) -> np.ndarray:
         """Episode number of each step, [N] int64."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @cached_property
+    def episode_number(self) -> np.ndarray:
+        """What each step's episode is called in the whole dataset, [N] int64."""
+        return self.episode if self.numbers is None else self.numbers[self.episode]
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -21,6 +21,7 @@ class DeviceData:
         rewards: [N], raw.
         alive: [N], 0 where the step ended in a terminal state, else 1 (also where the episode was cut).
         index: [N], the observation row of each step.
+        episode: [N], the number of each step's episode in the whole dataset.
     """
 
     observations: Tensor
@@ -28,6 +29,7 @@ class DeviceData:
     rewards: Tensor
     alive: Tensor
     index: Tensor
+    episode: Tensor
 
     @classmethod
     def of(cls, dataset: Dataset, device: str = "cpu") -> DeviceData:
@@ -40,6 +42,7 @@ class DeviceData:
             move(dataset.rewards),
             move((~dataset.step_terminated).astype(np.float32)),
             move(dataset.observation_index),
+            move(dataset.episode_number),
         )
 
     def at(self, steps: Tensor) -> tuple[Tensor, Tensor]:

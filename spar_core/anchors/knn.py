@@ -1,0 +1,107 @@
+r"""Nearest neighbours in state space: no training, only memory.
+
+.. math:: \pi(s) = \frac{1}{k} \sum_{i \in N_k(s)} a_i
+
+over the k steps of the memory whose standardised observations lie nearest (Euclidean distance). A sample is the
+action of one of them. The memory is a random part of the training steps, drawn once a seed.
+
+At the dataset's own steps the step's own episode is left out (``act_on_steps``): its neighbours in time lie closest,
+and with them the residuals, and their radius, would be those of a policy that knows the answer.
+
+Source: the nearest-neighbour rule (Cover and Hart 1967; for cloning as in VINN, Pari et al. 2022, with equal
+weights in place of a softmax of distances).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from spar_core.anchors.base import Anchor, AnchorSettings
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.fitted import Fitted
+from spar_core.randomness import stream
+from spar_core.reporter import Reporter
+
+# Rows whose distances to the whole memory are held at once.
+ROWS = 512
+
+
+class KNNAnchorSettings(AnchorSettings):
+    neighbours: PositiveInt = 5
+    memory: PositiveInt = 20_000
+
+
+class KNNAnchor(Anchor):
+    """For each seed, observations [M, D], actions [M, A] and episode numbers [M] of the memory."""
+
+    Settings = KNNAnchorSettings
+    stochastic = True
+
+    def __init__(self, neighbours: int, observations: Tensor, actions: Tensor, episodes: Tensor) -> None:
+        self.neighbours = min(neighbours, observations.shape[1])
+        # A copy a seed: where a matrix starts in memory decides how its products round.
+        self.observations = [row.clone() for row in observations]
+        self.actions, self.episodes = actions, episodes
+
+    @classmethod
+    def clone(
+        cls, dataset: Dataset, settings: KNNAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
+    ) -> Fitted:
+        train = torch.as_tensor(dataset.train_steps)
+        n = min(settings.memory, len(train))
+        picks = [train[torch.randperm(len(train), generator=stream(s, "anchor/memory"))[:n]] for s in seeds]
+        data = DeviceData.of(dataset)
+        chosen = [(*data.at(steps), data.episode[steps]) for steps in picks]
+        names = ("observations", "actions", "episodes")
+        return Fitted({name: torch.stack(rows) for name, rows in zip(names, zip(*chosen, strict=True), strict=True)})
+
+    @classmethod
+    def restore(cls, settings: KNNAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> KNNAnchor:
+        names = ("observations", "actions", "episodes")
+        return cls(settings.neighbours, *(tensors[name].to(device) for name in names))
+
+    @torch.no_grad()
+    def act(self, observations: Tensor) -> Tensor:
+        return self._neighbours(observations).mean(dim=2)
+
+    @torch.no_grad()
+    def sample(self, observations: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return _one_of(self._neighbours(observations), generators)
+
+    @torch.no_grad()
+    def act_on_steps(self, data: DeviceData, steps: Tensor) -> Tensor:
+        return self._neighbours(data.observations[data.index[steps]], data.episode[steps]).mean(dim=2)
+
+    @torch.no_grad()
+    def sample_on_steps(self, data: DeviceData, steps: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return _one_of(self._neighbours(data.observations[data.index[steps]], data.episode[steps]), generators)
+
+    def _neighbours(self, observations: Tensor, episodes: Tensor | None = None) -> Tensor:
+        """Actions [S, B, k, A] of the nearest steps; with ``episodes`` [S, B], none of the row's own episode."""
+        found = []
+        for row, memory in enumerate(self.observations):
+            half_squares = memory.square().sum(-1) / 2
+            parts = []
+            for start in range(0, observations.shape[1], ROWS):
+                here = observations[row, start : start + ROWS].clone()
+                # |s - m|^2 / 2 without the term that all candidates share.
+                distance = torch.addmm(half_squares, here, memory.T, alpha=-1.0)
+                if episodes is not None:
+                    own = episodes[row, start : start + ROWS].unsqueeze(1) == self.episodes[row]
+                    # All of a memory of one episode would be left out: then it stays.
+                    distance = distance.masked_fill(own & ~own.all(dim=1, keepdim=True), float("inf"))
+                parts.append(distance.topk(self.neighbours, largest=False, sorted=False).indices)
+            found.append(self.actions[row][torch.cat(parts)])
+        return torch.stack(found)
+
+
+def _one_of(actions: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One of k actions [S, B, k, A] each, [S, B, A]."""
+    picks = [torch.randint(actions.shape[2], actions.shape[1:2], generator=g) for g in generators]
+    index = torch.stack(picks).to(actions.device)[..., None, None].expand(-1, -1, 1, actions.shape[-1])
+    return actions.gather(2, index).squeeze(2)
