@@ -10,7 +10,8 @@ import torch
 
 from spar_core.critics.base import reward_scale
 from spar_core.critics.calibration import BEFORE_TERMINATION, calibrate
-from spar_core.critics.iql import IQLCritic, IQLSettings, expectile_loss, return_loss, td_loss
+from spar_core.critics.iql import IQLCritic, IQLSettings, expectile_loss, td_loss
+from spar_core.critics.warm_start import return_loss
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.errors import SparError
@@ -32,7 +33,7 @@ def linear_critic(observations: int, actions: int, *, q: tuple[list, list], v: l
     value = Stack(MLPShape(observations, (), 1), 1)
     value.parameters["0.weight"][0, :, 0] = torch.tensor(v)
     value.parameters["0.bias"].fill_(bias)
-    return IQLCritic(twins, value)
+    return IQLCritic(twins, value, IQLSettings())
 
 
 # --- losses ---
@@ -51,7 +52,7 @@ def three_ends():
 def test_td_targets_go_through_truncations_and_stop_at_terminations():
     dataset = three_ends()
     critic = linear_critic(1, 1, q=([0.5, 0.25], [0.1, -1.0]), v=[2.0], bias=7.0)
-    target = linear_critic(1, 1, q=([0.3, 2.0], [0.4, 1.0]), v=[0.0]).twins
+    target = linear_critic(1, 1, q=([0.3, 2.0], [0.4, 1.0]), v=[0.0]).networks
     settings = IQLSettings(hidden=(), layer_norm=False, discount=0.9, expectile=0.8)
     scale, here = 3.0, [0, 1, 3, 4, 5, 7]  # rows 2, 6 and 8 are last observations
     actions = dataset.actions[:, 0]
@@ -74,9 +75,9 @@ def test_td_targets_go_through_truncations_and_stop_at_terminations():
 def test_td_gradients_reach_q_and_v_but_not_through_the_backup_or_the_target():
     dataset = three_ends()
     critic = linear_critic(1, 1, q=([0.5, 0.25], [0.1, -1.0]), v=[2.0], bias=7.0)
-    target = critic.twins.copy()
+    target = critic.networks.copy()
     settings = IQLSettings(hidden=(), layer_norm=False)
-    leaves = [critic.twins.leaves["0.weight"], critic.state_value.leaves["0.weight"]]
+    leaves = [critic.networks.leaves["0.weight"], critic.state_value.leaves["0.weight"]]
     for leaf in leaves:
         leaf.requires_grad_()
     _, info = td_loss(critic, target, DeviceData.of(dataset), torch.arange(6).unsqueeze(0), 1.0, settings)

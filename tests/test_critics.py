@@ -73,6 +73,32 @@ def test_no_gradient_passes_through_a_restored_critic(fitted, kind):
     assert tensors and not any(t.requires_grad or t.grad is not None for t in tensors)
     assert not critic.q(observations_for(3), actions).requires_grad
     assert not critic.v(observations_for(3).requires_grad_()).requires_grad
+    assert not critic.uncertainty(observations_for(3), actions).requires_grad
+
+
+@every_critic
+def test_the_conservative_value_passes_a_gradient_to_the_actions_alone(fitted, kind):
+    critic, observations = restored(fitted, kind), observations_for(3)
+    actions = actions_for(3).requires_grad_()
+    values = critic.conservative_q(observations, actions)
+    assert torch.equal(values.detach(), critic.q(observations, actions))
+    (gradient,) = torch.autograd.grad(values.sum(), actions)
+    assert gradient.isfinite().all() and gradient.any()
+    assert not any(t.requires_grad or t.grad is not None for t in tensors_within(critic))
+    rows = slice(1, 2)
+    alone = actions_for(1).requires_grad_()
+    value = restored(fitted, kind, rows).conservative_q(observations[rows], alone)
+    assert torch.equal(torch.autograd.grad(value.sum(), alone)[0], gradient[rows])
+
+
+@every_critic
+def test_uncertainty_is_a_spread_and_conservatism_is_named(fitted, kind):
+    critic = restored(fitted, kind)
+    uncertainty = critic.uncertainty(observations_for(3), actions_for(3))
+    assert uncertainty.shape == (3, 9) and (uncertainty >= 0).all()
+    alone = restored(fitted, kind, slice(1, 2)).uncertainty(observations_for(1), actions_for(1))
+    assert torch.equal(alone[0], uncertainty[1])
+    assert isinstance(critic.conservatism, str) and critic.conservatism
 
 
 @every_critic
@@ -105,6 +131,7 @@ def test_a_restored_seed_gives_the_same_bits_alone(fitted, kind):
 def test_the_calibration_on_heldout_episodes_comes_with_it(fitted, kind):
     metrics = fitted[kind][2].metrics
     wanted = {"critic/gap_best_tenth", "critic/gap_before_termination", "critic/rank_correlation"}
+    wanted |= {"critic/uncertainty_heldout", "critic/uncertainty_random"}
     assert wanted <= metrics.keys()
     assert all(len(values) == 3 for values in metrics.values())
 
@@ -118,6 +145,60 @@ def test_values_of_logged_actions_in_chunks_are_the_values(fitted, kind):
     observations, actions = data.at(steps)
     direct = critic.q(observations.expand(3, -1, -1), actions.expand(3, -1, -1))
     assert torch.equal(values_at(critic, data, steps, 3), direct)
+
+
+@every_critic
+def test_heldout_episodes_are_never_fitted_to(fitted, kind):
+    member, settings, result = fitted[kind]
+    spoiled = toy_dataset()
+    steps = spoiled.heldout_steps
+    spoiled.rewards[steps] = 100.0
+    spoiled.actions[steps] *= -1
+    spoiled.observations[spoiled.observation_index[steps]] += 5.0
+    tensors = member.fit(spoiled, settings, SEEDS, Reporter(SEEDS), "cpu").tensors
+    assert all(torch.equal(value, result.tensors[name]) for name, value in tensors.items())
+
+
+@every_critic
+def test_curves_name_the_critic_and_reach_the_last_step(fitted, kind):
+    _, settings, result = fitted[kind]
+    total = getattr(settings, "warm_start_steps", 0) + settings.steps
+    assert all(name.startswith("critic/") for _, _, name, _ in result.curves)
+    assert max(step for step, *_ in result.curves) == total
+    assert {seed for _, seed, *_ in result.curves} == set(SEEDS)
+
+
+@every_critic
+@pytest.mark.parametrize("budget", [{"warm_start_steps": 0}, {"steps": 0}], ids=str)
+def test_either_half_of_the_budget_can_be_left_out(kind, budget):
+    member = load_member("critic", kind)
+    if not budget.keys() <= member.Settings.model_fields.keys():
+        pytest.skip("it has no such half")
+    result = member.fit(toy_dataset(), tiny_settings(member, **budget), (0,), Reporter((0,)), "cpu")
+    assert all(value.isfinite().all() for value in result.tensors.values())
+    assert any(name.startswith("critic/warm_start") for _, _, name, _ in result.curves) == (
+        "steps" in budget and kind != "returns"
+    )
+
+
+@every_critic
+def test_divergence_is_one_clear_line(kind):
+    member = load_member("critic", kind)
+    values = {"learning_rate": 1e4, "steps": 50, "hidden": (32,), "layer_norm": False}
+    if "warm_start_steps" in member.Settings.model_fields:
+        values["warm_start_steps"] = 0
+    with pytest.raises(SparError, match=r"the critic diverged: .* beyond what rewards allow; lower its learning_rate"):
+        member.fit(toy_dataset(), tiny_settings(member, **values), SEEDS, Reporter(SEEDS), "cpu")
+
+
+@every_critic
+def test_a_diverging_warm_start_is_stopped_too(kind):
+    member = load_member("critic", kind)
+    values = {"learning_rate": 1e4, "steps": 50, "hidden": (32,), "layer_norm": False}
+    if "warm_start_steps" in member.Settings.model_fields:
+        values["warm_start_steps"] = 50
+    with pytest.raises(SparError, match=r"the critic diverged: its error to observed returns"):
+        member.fit(toy_dataset(), tiny_settings(member, **values), SEEDS, Reporter(SEEDS), "cpu")
 
 
 @every_critic

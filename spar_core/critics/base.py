@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
@@ -18,6 +19,8 @@ class Critic(ABC):
     """Values are in scaled reward units (see :func:`reward_scale`); only their differences matter to SPAR."""
 
     Settings: ClassVar[type[BaseSettings]]
+    # In a few words, what makes Q_c conservative, such as "minimum of two networks".
+    conservatism: ClassVar[str]
 
     @classmethod
     @abstractmethod
@@ -32,12 +35,24 @@ class Critic(ABC):
         """The frozen critic of the tensors that :meth:`fit` returned."""
 
     @abstractmethod
+    def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q_c [S, B] of actions [S, B, A] at standardised observations [S, B, D], differentiable in the actions.
+
+        For comparators that take a value gradient. Everything else asks :meth:`q`.
+        """
+
+    @torch.no_grad()
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Conservative values Q_c [S, B] of actions [S, B, A] at standardised observations [S, B, D]."""
+        """Q_c [S, B], without a gradient."""
+        return self.conservative_q(observations, actions)
+
+    @abstractmethod
+    def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Standard deviation of the critic's own networks [S, B], in units of Q_c; 0 where there is one network."""
 
     @abstractmethod
     def v(self, observations: Tensor) -> Tensor:
-        """State values [S, B]."""
+        """State values [S, B], without a gradient."""
 
 
 def reward_scale(dataset: Dataset, return_range: float) -> float:

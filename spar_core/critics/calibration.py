@@ -9,6 +9,8 @@ it does not certify.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns, last_observations
 from spar_core.networks import CHUNK
+from spar_core.randomness import stream
 
 # The last steps before a fall that count as "shortly before".
 BEFORE_TERMINATION = 20
@@ -54,13 +57,35 @@ def calibrate(
     return gaps
 
 
-@torch.no_grad()
+def uncertainty_levels(critic: Critic, dataset: Dataset, data: DeviceData, seeds: int) -> dict[str, list[float]]:
+    """Mean uncertainty at held-out observations, one value a seed: of the logged actions, and of uniformly drawn
+    ones, which are the same for every seed. Only a critic that doubts the second more can tell data from others."""
+    steps = torch.as_tensor(dataset.heldout_steps)
+    uniform = torch.rand(len(steps), dataset.action_size, generator=stream(0, "critic/uncertainty_random")) * 2 - 1
+    everywhere = torch.zeros_like(data.actions)
+    steps = steps.to(everywhere.device)
+    everywhere[steps] = uniform.to(everywhere.device)
+    levels = {
+        "critic/uncertainty_heldout": _in_chunks(critic.uncertainty, data, steps, data.actions, seeds),
+        "critic/uncertainty_random": _in_chunks(critic.uncertainty, data, steps, everywhere, seeds),
+    }
+    return {name: [_mean(row.astype(np.float64)) for row in rows.cpu().numpy()] for name, rows in levels.items()}
+
+
 def values_at(critic: Critic, data: DeviceData, steps: Tensor, seeds: int) -> Tensor:
     """Q_c of logged actions, [S, n], in chunks."""
+    return _in_chunks(critic.q, data, steps, data.actions, seeds)
+
+
+@torch.no_grad()
+def _in_chunks(
+    function: Callable[[Tensor, Tensor], Tensor], data: DeviceData, steps: Tensor, actions: Tensor, seeds: int
+) -> Tensor:
+    """``function`` at the observations of the steps [n] and their rows of ``actions`` [N, A], for all seeds: [S, n]."""
     parts = []
     for chunk in steps.split(CHUNK):
-        observations, actions = data.at(chunk)
-        parts.append(critic.q(observations.expand(seeds, -1, -1), actions.expand(seeds, -1, -1)))
+        observations = data.observations[data.index[chunk]]
+        parts.append(function(observations.expand(seeds, -1, -1), actions[chunk].expand(seeds, -1, -1)))
     return torch.cat(parts, dim=1)
 
 

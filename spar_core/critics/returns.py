@@ -1,0 +1,46 @@
+r"""Regression on observed discounted returns, and nothing else (Monte Carlo).
+
+.. math::
+   L = \mathbb{E} \Big[ \sum_i \big( Q_i(s_t, a_t) - R_t \big)^2 + \big( V(s_t) - R_t \big)^2 \Big],
+   \quad R_t = \sum_{k=t}^{T-1} \gamma^{k-t} r_k + \gamma^{T-t} (1 - \mathrm{terminated}) V(s_T)
+
+Source: the plainest value estimate there is; as the critic of weighted regression it is that of Peng et al. 2019
+(AWR, arXiv 1910.00177). Deviation: truncated tails are continued by V, as the warm start of the other
+critics does it (:mod:`spar_core.critics.warm_start`, which this is): half of the steps see nearly whole returns
+only, the other half all, with the tails as V stood between the halves.
+
+On data of several policies it credits an action with what the policy that took it did later.
+The conservative value is :math:`Q_c = \min_i Q_i` of twins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
+from spar_core.critics.warm_start import warm_start
+from spar_core.data.dataset import Dataset
+from spar_core.fitted import Fitted
+from spar_core.networks import Adam
+from spar_core.reporter import Reporter
+
+
+class ReturnsSettings(StackedSettings):
+    pass
+
+
+class ReturnsCritic(StackedCritic):
+    """Twin Q networks and a V network, S seeds side by side."""
+
+    Settings = ReturnsSettings
+    conservatism = "minimum of two networks, of observed returns"
+
+    @classmethod
+    def fit(
+        cls, dataset: Dataset, settings: ReturnsSettings, seeds: Sequence[int], report: Reporter, device: str
+    ) -> Fitted:
+        problem = Problem.of(dataset, settings, seeds, device)
+        critic = cls.fresh(problem)
+        adam = Adam(settings.learning_rate, critic.networks, critic.state_value)
+        warm_start(critic, problem, settings.steps, adam, report)
+        return critic.finish(problem, report)

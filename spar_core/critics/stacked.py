@@ -1,0 +1,145 @@
+"""A critic made of Q networks and V networks: its values, its tensors, and what fitting one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar, Self
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from spar_core.critics.base import Critic, reward_scale
+from spar_core.critics.calibration import calibrate, uncertainty_levels
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.fitted import Fitted
+from spar_core.networks import MLPShape, Stack
+from spar_core.randomness import streams
+from spar_core.reporter import Reporter
+from spar_core.settings import Settings
+
+
+class StackedSettings(Settings):
+    """What every critic of networks asks for."""
+
+    steps: NonNegativeInt = 10_000
+    batch_size: PositiveInt = 256
+    learning_rate: float = Field(3e-4, gt=0)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    layer_norm: bool = True
+    discount: float = Field(0.99, ge=0, lt=1)
+    return_range: float = Field(1000.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a critic is fitted to: the data, rewards times ``scale``, for S seeds."""
+
+    dataset: Dataset
+    data: DeviceData
+    scale: float
+    settings: StackedSettings
+    seeds: Sequence[int]
+
+    @classmethod
+    def of(cls, dataset: Dataset, settings: StackedSettings, seeds: Sequence[int], device: str) -> Problem:
+        scale = reward_scale(dataset, settings.return_range)
+        return cls(dataset, DeviceData.of(dataset, device), scale, settings, seeds)
+
+    @property
+    def device(self) -> str:
+        return str(self.data.observations.device)
+
+
+class StackedCritic(Critic):
+    """Q networks and V networks of S seeds, side by side; by default twin Q, one V, and Q_c the smaller Q."""
+
+    Settings = StackedSettings
+    conservatism = "minimum of two networks"
+    # What the Q networks are called in saved tensors.
+    stack_name: ClassVar[str] = "twins"
+
+    def __init__(self, networks: Stack, state_value: Stack, settings: StackedSettings) -> None:
+        self.networks, self.state_value, self.settings = networks, state_value, settings
+
+    @classmethod
+    def counts(cls, settings: StackedSettings) -> tuple[int, int]:
+        """How many Q networks and how many V networks a seed has."""
+        return 2, 1
+
+    # --- values ---
+
+    def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return q_values(self.networks, observations, actions).min(dim=1).values
+
+    @torch.no_grad()
+    def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return spread_of(q_values(self.networks, observations, actions))
+
+    @torch.no_grad()
+    def v(self, observations: Tensor) -> Tensor:
+        return mean_of(v_values(self.state_value, observations))
+
+    # --- making, saving, restoring ---
+
+    @classmethod
+    def fresh(cls, problem: Problem) -> Self:
+        """The critic before its first step."""
+        settings, seeds, dataset = problem.settings, problem.seeds, problem.dataset
+        o, a, (q, v) = dataset.observation_size, dataset.action_size, cls.counts(settings)
+        networks = Stack(MLPShape(o + a, settings.hidden, 1, settings.layer_norm), q * len(seeds), problem.device)
+        state_value = Stack(MLPShape(o, settings.hidden, 1, settings.layer_norm), v * len(seeds), problem.device)
+        networks.initialise(streams(seeds, f"critic/{cls.stack_name}"))
+        state_value.initialise(streams(seeds, "critic/state_value"))
+        return cls(networks, state_value, settings)
+
+    def finish(self, problem: Problem, report: Reporter) -> Fitted:
+        """Tensors and final metrics."""
+        dataset, data, n = problem.dataset, problem.data, len(problem.seeds)
+        metrics = calibrate(self, dataset, data, problem.settings.discount, problem.scale, n)
+        metrics.update(uncertainty_levels(self, dataset, data, n))
+        metrics["critic/reward_scale"] = [problem.scale] * n
+        tensors = {**self.networks.state(self.stack_name, n), **self.state_value.state("state_value", n)}
+        return Fitted(tensors, metrics, report.rows)
+
+    @classmethod
+    def restore(cls, settings: StackedSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
+        def stack(name: str) -> Stack:
+            inputs = tensors[f"{name}.0.weight"].shape[-2]
+            return Stack.restore(MLPShape(inputs, settings.hidden, 1, settings.layer_norm), tensors, name, device)
+
+        return cls(stack(cls.stack_name), stack("state_value"), settings)
+
+
+def q_values(networks: Stack, observations: Tensor, actions: Tensor) -> Tensor:
+    """Values of every Q network, [S, M, B]."""
+    return v_values(networks, torch.cat([observations, actions], dim=-1))
+
+
+def v_values(networks: Stack, inputs: Tensor) -> Tensor:
+    """Outputs of every network of each seed at the inputs [S, B, D] of that seed: [S, M, B]."""
+    n, batch = inputs.shape[:2]
+    each = networks.n // n
+    # A stack of copies, not an expansion: gradients of the copies are then added one by one (see mean_of).
+    copies = torch.stack([inputs] * each, dim=1).flatten(0, 1)
+    return networks(copies).squeeze(-1).view(n, each, batch)
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Mean over the networks of [S, M, B], [S, B].
+
+    Networks are added one by one: the order of a reduction's sum may depend on how many seeds lie side by side.
+    """
+    networks = values.unbind(1)
+    return reduce(torch.add, networks) / len(networks)
+
+
+def spread_of(values: Tensor) -> Tensor:
+    """Standard deviation over the networks of [S, M, B], [S, B]; where it is 0, so is its gradient."""
+    mean = mean_of(values)
+    variance = mean_of(torch.stack([(network - mean).square() for network in values.unbind(1)], dim=1))
+    some = variance > 0
+    return torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)
