@@ -14,11 +14,13 @@ from spar_core.errors import SparError
 from spar_core.fitted import WEIGHTS, load_tensors
 from spar_core.improvement import imitation
 from spar_core.improvement.awr import AWR, AWRSettings, advantage_weights
+from spar_core.improvement.awr_scratch import AWRFromScratch
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.best_of_n import BestOfN
-from spar_core.improvement.candidates import CandidateSettings, weighted_targets
+from spar_core.improvement.candidates import CandidateSettings, ProjSettings, weighted_targets
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
+from spar_core.improvement.value_gradient import ValueGradient, value_gradient_loss
 from spar_core.members import load_member, parse_variant
 from spar_core.randomness import normal, stream
 from spar_core.reporter import Reporter
@@ -38,25 +40,40 @@ from tests.fakes import (
 )
 
 SEEDS = (0, 3, 5)
-every_rule = pytest.mark.parametrize("kind", kinds("improvement"))
+# Every kind with its defaults, and with the settings that change what it is.
+RULES: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in kinds("improvement")} | {
+    "value_gradient in actions": ("value_gradient", {"space": "action"}),
+    "value_gradient of the state": ("value_gradient", {"inputs": "state"}),
+    "spar_mlp of the state": ("spar_mlp", {"inputs": "state"}),
+    "spar_proj of the state": ("spar_proj", {"inputs": "state"}),
+    "spar_proj in rounds": ("spar_proj", {"recentre": True}),
+    "awr of the state": ("awr", {"inputs": "state"}),
+}
+OWN_POLICIES = ("awr_scratch", "value_gradient in actions")
+CLIMBERS = [rule for rule, (kind, _) in RULES.items() if load_member("improvement", kind).takes_value_gradient]
+every_rule = pytest.mark.parametrize("variant", RULES)
 every_imitation = pytest.mark.parametrize("member", [SparMLP, SparProj])
 
 
-def fit(kind, seeds, dataset, frozen, **values):
-    member = load_member("improvement", kind) if isinstance(kind, str) else kind
+def fit(rule, seeds, dataset, frozen, **values):
+    """Fit a member, a kind, or an entry of RULES."""
+    member = rule
+    if isinstance(rule, str):
+        kind, overrides = RULES[rule]
+        member, values = load_member("improvement", kind), {**overrides, **values}
     settings = tiny_settings(member, **values)
     return member, settings, member.fit(dataset, frozen, settings, seeds, Reporter(seeds), "cpu")
 
 
 @pytest.fixture(scope="module")
 def fitted(toy, parts):
-    return {kind: fit(kind, SEEDS, toy, parts.frozen(SEEDS)) for kind in kinds("improvement")}
+    return {variant: fit(variant, SEEDS, toy, parts.frozen(SEEDS)) for variant in RULES}
 
 
 @pytest.fixture
 def policy(fitted, parts):
-    def restore(kind, seeds=SEEDS):
-        member, settings, result = fitted[kind]
+    def restore(variant, seeds=SEEDS):
+        member, settings, result = fitted[variant]
         rows = [SEEDS.index(seed) for seed in seeds]
         return member.restore(parts.frozen(seeds), settings, {k: v[rows] for k, v in result.tensors.items()})
 
@@ -67,8 +84,8 @@ def policy(fitted, parts):
 
 
 @every_rule
-def test_actions_have_their_shape_lie_in_the_box_and_repeat(policy, kind):
-    rule = policy(kind)
+def test_actions_have_their_shape_lie_in_the_box_and_repeat(policy, variant):
+    rule = policy(variant)
     for scale in (1.0, 1e3):
         observations = observations_for(3, scale=scale)
         actions = rule.act(observations)
@@ -78,20 +95,20 @@ def test_actions_have_their_shape_lie_in_the_box_and_repeat(policy, kind):
 
 
 @every_rule
-def test_an_action_depends_on_its_own_observation_and_seed_only(policy, kind):
-    rule, observations = policy(kind), observations_for(3)
+def test_an_action_depends_on_its_own_observation_and_seed_only(policy, variant):
+    rule, observations = policy(variant), observations_for(3)
     together = rule.act(observations)
     for i in (0, 4):
         torch.testing.assert_close(rule.act(observations[:, i : i + 1])[:, 0], together[:, i], rtol=1e-5, atol=1e-5)
     moved = observations.clone()
     moved[1] += 1.0
     assert torch.equal(rule.act(moved)[[0, 2]], together[[0, 2]])
-    assert torch.equal(policy(kind, (3,)).act(observations[:1])[0], together[1])
+    assert torch.equal(policy(variant, (3,)).act(observations[:1])[0], together[1])
 
 
-@every_rule
-def test_corrections_stay_within_the_radius(policy, parts, kind):
-    rule, observations = policy(kind), observations_for(3, 50, scale=5.0)
+@pytest.mark.parametrize("variant", [rule for rule in RULES if rule not in OWN_POLICIES])
+def test_corrections_stay_within_the_radius(policy, parts, variant):
+    rule, observations = policy(variant), observations_for(3, 50, scale=5.0)
     base = rule.frozen.anchor.act(observations)
     radius = rule.frozen.residual.radius.unsqueeze(1)
     with torch.no_grad():
@@ -100,10 +117,10 @@ def test_corrections_stay_within_the_radius(policy, parts, kind):
 
 
 @every_rule
-def test_frozen_parts_stay_frozen_while_a_rule_is_fitted(toy, parts, kind):
+def test_frozen_parts_stay_frozen_while_a_rule_is_fitted(toy, parts, variant):
     frozen = parts.frozen(SEEDS)
     before = [t.clone() for t in tensors_within(frozen)]
-    fit(kind, SEEDS, toy, frozen)
+    fit(variant, SEEDS, toy, frozen)
     after = list(tensors_within(frozen))
     assert len(after) > 10
     for old, new in zip(before, after, strict=True):
@@ -111,32 +128,32 @@ def test_frozen_parts_stay_frozen_while_a_rule_is_fitted(toy, parts, kind):
 
 
 @every_rule
-def test_a_restored_rule_is_frozen(policy, kind):
-    rule = policy(kind)
+def test_a_restored_rule_is_frozen(policy, variant):
+    rule = policy(variant)
     assert not any(t.requires_grad or t.grad is not None for t in tensors_within(rule))
     assert not rule.act(observations_for(3).requires_grad_()).requires_grad
 
 
 @every_rule
-def test_saving_and_restoring_gives_the_same_policy(fitted, policy, parts, kind, tmp_path):
-    member, settings, result = fitted[kind]
+def test_saving_and_restoring_gives_the_same_policy(fitted, policy, parts, variant, tmp_path):
+    member, settings, result = fitted[variant]
     result.write(tmp_path)
     assert all(value.shape[0] == 3 for value in result.tensors.values())
     again = member.restore(parts.frozen(SEEDS), settings, load_tensors(tmp_path / WEIGHTS))
     observations = observations_for(3)
-    assert torch.equal(again.act(observations), policy(kind).act(observations))
+    assert torch.equal(again.act(observations), policy(variant).act(observations))
 
 
 @every_rule
 @pytest.mark.parametrize("seeds", [(3,), (5, 3)], ids=str)
-def test_a_seed_is_the_same_to_the_last_bit_alone_and_beside_others(toy, parts, fitted, kind, seeds):
-    _, _, part = fit(kind, seeds, toy, parts.frozen(seeds))
-    assert_same_seed(part, seeds.index(3), fitted[kind][2], 1, 3)
+def test_a_seed_is_the_same_to_the_last_bit_alone_and_beside_others(toy, parts, fitted, variant, seeds):
+    _, _, part = fit(variant, seeds, toy, parts.frozen(seeds))
+    assert_same_seed(part, seeds.index(3), fitted[variant][2], 1, 3)
 
 
 @every_rule
-def test_a_rule_that_acts_without_the_critic_never_needs_it_to_act(fitted, parts, kind):
-    member, settings, result = fitted[kind]
+def test_a_rule_that_acts_without_the_critic_never_needs_it_to_act(fitted, parts, variant):
+    member, settings, result = fitted[variant]
     frozen = parts.frozen(SEEDS)
     rule = member.restore(Frozen(frozen.anchor, frozen.residual, None), settings, result.tensors)
     if member.acts_with_critic:
@@ -150,8 +167,12 @@ class Leak(Exception):
     pass
 
 
-@every_rule
-def test_no_value_gradient_reaches_a_policy(toy, parts, kind):
+def test_value_gradients_are_for_comparators_alone():
+    assert {RULES[rule][0] for rule in CLIMBERS} == {"value_gradient"}
+
+
+@pytest.mark.parametrize("variant", [rule for rule in RULES if rule not in CLIMBERS])
+def test_no_value_gradient_reaches_a_policy(toy, parts, variant):
     """The critic is asked without gradients only, and nothing ever flows back into its answers."""
     frozen, asked = parts.frozen(SEEDS), []
     parameter = torch.ones((), requires_grad=True)
@@ -170,18 +191,38 @@ def test_no_value_gradient_reaches_a_policy(toy, parts, kind):
         return value
 
     spied = Frozen(frozen.anchor, frozen.residual, KnownCritic(differentiable))
-    member, settings, result = fit(kind, SEEDS, toy, spied)
+    member, settings, result = fit(variant, SEEDS, toy, spied)
     member.restore(spied, settings, result.tensors).act(observations_for(3))
     assert parameter.grad is None
     assert not any(asked), "the critic was asked with gradients on"
-    assert bool(asked) == (kind != "anchor"), "the rule does ask the critic"
+    assert bool(asked) == (variant != "anchor"), "the rule does ask the critic"
     plain = Frozen(frozen.anchor, frozen.residual, KnownCritic(frozen.critic.q))
-    _, _, expected = fit(kind, SEEDS, toy, plain)
+    _, _, expected = fit(variant, SEEDS, toy, plain)
     for name, value in expected.tensors.items():
         assert torch.equal(result.tensors[name], value), "an attached gradient changes nothing"
 
 
-@every_rule
+@pytest.mark.parametrize("variant", CLIMBERS)
+def test_a_value_gradient_reaches_the_action_and_stops_short_of_the_critic(toy, parts, variant):
+    frozen, flowed = parts.frozen(SEEDS), []
+    parameter = torch.ones((), requires_grad=True)
+
+    def differentiable(observations, actions):
+        value = parameter * frozen.critic.conservative_q(observations, actions)
+        if torch.is_grad_enabled():
+            assert not observations.requires_grad
+            actions.register_hook(lambda gradient: flowed.append(gradient.abs().max().item()))
+        return value
+
+    spied = Frozen(frozen.anchor, frozen.residual, KnownCritic(differentiable))
+    _, settings, result = fit(variant, SEEDS, toy, spied)
+    assert len(flowed) == settings.steps and min(flowed) > 0, "every step follows it"
+    assert parameter.grad is None
+    without = fit(variant, SEEDS, toy, spied, q_weight=0.0)[2].tensors
+    assert not torch.equal(result.tensors["network.0.bias"], without["network.0.bias"])
+
+
+@pytest.mark.parametrize("kind", kinds("improvement"))
 def test_a_misspelt_setting_is_refused_with_the_nearest(kind):
     member = load_member("improvement", kind)
     for field in member.Settings.model_fields:
@@ -240,6 +281,28 @@ def test_spar_proj_at_step_zero_decodes_the_zero_latent(toy, parts, monkeypatch)
     assert torch.equal(seen["correction"], (base + decoded).clamp(-1, 1) - base)
     rule = member.restore(frozen, settings, result.tensors)
     assert torch.equal(rule.act(observations), (base + ((base + decoded).clamp(-1, 1) - base)).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("kind", ["spar_mlp", "spar_proj", "awr", "value_gradient"])
+def test_a_network_of_the_state_does_not_see_the_anchor(policy, kind):
+    observations, base = observations_for(3), policy(kind).frozen.anchor.act(observations_for(3))
+    for variant, sees in ((kind, True), (f"{kind} of the state", False)):
+        rule = policy(variant)
+        answer = rule.latent if kind == "spar_proj" else rule.correction
+        assert torch.equal(answer(observations, base), answer(observations, base + 0.1)) != sees
+
+
+@pytest.mark.parametrize("variant", OWN_POLICIES)
+def test_a_policy_of_its_own_takes_nothing_from_the_anchor(toy, parts, fitted, policy, variant):
+    frozen = parts.frozen(SEEDS)
+    other = Frozen(ConstantAnchor([0.7, -0.9, 0.2]), LinearDecoder([[0.1]] * 3, 3, 0.01), frozen.critic)
+    member, settings, result = fit(variant, SEEDS, toy, other)
+    for name, value in fitted[variant][2].tensors.items():
+        assert torch.equal(result.tensors[name], value)
+    observations = observations_for(3)
+    elsewhere = member.restore(other, settings, result.tensors).act(observations)
+    torch.testing.assert_close(elsewhere, policy(variant).act(observations), rtol=0, atol=1e-6)
+    assert (elsewhere - torch.tensor([0.7, -0.9, 0.2])).abs().max() > 0.1, "no radius holds it"
 
 
 # --- candidates, weights, barycentres ---
@@ -388,6 +451,11 @@ def test_sigma_is_of_the_seed_alone():
     assert both.spread[1] > 50 * both.spread[0]
 
 
+def test_a_single_candidate_has_no_spread_and_is_refused():
+    with pytest.raises(SparError, match="candidates = 1 is not valid"):
+        parse_variant("improvement", {"mine": {"kind": "spar_mlp", "candidates": 1}}, "mine")
+
+
 def test_a_refresh_draws_new_states_and_new_latents():
     frozen = known(quadratic((0.9, 0.3), 20.0))
     first, second, again = (targets_of(frozen, refresh=r) for r in (0, 1, 0))
@@ -410,13 +478,84 @@ def test_states_are_training_states_and_no_more_than_there_are():
 def test_training_refreshes_as_often_as_it_is_told(toy, parts, monkeypatch, member, refreshes):
     drawn = []
 
-    def spy(dataset, data, frozen, settings, seeds, refresh):
+    def spy(dataset, data, frozen, settings, seeds, refresh, centre):
+        assert centre is None
         drawn.append(refresh)
         return weighted_targets(dataset, data, frozen, settings, seeds, refresh)
 
     monkeypatch.setattr(imitation, "weighted_targets", spy)
     fit(member, SEEDS, toy, parts.frozen(SEEDS), refreshes=refreshes)
     assert drawn == list(range(refreshes))
+
+
+# --- rounds about the policy ---
+
+
+def test_rounds_draw_latents_within_trust_of_the_policy_and_inside_the_box(monkeypatch):
+    frozen, decoded = known(quadratic((0.9, 0.3), 20.0)), []
+    decode = LinearDecoder.decode
+    monkeypatch.setattr(LinearDecoder, "decode", lambda *args: decoded.append(args[-1]) or decode(*args))
+    options = {"candidates": 4, "states": 50, "recentre_std": 0.4, "trust": 0.3, "refreshes": 2}
+    settings, dataset = ProjSettings(**options, recentre=True), plane()
+    centre = torch.stack([torch.linspace(0.8, 1.0, 50), torch.full((50,), -0.2)], dim=1)
+
+    def at_centre(observations, base):
+        assert observations.shape == base.shape == (1, 50, 2)
+        return centre.unsqueeze(0)
+
+    found = weighted_targets(dataset, DeviceData.of(dataset), frozen, settings, (0,), 1, at_centre).latent[0]
+    draws = normal([stream(0, "latents/1")], 200, 2)[0].view(50, 4, 2)
+    latents = decoded[0][0].view(50, 4, 2)
+    steps = latents - centre.unsqueeze(1)
+    torch.testing.assert_close(latents, (centre.unsqueeze(1) + (0.4 * draws).clamp(-0.3, 0.3)).clamp(-1, 1))
+    assert steps.abs().max() == pytest.approx(0.3) and latents.max() == 1.0
+    assert latents[..., 1].min() == pytest.approx(-0.5) and latents[..., 1].max() == pytest.approx(0.1)
+    assert (found - centre).abs().max() <= 0.3
+
+
+def test_rounds_reach_further_than_single_shots_and_step_no_further_than_trust(monkeypatch):
+    # The optimum lies at z = (3, 0), where hardly a draw about 0 falls, and inside the box of 4.
+    frozen = known(quadratic((0.3, 0.0), 50.0), jacobian=[[0.1, 0.0], [0.0, 0.1]], anchor=(0.0, 0.0))
+    dataset, steps = plane(), []
+
+    def spy(dataset, data, frozen, settings, seeds, refresh, centre):
+        assert (centre is None) == (refresh == 0 or not settings.recentre)
+        found = weighted_targets(dataset, data, frozen, settings, seeds, refresh, centre)
+        if centre is not None:
+            steps.append((found.latent - centre(found.observations, found.base)).abs().max().item())
+        return found
+
+    monkeypatch.setattr(imitation, "weighted_targets", spy)
+    reached = {}
+    for recentre in (False, True):
+        settings = ProjSettings(
+            **{"steps": 500, "batch_size": 32, "hidden": (16,), "learning_rate": 5e-3, "cosine_decay": False},
+            **{"latent_clip": 4.0, "candidates": 16, "states": 100, "refreshes": 10, "tau": 0.3},
+            **{"recentre": recentre, "recentre_std": 0.4, "trust": 0.6},
+        )
+        result = SparProj.fit(dataset, frozen, settings, (0,), Reporter((0,)), "cpu")
+        rule = SparProj.restore(frozen, settings, result.tensors)
+        observations = torch.as_tensor(dataset.observations).unsqueeze(0)
+        reached[recentre] = rule.latent(observations, torch.zeros_like(observations))[0].mean(0)
+    assert reached[False][0] < 1.8 and reached[True][0] == pytest.approx(3.0, abs=0.3)
+    assert abs(reached[True][1]) < 0.2
+    assert len(steps) == 9 and max(steps) <= 0.6 + 1e-6
+
+
+def test_a_first_round_and_rounds_switched_off_draw_as_ever(toy, parts, fitted):
+    frozen, expected = parts.frozen(SEEDS), fitted["spar_proj"][2].tensors
+    off = fit("spar_proj", SEEDS, toy, frozen, recentre_std=3.0, trust=0.1)[2].tensors
+    assert all(torch.equal(off[name], value) for name, value in expected.items())
+    settings = fitted["spar_proj in rounds"][1]
+    first = weighted_targets(toy, DeviceData.of(toy), frozen, settings, SEEDS, 0)
+    plain = weighted_targets(toy, DeviceData.of(toy), frozen, fitted["spar_mlp"][1], SEEDS, 0)
+    assert torch.equal(first.latent, plain.latent)
+    assert not torch.equal(fitted["spar_proj in rounds"][2].tensors["network.0.weight"], expected["network.0.weight"])
+
+
+def test_rounds_without_refreshes_are_refused():
+    with pytest.raises(SparError, match=r"recentre = True is not valid: .*refreshes of 2 or more"):
+        parse_variant("improvement", {"rounds": {"kind": "spar_proj", "recentre": True, "refreshes": 1}}, "rounds")
 
 
 # --- the first-order update ---
@@ -447,7 +586,7 @@ def test_a_trained_rule_moves_to_the_optimum_along_the_decoder_only(member):
     # The decoder moves along (1, 1) only; the optimum pulls along (1, 0), whose normal part must vanish.
     frozen = known(quadratic((0.6, 0.0), 10.0), jacobian=[[0.05], [0.05]], anchor=(0.0, 0.0), radius=0.2)
     dataset = plane()
-    settings = CandidateSettings(
+    settings = member.Settings(
         steps=250, batch_size=64, hidden=(16,), learning_rate=5e-3, candidates=64, tau=0.5, states=500
     )
     result = member.fit(dataset, frozen, settings, (0,), Reporter((0,)), "cpu")
@@ -548,3 +687,70 @@ def test_awr_clips_its_targets_to_the_radius():
         assert moved.abs().max() <= 0.05 + 1e-6
         means.append(moved[:, 1].mean().item())
     assert abs(means[0]) < 0.02 and means[1] > 0.03
+
+
+def test_awr_from_scratch_with_no_temperature_is_plain_cloning():
+    plain, weights = plane(), torch.tensor([[0.8, 0.0], [-0.3, 0.5]]).numpy()
+    actions = np.tanh(plain.observations[plain.observation_index] @ weights)
+    data = dataset_from(plain.observations, actions, plain.rewards, plain.lengths, plain.terminated, plain.heldout)
+    results = {}
+    for inverse_temperature, sign in ((0.0, 1.0), (0.0, -1.0), (5.0, 1.0)):
+        critic = KnownCritic(lambda observations, actions, sign=sign: sign * actions[..., 0])
+        options = {"steps": 300, "batch_size": 64, "hidden": (32,), "learning_rate": 1e-2}
+        settings = AWRFromScratch.Settings(**options, inverse_temperature=inverse_temperature)
+        result = AWRFromScratch.fit(data, known(critic), settings, (0,), Reporter((0,)), "cpu")
+        results[inverse_temperature, sign] = result.tensors["network.0.weight"]
+        if inverse_temperature == 0.0:
+            moved = AWRFromScratch.restore(known(critic), settings, result.tensors).act(
+                torch.as_tensor(data.observations[data.observation_index]).unsqueeze(0)
+            )[0]
+            trained = data.train_steps
+            assert np.abs(moved.numpy() - actions)[trained].mean() < 0.05
+            assert result.metrics["improvement/weight_mean"] == [1.0]
+    assert torch.equal(results[0.0, 1.0], results[0.0, -1.0]) and not torch.equal(results[0.0, 1.0], results[5.0, 1.0])
+
+
+def climb(critic, optimum, **values):
+    """Mean action that a value gradient settles on, where the logged actions are 0; and its result."""
+    frozen = known(critic(optimum), anchor=(0.2, -0.1))
+    options = {"steps": 300, "batch_size": 64, "hidden": (16,), "learning_rate": 1e-2}
+    settings = ValueGradient.Settings(**options, **values)
+    result = ValueGradient.fit(plane(), frozen, settings, (0,), Reporter((0,)), "cpu")
+    moved = ValueGradient.restore(frozen, settings, result.tensors).act(torch.as_tensor(plane().observations)[None])[0]
+    return moved, result
+
+
+@pytest.mark.parametrize("space", ["residual", "action"])
+@pytest.mark.parametrize("curvature", [0.1, 1000.0])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_value_gradient_balances_the_critic_and_the_data(space, curvature, share):
+    """With Q = -c/2 |a - o|^2 and logged actions 0 in two dimensions, lambda = 2 alpha / (c |o|^2), and the minimum
+    of the loss is o lambda c / (lambda c + 1): the logged action for alpha = 0, the optimum for a large one."""
+    optimum = torch.tensor([0.5, 0.3])
+    q_weight = 0.5 * optimum.square().sum().item() * share / (1 - share)
+    moved, result = climb(lambda o: quadratic(o.tolist(), curvature), optimum, space=space, q_weight=q_weight)
+    torch.testing.assert_close(moved.mean(0), share * optimum, rtol=0, atol=0.02)
+    expected = {"improvement/q": -0.5 * curvature * (1 - share) ** 2, "improvement/bc_loss": 0.5 * share**2}
+    for name, value in expected.items():
+        slack = 0.02 * (curvature if name.endswith("/q") else 1.0)
+        assert result.metrics[name][0] == pytest.approx(value * optimum.square().sum().item(), abs=slack)
+    norm = (moved - torch.tensor([0.2, -0.1])).norm(dim=-1).mean().item()
+    assert result.metrics["improvement/correction_norm"][0] == pytest.approx(norm, rel=0.05)
+
+
+def test_a_residual_value_gradient_stops_at_the_radius_and_a_policy_of_its_own_does_not():
+    far = torch.tensor([0.9, 0.8])
+    held, _ = climb(lambda o: quadratic(o.tolist(), 10.0), far, q_weight=1e3)
+    free, _ = climb(lambda o: quadratic(o.tolist(), 10.0), far, q_weight=1e3, space="action")
+    assert (held <= torch.tensor([0.7, 0.4]) + 1e-5).all() and (held > torch.tensor([0.6, 0.35])).all()
+    torch.testing.assert_close(free.mean(0), far, rtol=0, atol=0.02)
+
+
+def test_the_value_gradient_loss_is_td3_bcs_for_each_seed():
+    chosen = torch.tensor([[[0.5, 0.0]], [[0.0, -1.0]]])
+    q, logged = torch.tensor([[3.0], [-8.0]]), torch.tensor([[-2.0], [4.0]])
+    loss, info = value_gradient_loss(chosen, q, torch.zeros(2, 1, 2), logged, 2.5)
+    assert info["improvement/bc_loss"].tolist() == [0.125, 0.5]
+    assert info["improvement/q"].tolist() == [3.0, -8.0]
+    assert info["improvement/loss"].tolist() == [0.125 - 2.5 * 3 / 2, 0.5 + 2.5 * 8 / 4]
+    assert loss.item() == pytest.approx(sum(info["improvement/loss"].tolist()))

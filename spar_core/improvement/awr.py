@@ -13,29 +13,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
-from spar_core.critics.calibration import values_at
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
-from spar_core.improvement.base import Frozen
-from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.networks import CHUNK, Adam, per_seed_mean
-from spar_core.randomness import Minibatches
-from spar_core.reporter import Reporter, is_curve_point
-from spar_core.settings import Settings
+from spar_core.improvement.actors import NetworkSettings, ResidualActor, ResidualNetworkSettings
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.on_data import correction_norm, minimise_on_data
+from spar_core.networks import CHUNK, per_seed_mean
+from spar_core.reporter import Reporter
 
 
-class AWRSettings(Settings):
-    steps: PositiveInt = 5000
-    batch_size: PositiveInt = 256
-    learning_rate: float = Field(1e-3, gt=0)
-    cosine_decay: bool = True
-    hidden: tuple[PositiveInt, ...] = (256, 256)
+class WeightSettings(NetworkSettings):
+    """Settings of every regression that advantages weigh."""
+
     inverse_temperature: float = Field(3.0, ge=0)
     largest_weight: float = Field(100.0, gt=0)
+
+
+class AWRSettings(WeightSettings, ResidualNetworkSettings):
+    """... of the residual on the anchor."""
 
 
 def weighted_loss(predicted: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,7 +43,7 @@ def weighted_loss(predicted: Tensor, targets: Tensor, weights: Tensor) -> tuple[
     return error.sum(), {"improvement/loss": error.detach(), "improvement/weight_mean": per_seed_mean(weights)}
 
 
-class AWR(SparMLP):
+class AWR(ResidualActor, Improvement):
     """The network of SPAR-MLP, fitted to the data's residuals instead of to candidates."""
 
     Settings = AWRSettings
@@ -54,7 +53,7 @@ class AWR(SparMLP):
         cls,
         dataset: Dataset,
         frozen: Frozen,
-        settings: AWRSettings,
+        settings: WeightSettings,
         seeds: Sequence[int],
         report: Reporter,
         device: str,
@@ -62,22 +61,18 @@ class AWR(SparMLP):
         rule = cls.at_step_zero(dataset, frozen, settings, seeds, device)
         data = DeviceData.of(dataset, device)
         weights = advantage_weights(frozen, data, settings, len(seeds))
-        base = frozen.anchor.act_on_all(data.observations[data.index], len(seeds))
-        radius = frozen.residual.radius.unsqueeze(1)
-        targets = ((data.actions - base) / radius).clamp(-1.0, 1.0)
-        adam = Adam(settings.learning_rate, rule.network, decay_steps=settings.steps if settings.cosine_decay else None)
-        batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
+        base = frozen.anchor.act_on_data(data, len(seeds))
+        targets = rule.targets(data.actions, base)
         rows = torch.arange(len(seeds), device=device).unsqueeze(1)
-        for step in range(1, settings.steps + 1):
-            picked = batches.next().to(device)
+
+        def loss_of(picked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             predicted = rule.bounded(data.observations[data.index[picked]], base[rows, picked])
-            loss, info = weighted_loss(predicted, targets[rows, picked], weights[rows, picked])
-            adam.minimise(loss)
-            if is_curve_point(step, settings.steps):
-                report.log(step, info)
-            report.advance(len(seeds))
+            return weighted_loss(predicted, targets[rows, picked], weights[rows, picked])
+
+        info = minimise_on_data(rule.network, loss_of, dataset, settings, seeds, report, device)
         metrics = {
             "improvement/loss": info["improvement/loss"].tolist(),
+            "improvement/correction_norm": correction_norm(rule, dataset, data, base),
             "improvement/weight_mean": [row.mean().item() for row in weights],
             "improvement/weight_clipped_share": [
                 (row >= settings.largest_weight).float().mean().item() for row in weights
@@ -87,13 +82,11 @@ class AWR(SparMLP):
 
 
 @torch.no_grad()
-def advantage_weights(frozen: Frozen, data: DeviceData, settings: AWRSettings, seeds: int) -> Tensor:
+def advantage_weights(frozen: Frozen, data: DeviceData, settings: WeightSettings, seeds: int) -> Tensor:
     """Clipped exponential advantages of all logged actions, [S, N]."""
     assert frozen.critic is not None
-    steps = torch.arange(len(data.actions), device=data.actions.device)
-    q = values_at(frozen.critic, data, steps, seeds)
-    v = torch.cat(
-        [frozen.critic.v(chunk.expand(seeds, -1, -1)) for chunk in data.observations[data.index].split(CHUNK)],
-        dim=1,
-    )
-    return torch.exp(settings.inverse_temperature * (q - v)).clamp(max=settings.largest_weight)
+    parts = []
+    for steps in torch.arange(len(data.actions), device=data.actions.device).split(CHUNK):
+        observations, actions = (rows.expand(seeds, -1, -1) for rows in data.at(steps))
+        parts.append(frozen.critic.q(observations, actions) - frozen.critic.v(observations))
+    return torch.exp(settings.inverse_temperature * torch.cat(parts, dim=1)).clamp(max=settings.largest_weight)

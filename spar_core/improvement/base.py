@@ -1,7 +1,7 @@
 """What every improvement rule is: a correction of a frozen anchor's actions, learned from frozen parts.
 
-No rule here back-propagates a value into a policy: the critic answers under ``no_grad``, and its
-answers enter a loss as weights only.
+No rule of SPAR back-propagates a value into a policy: the critic answers under ``no_grad``, and its
+answers enter a loss as weights only. A comparator that does says so: ``takes_value_gradient``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Improvement(ABC):
     Settings: ClassVar[type[BaseSettings]]
     # Whether acting (not training) asks the critic, so that a saved policy has to carry it.
     acts_with_critic: ClassVar[bool] = False
+    # Whether fitting follows the critic's gradient with respect to the action; only comparators may.
+    takes_value_gradient: ClassVar[bool] = False
 
     def __init__(self, frozen: Frozen, settings: BaseSettings) -> None:
         self.frozen, self.settings = frozen, settings

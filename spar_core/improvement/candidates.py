@@ -10,44 +10,59 @@ For each of a set of states, with K latents :math:`z_k \sim \mathcal{N}(0, I)` c
 :math:`\tau` means the same on every task. The anchor, G and the critic are frozen, so none of this needs a
 gradient, and it is computed once a refresh.
 
+SPAR-PROJ may draw later refreshes about the latents it has reached instead (:mod:`spar_core.improvement.spar_proj`).
+
 Source: latent self-imitation in SPAR (arXiv 2605.27877); the formulas are this project's reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
+from spar_core.improvement.actors import ResidualNetworkSettings
 from spar_core.improvement.base import Frozen, clipped_candidates
 from spar_core.randomness import normal, stream
-from spar_core.settings import Settings
 
 # States handled at once; times K rows go through the networks, and stay in the processor's cache.
 STATES_AT_ONCE = 256
 
+# (observations, base), [S, B, .], to the latents [S, B, Z] that candidates are drawn about.
+Centre = Callable[[Tensor, Tensor], Tensor]
 
-class CandidateSettings(Settings):
+
+class CandidateSettings(ResidualNetworkSettings):
     """Settings of every rule that imitates weighted candidates."""
 
-    steps: PositiveInt = 5000
-    batch_size: PositiveInt = 256
-    learning_rate: float = Field(1e-3, gt=0)
-    cosine_decay: bool = True
-    hidden: tuple[PositiveInt, ...] = (256, 256)
     weighting: Literal["critic", "equal"] = "critic"
     tau: float = Field(1.0, gt=0)
     latent_clip: float = Field(1.0, gt=0)
-    candidates: PositiveInt = 16
+    candidates: int = Field(16, ge=2)
     states: PositiveInt = 30_000
     refreshes: PositiveInt = 1
     spread_floor: float = Field(1e-3, gt=0)
+
+
+class ProjSettings(CandidateSettings):
+    """... and in latent space, where candidates may be drawn about the policy."""
+
+    recentre: bool = False
+    recentre_std: float = Field(0.5, gt=0)
+    trust: float = Field(0.5, gt=0)
+
+    @field_validator("recentre")
+    @classmethod
+    def _rounds_take_refreshes(cls, recentre: bool, info: ValidationInfo) -> bool:
+        if recentre and info.data.get("refreshes") == 1:
+            raise ValueError("the first refresh is drawn about 0, so rounds need refreshes of 2 or more")
+        return recentre
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,9 @@ def weighted_targets(
     settings: CandidateSettings,
     seeds: Sequence[int],
     refresh: int,
+    centre: Centre | None = None,
 ) -> Targets:
-    """Draw states and latents for this refresh, ask the critic, and average.
+    """Draw states and latents for this refresh (about ``centre``, or 0 for None), ask the critic, and average.
 
     The same draws serve every rule of the same seeds, so that rules differ in what they do with them only.
     """
@@ -88,16 +104,21 @@ def weighted_targets(
     train = torch.as_tensor(dataset.train_steps)
     n = min(settings.states, len(train))
     picks = [train[torch.randperm(len(train), generator=stream(s, f"states/{refresh}"))[:n]] for s in seeds]
-    observations = data.observations[data.index[torch.stack(picks).to(device)]]
+    steps = torch.stack(picks).to(device)
+    observations = data.observations[data.index[steps]]
     generators = [stream(seed, f"latents/{refresh}") for seed in seeds]
 
     chunks = []
-    for part in observations.split(STATES_AT_ONCE, dim=1):
+    for part, of_part in zip(observations.split(STATES_AT_ONCE, 1), steps.split(STATES_AT_ONCE, 1), strict=True):
         states, k = part.shape[1], settings.candidates
+        base = frozen.anchor.act_on_steps(data, of_part)
         latents = normal(generators, states * k, frozen.residual.latent_size).to(device)
+        if centre is not None:
+            assert isinstance(settings, ProjSettings)
+            step = (settings.recentre_std * latents).clamp(-settings.trust, settings.trust)
+            latents = centre(part, base).repeat_interleave(k, dim=1) + step
         latents = latents.clamp(-settings.latent_clip, settings.latent_clip)
         wide = part.repeat_interleave(k, dim=1)
-        base = frozen.anchor.act(part)
         wide_base = base.repeat_interleave(k, dim=1)
         corrections = clipped_candidates(frozen, wide, wide_base, latents)
         values = critic_values(frozen, settings, wide, wide_base + corrections).view(len(seeds), states, k)

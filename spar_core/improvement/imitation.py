@@ -11,7 +11,7 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
 from spar_core.improvement.base import Frozen
-from spar_core.improvement.candidates import CandidateSettings, Targets, weighted_targets
+from spar_core.improvement.candidates import CandidateSettings, Centre, Targets, weighted_targets
 from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
@@ -30,8 +30,12 @@ def imitate(
     seeds: Sequence[int],
     report: Reporter,
     device: str,
+    centre: Centre | None = None,
 ) -> Fitted:
-    """Train ``network`` for ``settings.steps``, with fresh states and candidates ``settings.refreshes`` times."""
+    """Train ``network`` for ``settings.steps``, with fresh states and candidates ``settings.refreshes`` times.
+
+    Refreshes after the first draw their latents about ``centre``, where there is one.
+    """
     data = DeviceData.of(dataset, device)
     adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
     rows = torch.arange(len(seeds), device=device).unsqueeze(1)
@@ -42,7 +46,8 @@ def imitate(
     for step in range(1, settings.steps + 1):
         if step - 1 in starts:
             refresh = starts.index(step - 1)
-            targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh)
+            about = centre if refresh else None
+            targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh, about)
             n = targets.base.shape[1]
             batches = Minibatches(torch.arange(n), seeds, settings.batch_size, f"improvement/batches/{refresh}")
             if not first_gap:

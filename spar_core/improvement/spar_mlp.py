@@ -7,44 +7,30 @@ The last layer starts at zero, so at step 0 the policy is the anchor, exactly. R
 has the same gradient as the weighted sum of squares over the candidates.
 
 Source: SPAR (arXiv 2605.27877), "SPAR-MLP"; the formulas are this project's reading. With
-``weighting: equal`` this is the comparator ``uniform``: what repairing the anchor alone gives.
+``weighting: equal`` this is the comparator ``uniform``: what repairing the anchor alone gives. With
+``inputs: state`` the network sees s alone, Delta(s); where the anchor is a function of s nothing is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.fitted import Fitted
+from spar_core.improvement.actors import ResidualActor
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.candidates import CandidateSettings
 from spar_core.improvement.imitation import imitate
-from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import streams
+from spar_core.networks import per_seed_mean
 from spar_core.reporter import Reporter
 
 
-class SparMLP(Improvement):
-    """A bounded network of (s, a_b), in units of the residual radius."""
+class SparMLP(ResidualActor, Improvement):
+    """A bounded network of (s, a_b), in units of the residual radius, that imitates candidates."""
 
     Settings = CandidateSettings
-
-    def __init__(self, frozen: Frozen, settings: CandidateSettings, network: Stack) -> None:
-        super().__init__(frozen, settings)
-        self.network = network
-
-    @classmethod
-    def at_step_zero(
-        cls, dataset: Dataset, frozen: Frozen, settings: CandidateSettings, seeds: Sequence[int], device: str
-    ) -> SparMLP:
-        """The untrained rule: its correction is zero everywhere."""
-        inputs = dataset.observation_size + dataset.action_size
-        network = Stack(MLPShape(inputs, settings.hidden, dataset.action_size), len(seeds), device)
-        network.initialise(streams(seeds, "improvement/initialise"), zero_last=True)
-        return cls(frozen, settings, network)
 
     @classmethod
     def fit(
@@ -66,17 +52,3 @@ class SparMLP(Improvement):
         radius = self.frozen.residual.radius.unsqueeze(1)
         error = per_seed_mean((self.bounded(observations, base) - correction / radius).square())
         return error.sum(), {"improvement/loss": error.detach()}
-
-    @classmethod
-    def restore(
-        cls, frozen: Frozen, settings: CandidateSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
-    ) -> SparMLP:
-        inputs = tensors["network.0.weight"].shape[-2]
-        shape = MLPShape(inputs, settings.hidden, frozen.residual.radius.shape[-1])
-        return cls(frozen, settings, Stack.restore(shape, tensors, "network", device))
-
-    def correction(self, observations: Tensor, base: Tensor) -> Tensor:
-        return self.frozen.residual.radius.unsqueeze(1) * self.bounded(observations, base)
-
-    def bounded(self, observations: Tensor, base: Tensor) -> Tensor:
-        return torch.tanh(self.network(torch.cat([observations, base], dim=-1)))

@@ -1,0 +1,50 @@
+"""Train a network on minibatches of logged steps: the loop of every rule that learns from the data's own actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.improvement.actors import NetworkSettings, ResidualActor
+from spar_core.networks import Adam, Stack
+from spar_core.randomness import Minibatches
+from spar_core.reporter import Reporter, is_curve_point
+
+# Steps [S, B] of the dataset to (loss, info).
+StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def minimise_on_data(
+    network: Stack,
+    loss_of: StepsLoss,
+    dataset: Dataset,
+    settings: NetworkSettings,
+    seeds: Sequence[int],
+    report: Reporter,
+    device: str,
+) -> dict[str, Tensor]:
+    """Train ``network`` for ``settings.steps``; the last minibatch's info."""
+    adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
+    batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
+    for step in range(1, settings.steps + 1):
+        loss, info = loss_of(batches.next().to(device))
+        adam.minimise(loss)
+        if is_curve_point(step, settings.steps):
+            report.log(step, info)
+        report.advance(len(seeds))
+    return info
+
+
+@torch.no_grad()
+def correction_norm(
+    actor: ResidualActor, dataset: Dataset, data: DeviceData, base: Tensor, most: int = 4096
+) -> list[float]:
+    """Mean length of the correction of ``base`` [S, N, A] a seed, over about ``most`` evenly spread training steps."""
+    train = torch.as_tensor(dataset.train_steps).to(data.index.device)
+    steps = train[:: max(1, len(train) // most)]
+    observations = data.observations[data.index[steps]].expand(len(base), -1, -1)
+    return [row.norm(dim=-1).mean().item() for row in actor.correction(observations, base[:, steps])]
