@@ -1,7 +1,10 @@
 """Stage ``report``: from the evaluation tables of the study to ``reports/<study>/``.
 
-Usage: ``python -m stages.report``. Reads the ``study`` and ``report`` sections of ``params.yaml``; only cells
-that the study names are read, whatever else lies on disk.
+Usage: ``python -m stages.report [--partial]``. Reads the ``study`` and ``report`` sections of ``params.yaml``; only
+cells that the study names are read, whatever else lies on disk.
+
+A missing cell is an error. With ``--partial`` the cells that are there make a report of their own, which says what
+is missing, in ``reports/<study>/partial/``: DVC does not watch that folder, and its own outputs stay as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spar_core.artifacts import new_artifact
-from spar_core.reporting.cells import load_rules
+from spar_core.reporting.cells import load_rules, present_part
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import console_table
 from spar_core.reporting.render import Report, build_report
@@ -21,6 +24,9 @@ from spar_core.study import EvaluationCell, Study
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.params import section
+
+# Below the study's report folder: what `--partial` writes.
+PARTIAL = "partial"
 
 
 def read_study(layout: Layout) -> tuple[Study, ReportSettings]:
@@ -46,6 +52,20 @@ def make_report(layout: Layout) -> tuple[Report, Path]:
     return report, folder
 
 
+def make_partial_report(layout: Layout) -> tuple[Report, Path, int]:
+    """Render what there is of the study into the ``partial`` folder of its report; also returns the cells missing.
+
+    Raises:
+        SparError: ``params.yaml`` is wrong, no cell is there, or a cell is broken; nothing is written then.
+    """
+    study, settings = read_study(layout)
+    part = present_part(study, folder_of(layout))
+    report = build_report(part, folder_of(layout), settings, missing=part.missing)
+    folder = layout.report(study.name) / PARTIAL
+    write_report(report, folder)
+    return report, folder, len(part.missing)
+
+
 def print_table(layout: Layout) -> None:
     """Print the study's table, and where its report lies."""
     study, settings = read_study(layout)
@@ -68,7 +88,11 @@ def write_report(report: Report, folder: Path) -> None:
 def run(argv: Sequence[str] | None = None) -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.splitlines()[0])
-    parser.parse_args(argv)
+    parser.add_argument("--partial", action="store_true", help="report on the cells that are there")
+    if parser.parse_args(argv).partial:
+        _, folder, missing = make_partial_report(Layout())
+        print(f"partial report, {missing} missing cell{'' if missing == 1 else 's'}: {folder / 'report.md'}")
+        return
     _, folder = make_report(Layout())
     print(f"report: {folder / 'report.md'}")
 

@@ -312,7 +312,7 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     assert not stage_main(run)
     folder = layout.report("demo")
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    names = {"metrics.json", "returns.csv", "table.csv", "report.md"}
+    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "report.md"}
     assert {name for name in written if "/" not in name} == names
     assert "report.md" in capsys.readouterr().out
     print_table(layout)

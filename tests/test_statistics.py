@@ -12,6 +12,7 @@ from scipy import stats
 
 from spar_core import statistics
 from spar_core.errors import SparError
+from spar_core.reporting.trend import added_share, explained_share, fit_line, rank_correlation
 
 returns = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -94,3 +95,83 @@ def test_normalised_spread_is_scaled_and_never_shifted():
     assert spread == pytest.approx(of_scores)
     # The trap: the affine map of a spread is 2.26 points too large here.
     assert statistics.normalised_score(np.std(values, ddof=1), low, high) - spread == pytest.approx(2.2567, abs=1e-3)
+
+
+# --- lines and correlations over a handful of anchors ---
+
+
+def test_line_and_band_against_scipy_and_the_textbook():
+    rng = np.random.default_rng(3)
+    x, noise = rng.normal(size=9) * 300, rng.normal(size=9) * 40
+    y = 500 + 0.5 * x + noise
+    line, known = fit_line(x, y), stats.linregress(x, y)
+    assert line is not None
+    t = stats.t.ppf(0.975, 7)
+    assert line.slope.value == pytest.approx(known.slope) and line.intercept == pytest.approx(known.intercept)
+    assert line.slope.high - line.slope.value == pytest.approx(t * known.stderr)
+    # At x = 0 the band is the interval of the intercept.
+    assert float(line.half_band(np.array(0.0))) == pytest.approx(t * known.intercept_stderr)
+    assert explained_share([x], y) == pytest.approx(known.rvalue**2)
+
+
+def test_crossing_is_where_the_band_leaves_the_identity():
+    x = np.array([0.0, 400, 800, 1200, 1600])
+    line = fit_line(x, 500 + 0.5 * x + np.array([20.0, -30, 10, 15, -15]))
+    assert line is not None
+    crossing = line.crossing()
+    assert line.tilt == -1 and crossing is not None and crossing.low < crossing.value < crossing.high
+    assert crossing.value == pytest.approx(line.intercept / (1 - line.slope.value))
+    for end in (crossing.low, crossing.high):
+        assert abs(float(line.at(np.array(end))) - end) == pytest.approx(float(line.half_band(np.array(end))))
+
+
+def test_a_line_that_may_be_parallel_to_the_identity_has_no_bounded_crossing():
+    x = np.array([0.0, 400, 800, 1200])
+    line = fit_line(x, x + np.array([300.0, -200, 250, -100]))
+    assert line is not None and line.tilt == 0
+    crossing = line.crossing()
+    assert crossing is not None and crossing.low is None and crossing.high is None
+    exact = fit_line([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+    assert exact is not None and exact.crossing() is None
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], [1.0, 1.0, 1.0]])
+def test_no_line_through_two_points_or_one_place(x):
+    assert fit_line(x, list(range(len(x)))) is None
+    assert rank_correlation(x, list(range(len(x)))) is None
+
+
+def test_three_points_in_a_row_are_no_certainty():
+    """SciPy's t approximation gives p = 0 here; of six orders of three points, two are monotone."""
+    found = rank_correlation([1.0, 2.0, 3.0], [10.0, 20.0, 90.0])
+    assert found is not None and found.rho == pytest.approx(1) and found.p == pytest.approx(2 / 6)
+
+
+def test_rank_correlation_against_scipy():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=12), rng.normal(size=12)
+    found, known = rank_correlation(x, y), stats.spearmanr(x, y)
+    assert found is not None and (found.rho, found.p) == pytest.approx((known.statistic, known.pvalue))
+    few = rank_correlation(x[:6], y[:6])
+    exact = stats.permutation_test(
+        (x[:6],), lambda a: stats.spearmanr(a, y[:6]).statistic, permutation_type="pairings", n_resamples=np.inf
+    )
+    assert few is not None and few.p == pytest.approx(exact.pvalue)
+
+
+def test_added_share_is_the_partial_f_test():
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(size=10), rng.normal(size=10)
+    y = first + 0.5 * second + rng.normal(size=10) * 0.3
+    added = added_share(first, second, y)
+    assert added is not None
+    # The F-test of one added column is the squared t-test of its coefficient.
+    design = np.column_stack([np.ones(10), first, second])
+    beta, rss = np.linalg.lstsq(design, y, rcond=None)[:2]
+    error = math.sqrt(rss[0] / 7 * np.linalg.inv(design.T @ design)[2, 2])
+    assert added.p == pytest.approx(2 * stats.t.sf(abs(beta[2] / error), 7))
+    whole = 1 - rss[0] / ((y - y.mean()) ** 2).sum()
+    assert added.share == pytest.approx(whole - stats.pearsonr(first, y).statistic ** 2)
+    assert added_share(first[:3], second[:3], y[:3]) is None
+    nothing_left = added_share(first, second, 2 * first)
+    assert nothing_left is not None and nothing_left.p is None and nothing_left.share == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from spar_core.artifacts import read_json
 from spar_core.errors import SparError
 from spar_core.study import parse_seeds
 
+EPISODES = "episodes.csv"
 KEYS = ["dataset", "anchor", "critic", "improvement"]
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # What must be the same in every cell of a dataset, or its rules cannot stand in one table.
@@ -51,6 +53,8 @@ class Rule:
     episodes: pd.DataFrame
     context: dict[str, Any]
     diagnostics: dict[str, list[float]] = field(default_factory=dict)
+    # The same by seed, for those with one value a seed (or one for all); a seed without a finite value is left out.
+    by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -93,14 +97,54 @@ def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rul
             rule.episodes = pd.concat([rule.episodes, episodes], ignore_index=True)
         else:
             rules[key] = rule = Rule(*key, episodes=episodes, context=context)
-        for name, value in context.get("diagnostics", {}).items():
-            values = value if isinstance(value, list) else [value]
-            rule.diagnostics.setdefault(name, []).extend(v for v in values if v is not None)
+        _add_diagnostics(rule, context.get("diagnostics", {}), parse_seeds(cell.seeds))
     if not rules:
         raise SparError(f"study '{study.name}' has no cell", "give it at least one entry in each of its lists")
     for rule in rules.values():
         rule.episodes = rule.episodes.sort_values(["seed", "episode"], ignore_index=True)
     return list(rules.values())
+
+
+def _add_diagnostics(rule: Rule, diagnostics: dict[str, Any], seeds: Sequence[int]) -> None:
+    """Join the diagnostics of one seed group: a list has one value a seed, in the order of the group."""
+    for name, value in diagnostics.items():
+        values = value if isinstance(value, list) else [value]
+        known = [v for v in values if v is not None and math.isfinite(v)]
+        rule.diagnostics.setdefault(name, []).extend(known)
+        each = values if isinstance(value, list) else [value] * len(seeds)
+        if len(each) == len(seeds):
+            pairs = zip(seeds, each, strict=True)
+            found = {seed: float(v) for seed, v in pairs if v is not None and math.isfinite(v)}
+            rule.by_seed.setdefault(name, {}).update(found)
+
+
+@dataclass(frozen=True)
+class PresentPart:
+    """The part of a study whose evaluations lie on disk, and the cells that are still missing."""
+
+    name: str
+    question: str
+    present: tuple[Cell, ...]
+    missing: tuple[Cell, ...]
+
+    def cells(self) -> Iterable[Cell]:
+        """Those that are there, in the study's order."""
+        return self.present
+
+
+def present_part(study: StudyLists, folder_of: Callable[[Cell], Path]) -> PresentPart:
+    """Split a study by whether the evaluation of a cell exists.
+
+    Raises:
+        SparError: none does.
+    """
+    there: list[Cell] = []
+    missing: list[Cell] = []
+    for cell in study.cells():
+        (there if (folder_of(cell) / EPISODES).is_file() else missing).append(cell)
+    if not there:
+        raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
+    return PresentPart(study.name, study.question, tuple(there), tuple(missing))
 
 
 def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:
@@ -110,7 +154,7 @@ def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:
 
 def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Episodes and context of one evaluation folder, checked."""
-    table = folder / "episodes.csv"
+    table = folder / EPISODES
     if not table.is_file():
         name = "/".join([*(getattr(cell, key) for key in KEYS), cell.seeds])
         raise SparError(f"the study names the cell {name}, but {table} does not exist", "run `dvc repro`")

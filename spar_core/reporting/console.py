@@ -46,6 +46,22 @@ def gain_text(estimate: Estimate | None, digits: int) -> str:
     return f"{signed(estimate.value, digits)} [{low}, {high}]"
 
 
+def marked_gain(estimate: Estimate | None, digits: int) -> str:
+    """Like :func:`gain_text`, bold in Markdown where the interval excludes zero."""
+    text = gain_text(estimate, digits)
+    return f"**{text}**" if estimate is not None and estimate.direction else text
+
+
+def slope_text(estimate: Estimate) -> str:
+    """``0.31 [0.10, 0.52]``: a share, so always two decimals."""
+    return f"{number(estimate.value, 2)} {interval(estimate, 2)}"
+
+
+def p_text(p: float) -> str:
+    """``p = 0.021``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
 def by_setting(summaries: list[Summary]) -> dict[tuple[str, str, str], list[Summary]]:
     """Summaries by (dataset, anchor, critic), in order: the rules that are compared with one another."""
     groups: dict[tuple[str, str, str], list[Summary]] = {}

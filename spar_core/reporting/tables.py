@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics as stdlib_statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -63,6 +63,13 @@ class Summary:
     improvement_part: Estimate | None
     length: float
     success: float | None
+    # Numbers that the rule trained, and that the whole policy holds to act; None where no diagnostic says.
+    parameters_rule: int | None = None
+    parameters_policy: int | None = None
+    # The differences behind gain, repair and improvement part, by seed; empty where those are None.
+    gains: dict[int, float] = field(default_factory=dict)
+    repairs: dict[int, float] = field(default_factory=dict)
+    improvements: dict[int, float] = field(default_factory=dict)
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -101,6 +108,8 @@ class Summary:
         row["gain_pooled_stds"] = self.gain_pooled_stds
         row["length_mean"] = self.length
         row["success_rate"] = self.success
+        row["parameters_rule"] = self.parameters_rule
+        row["parameters_policy"] = self.parameters_policy
         return row
 
 
@@ -116,23 +125,30 @@ class Diagnostic:
     n: int
 
 
-def summarise(rules: list[Rule], settings: ReportSettings) -> list[Summary]:
+def summarise(rules: list[Rule], settings: ReportSettings, *, partial: bool = False) -> list[Summary]:
     """Summaries in the study's order.
 
     Gains compare a rule with the baseline of its own dataset, anchor and critic, seed by seed. The gain is
     split in two: **repair**, the repair rule minus the baseline, and **improvement part**, the rule minus
     the repair rule; the two add up to the gain.
 
+    Args:
+        rules: of one study.
+        settings: which rules gains are measured against.
+        partial: compare over the seeds that both sides have, where seed groups are missing.
+
     Raises:
-        SparError: a rule and its baseline do not have the same seeds.
+        SparError: a rule and its baseline do not have the same seeds, and this is no partial report.
     """
     means = {
         (*rule.setting, rule.improvement): seed_means(rule.episodes["seed"], rule.episodes["return"]) for rule in rules
     }
-    return [_summary(rule, means, settings) for rule in rules]
+    return [_summary(rule, means, settings, partial) for rule in rules]
 
 
-def _summary(rule: Rule, means: dict[tuple[str, ...], dict[int, float]], settings: ReportSettings) -> Summary:
+def _summary(
+    rule: Rule, means: dict[tuple[str, ...], dict[int, float]], settings: ReportSettings, partial: bool
+) -> Summary:
     """Summary of one rule; ``means`` holds the seed means of every rule of the study."""
     ours = means[(*rule.setting, rule.improvement)]
     baseline = means.get((*rule.setting, settings.baseline))
@@ -140,9 +156,17 @@ def _summary(rule: Rule, means: dict[tuple[str, ...], dict[int, float]], setting
     compared = baseline is not None and rule.improvement != settings.baseline
     split = repair is not None and rule.improvement not in (settings.baseline, settings.repair)
 
-    def difference(of: dict[int, float], to: dict[int, float]) -> Estimate:
-        return paired_difference(of, to, settings.confidence)
+    def difference(of: dict[int, float], to: dict[int, float]) -> tuple[Estimate | None, dict[int, float]]:
+        if partial:
+            of, to = ({seed: side[seed] for seed in sorted(set(of) & set(to) & set(ours))} for side in (of, to))
+            if not of:
+                return None, {}
+        return paired_difference(of, to, settings.confidence), {seed: of[seed] - to[seed] for seed in sorted(of)}
 
+    nothing: tuple[None, dict[int, float]] = (None, {})
+    gain, gains = difference(ours, baseline) if compared and baseline else nothing
+    repaired, repairs = difference(repair, baseline) if compared and baseline and repair else nothing
+    part, improvements = difference(ours, repair) if split and repair else nothing
     values = list(ours.values())
     spread = sample_std(values)
     returns = mean_interval(values, settings.confidence)
@@ -161,13 +185,24 @@ def _summary(rule: Rule, means: dict[tuple[str, ...], dict[int, float]], setting
         return_std=spread,
         score=normalised_score(returns.value, *bounds) if bounds else None,
         score_std=normalised_spread(spread, *bounds) if bounds and spread is not None else None,
-        gain=difference(ours, baseline) if compared else None,
-        gain_pooled_stds=gain_in_pooled_stds(values, list(baseline.values())) if compared else None,
-        repair=difference(repair, baseline) if compared and repair is not None else None,
-        improvement_part=difference(ours, repair) if split else None,
+        gain=gain,
+        gain_pooled_stds=gain_in_pooled_stds(values, list(baseline.values())) if gain and baseline else None,
+        repair=repaired,
+        improvement_part=part,
         length=float(rule.episodes["length"].mean()),
         success=float(success.mean()) if len(success) else None,
+        parameters_rule=_count(rule, "improvement/parameters"),
+        parameters_policy=_count(rule, "policy/parameters"),
+        gains=gains,
+        repairs=repairs,
+        improvements=improvements,
     )
+
+
+def _count(rule: Rule, key: str) -> int | None:
+    """A number of parameters, the same for every seed (the largest where it is not); None without the diagnostic."""
+    values = rule.diagnostics.get(key)
+    return round(max(values)) if values else None
 
 
 def rule_labels(summaries: list[Summary]) -> list[str]:
@@ -216,7 +251,9 @@ def metrics(summaries: list[Summary]) -> dict[str, float]:
 def summary_frame(summaries: list[Summary]) -> pd.DataFrame:
     """``table.csv``: one row a rule, every number of the report's tables at full precision."""
     names = rule_labels(summaries)
-    return pd.DataFrame([{"rule": name, **s.flat()} for name, s in zip(names, summaries, strict=True)])
+    frame = pd.DataFrame([{"rule": name, **s.flat()} for name, s in zip(names, summaries, strict=True)])
+    # Counts stay whole numbers where some are missing.
+    return frame.astype({"parameters_rule": "Int64", "parameters_policy": "Int64"})
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:
