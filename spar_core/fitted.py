@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,10 @@ class Fitted:
         rows = sorted(self.curves, key=lambda row: (row[2], row[1], row[0]))
         lines = ["step,seed,metric,value"] + [f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in rows]
         (folder / CURVES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def parameters(self) -> int:
+        """Numbers that one seed's tensors hold."""
+        return sum(math.prod(tensor.shape[1:]) for tensor in self.tensors.values())
 
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every tensor, for ``meta.json``."""

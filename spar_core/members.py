@@ -1,7 +1,9 @@
 """Load a registered anchor, critic or improvement rule by name, and read its settings.
 
 ``params.yaml`` names *variants*: ``improvements.uniform: {kind: spar_mlp, weighting: equal}`` is a variant
-of the member ``spar_mlp``. Where ``kind`` is left out, the variant's name is its kind.
+of the member ``spar_mlp``. Where ``kind`` is left out, the variant's name is its kind. An anchor may also say how
+its residuals are modelled: ``residual`` holds what differs from the section of that name (see
+:func:`spar_core.residual.settings_for`), and is no setting of the anchor itself.
 """
 
 from __future__ import annotations
@@ -42,5 +44,7 @@ def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[
     if name not in variants:
         raise SparError(f"params.yaml has no {family} '{name}'", nearest(name, list(variants)))
     values = dict(variants[name] or {})
+    if family == "anchor":
+        values.pop("residual", None)
     member = load_member(family, values.pop("kind", name))
     return member, parse(member.Settings, values, f"params.yaml, {family} '{name}'")

@@ -84,6 +84,7 @@ def save_policy(
         fitted.metrics,
         fitted.curves,
     )
+    whole.metrics["policy/parameters"] = [whole.parameters()] * len(seeds)
     whole.write(folder)
     description = {
         "parts": {

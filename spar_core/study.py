@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from spar_core.errors import SparError
 from spar_core.settings import Settings
@@ -26,6 +26,13 @@ class EvaluationCell:
     seeds: str
 
 
+class Also(Settings):
+    """Cells beside the product of the study's lists: these rules too, but for these anchors only."""
+
+    anchors: tuple[str, ...] = ()
+    improvements: tuple[str, ...] = ()
+
+
 class Study(Settings):
     """The ``study`` section of ``params.yaml``."""
 
@@ -36,6 +43,7 @@ class Study(Settings):
     critics: tuple[str, ...]
     improvements: tuple[str, ...]
     seeds: tuple[str, ...]
+    also: Also = Also()
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod
@@ -71,10 +79,34 @@ class Study(Settings):
             seen |= set(seeds)
         return groups
 
+    @model_validator(mode="after")
+    def _also_adds(self) -> Study:
+        also = self.also
+        if bool(also.anchors) != bool(also.improvements):
+            raise ValueError("also: name both anchors and improvements, or neither")
+        for name in also.anchors:
+            if name not in self.anchors:
+                raise ValueError(f"also: '{name}' is not among the study's anchors")
+        for name in also.improvements:
+            if name in self.improvements:
+                raise ValueError(f"also: '{name}' is among the study's improvements already")
+        if any(len(set(names)) < len(names) for names in (also.anchors, also.improvements)):
+            raise ValueError("also: a name is listed twice")
+        return self
+
+    def rules(self, anchor: str) -> tuple[str, ...]:
+        """The improvement rules of one anchor."""
+        return self.improvements + (self.also.improvements if anchor in self.also.anchors else ())
+
+    def all_rules(self) -> tuple[str, ...]:
+        """Every improvement rule that some cell has."""
+        return self.improvements + self.also.improvements
+
     def cells(self) -> Iterator[EvaluationCell]:
-        """Every combination, in the order of the lists."""
-        for combination in itertools.product(self.datasets, self.anchors, self.critics, self.improvements, self.seeds):
-            yield EvaluationCell(*combination)
+        """Every cell, in the order of the lists."""
+        for dataset, anchor, critic in itertools.product(self.datasets, self.anchors, self.critics):
+            for improvement, seeds in itertools.product(self.rules(anchor), self.seeds):
+                yield EvaluationCell(dataset, anchor, critic, improvement, seeds)
 
 
 def parse_seeds(group: str) -> tuple[int, ...]:

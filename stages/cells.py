@@ -100,7 +100,7 @@ def study_cells(study: Study) -> list[Cell]:
                 Cell(stage, dataset, a, c, i, s)
                 for a in study.anchors
                 for c in study.critics
-                for i in study.improvements
+                for i in study.rules(a)
                 for s in study.seeds
             ]
     return list(dict.fromkeys(cells))

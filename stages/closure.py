@@ -100,7 +100,10 @@ def _normal_form(text: str) -> str:
 # Files that a module reads as part of what it does.
 RESOURCES = {
     "spar_core.data.reference": ("spar_core/data/reference_scores.yaml",),
-    "spar_core.reporting.render": ("spar_core/reporting/templates/report.md.j2",),
+    "spar_core.reporting.render": (
+        "spar_core/reporting/templates/report.md.j2",
+        "spar_core/reporting/templates/anchor_quality.md.j2",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Fit the residual model G and its radius rho to what the anchor leaves unexplained (SPAR, stage i).
 
-Reads the dataset, the anchor, and ``residual`` of params.yaml.
+Reads the dataset, the anchor, and ``residual`` of params.yaml (with what the anchor's own entry changes in it).
 Writes artifacts/residual/<dataset>/<anchor>/<seeds>/: decoder, radius, curves.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from spar_core.fitted import Fitted
 from spar_core.reporter import Reporter
-from spar_core.residual import ResidualSettings, fit_residual
+from spar_core.residual import ResidualSettings, fit_residual, settings_for
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main
 from stages.fitting import fit_cell
 from stages.layout import Layout
-from stages.params import section
+from stages.params import read_params
 from stages.parts import load_part, restore_anchor
 
 
@@ -41,7 +41,8 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.fit_residual``."""
     args = cell_arguments(__doc__, "dataset", "anchor").parse_args(argv)
     layout = Layout()
-    settings = section(layout, "residual", ResidualSettings)
+    params = read_params(layout)
+    settings = settings_for(args.anchor, params["residual"], params["anchors"])
     cell = Cell("fit_residual", args.dataset, anchor=args.anchor, seeds=args.seeds)
     fit_cell(
         layout,

@@ -22,6 +22,9 @@ from stages.params import read_params
 from stages.progress import Progress
 from stages.tracked import tracked
 
+# What each stage fits, as its metrics are prefixed.
+PART = {"fit_bc": "anchor", "fit_residual": "residual", "fit_critic": "critic", "self_imitation": "improvement"}
+
 
 def fit_cell(
     layout: Layout,
@@ -57,6 +60,7 @@ def fit_cell(
                     live.log_curve(step, metric, seed, value)
 
             fitted = Fitted.join(over_seeds(job, seeds, workers(), show))
+        fitted.metrics[f"{PART[cell.stage]}/parameters"] = [fitted.parameters()] * len(seeds)
         with new_artifact(cell.folder(layout)) as folder:
             if write is None:
                 fitted.write(folder)

@@ -48,5 +48,10 @@ class Layout:
     def evaluation(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
         return self.root / "artifacts" / "evaluation" / dataset / anchor / critic / improvement / seeds
 
+    def seconds(self, folder: Path, stage: str) -> Path:
+        """Wall time of the cell whose artifact is ``folder``; no output of DVC, since it changes from run to run."""
+        below = folder.relative_to(self.root / "artifacts")
+        return self.root / "artifacts" / "seconds" / stage / f"{'/'.join(below.parts[1:])}.json"
+
     def report(self, study: str) -> Path:
         return self.root / "reports" / study

@@ -16,11 +16,13 @@ from typing import Any
 
 import yaml
 
+from spar_core.artifacts import digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
+from spar_core.errors import SparError
 from spar_core.evaluation import EvaluationSettings
 from spar_core.members import parse_variant, variant_kind
 from spar_core.reporting.config import ReportSettings
-from spar_core.residual import ResidualSettings
+from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study
 from stages.closure import code_digest, member_module
@@ -39,8 +41,11 @@ def check(params: Mapping[str, Any]) -> Study:
     parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
     parse(ReportSettings, params["report"], "params.yaml, report")
     for family, section in FAMILIES.items():
-        for name in dict.fromkeys([*params[section], *getattr(study, section)]):
+        wanted = study.all_rules() if family == "improvement" else getattr(study, section)
+        for name in dict.fromkeys([*params[section], *wanted]):
             parse_variant(family, params[section], name)
+    for name in params["anchors"]:
+        settings_for(name, params["residual"], params["anchors"])
     return study
 
 
@@ -69,10 +74,13 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
     root = layout.root
     code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"]) for name in CODE_STAGES}}
     for family, section in FAMILIES.items():
-        code[family] = {
-            name: code_digest(root, [member_module(family, variant_kind(name, values))])
-            for name, values in params[section].items()
-        }
+        kinds = {name: variant_kind(name, values) for name, values in params[section].items()}
+        of_kind = {kind: code_digest(root, [member_module(family, kind)]) for kind in set(kinds.values())}
+        code[family] = {name: of_kind[kind] for name, kind in kinds.items()}
+    for name in study.anchors:
+        files = parse_variant("anchor", params["anchors"], name)[1].files()
+        if files:
+            code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
     entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.
@@ -82,6 +90,17 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
                 "(`dvc repro self_imitation`), but not evaluated"
             )
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
+
+
+def _file_digest(path: Path) -> str:
+    """Digest of a file that an anchor is made of.
+
+    Raises:
+        SparError: it is not there.
+    """
+    if not path.is_file():
+        raise SparError(f"{path} does not exist", "an anchor of params.yaml names it: mend the path")
+    return digest_file(path)
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from spar_core.errors import SparError
+from stages.cost import write_cost
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.publish import run as publish
@@ -37,6 +38,7 @@ def run(argv: list[str] | None = None) -> None:
     repro(rest)
     print()
     print_table(Layout())
+    write_cost(Layout())
     publish([])
     print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")
 

@@ -9,9 +9,10 @@ import argparse
 import io
 import re
 import sys
+from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from spar_core.errors import SparError
 from spar_core.settings import load_yaml, nearest, parse
@@ -41,7 +42,7 @@ def put_study(layout: Layout, name: str) -> None:
     section = document["study"]
     for key, value in study.model_dump(mode="json").items():
         if section.get(key) != value:
-            section[key] = _on_one_line(value) if isinstance(value, list) else value
+            section[key] = _on_one_line(value)
     dumped = io.StringIO()
     editor.dump(document, dumped)
     # Only the section's own text: the editor moves comments elsewhere that it has no reason to touch.
@@ -53,10 +54,16 @@ def put_study(layout: Layout, name: str) -> None:
     draft.replace(layout.params)
 
 
-def _on_one_line(values: list[str]) -> CommentedSeq:
-    sequence = CommentedSeq(values)
-    sequence.fa.set_flow_style()
-    return sequence
+def _on_one_line(value: Any) -> Any:
+    """Lists, and mappings of lists, in flow style."""
+    if isinstance(value, dict):
+        styled: CommentedMap | CommentedSeq = CommentedMap({key: _on_one_line(item) for key, item in value.items()})
+    elif isinstance(value, list):
+        styled = CommentedSeq(value)
+    else:
+        return value
+    styled.fa.set_flow_style()
+    return styled
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -14,20 +14,16 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATASET = "builtin/halfcheetah-replay-v0"
 
-# Budgets that train nothing useful but pass through every line.
+# Budgets that train nothing useful but pass through every line; set wherever a variant has such a key.
 TINY = {
-    "anchors.mlp.steps": 30,
-    "anchors.mlp.hidden": [16, 16],
-    "residual.steps": 30,
-    "residual.hidden": [16, 16],
-    "critics.iql.warm_start_steps": 20,
-    "critics.iql.steps": 20,
-    "critics.iql.hidden": [16, 16],
-    "evaluation.episodes": 2,
-    **{f"improvements.{rule}.steps": 20 for rule in ("uniform", "spar_mlp", "spar_proj", "awr")},
-    **{f"improvements.{rule}.hidden": [16, 16] for rule in ("uniform", "spar_mlp", "spar_proj", "awr")},
-    **{f"improvements.{rule}.states": 200 for rule in ("uniform", "spar_mlp", "spar_proj")},
-    **{f"improvements.{rule}.refreshes": 2 for rule in ("uniform", "spar_mlp", "spar_proj")},
+    "steps": 30,
+    "warm_start_steps": 20,
+    "hidden": [16, 16],
+    "states": 200,
+    "refreshes": 2,
+    "memory": 500,
+    "members": 2,
+    "samples": 2,
 }
 
 
@@ -88,7 +84,13 @@ class Clone:
         entry.write_text(entry.read_text().replace("steps: 200_000", "steps: 3_000"))
         # The default limit of 1000 steps would spend the test's time on rollouts.
         entry.write_text(entry.read_text() + "env_kwargs: {max_episode_steps: 100}\n")
-        self.set(TINY)
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        variants = [v for section in ("anchors", "critics", "improvements") for v in params[section].values()]
+        for values in [*variants, params["residual"]]:
+            values |= {key: value for key, value in TINY.items() if key in values}
+        params["evaluation"]["episodes"] = 2
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
         self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"])
 
     def set(self, values: dict[str, object]) -> None:

@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from spar_core import registry
+from spar_core.errors import SparError
+from spar_core.members import variant_kind
 from stages.closure import COSMETIC, REGISTRY, closure, code_digest, code_of, member_module
 from stages.layout import Layout
-from stages.plan import CODE_STAGES, check, digests
+from stages.plan import CODE_STAGES, FAMILIES, check, digests
 from tests.fakes import ROOT
 
 STUDY = {"datasets": ["mujoco/toy-v0"]}
@@ -59,6 +61,22 @@ def changed(root: Path, edit) -> set[str]:
     edit()
     after = all_digests(root)
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def kinds_changed(root: Path, file: str) -> set[str]:
+    """The same after new code in ``file``, with the registered kind in place of each variant."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+
+    def kind(name: str) -> str:
+        family, _, variant = name.partition(" ")
+        variants = params.get(FAMILIES.get(family, ""), {})
+        return f"{family} {variant_kind(variant, variants[variant])}" if variant in variants else name
+
+    names = all_digests(root)
+    found = changed(root, append(root, file, CODE))
+    kinds = {kind(name) for name in found}
+    assert found == {name for name in names if kind(name) in kinds}, "all variants of a kind change, or none"
+    return kinds
 
 
 def append(root: Path, file: str, text: str):
@@ -121,23 +139,40 @@ def test_the_same_tree_gives_the_same_digests_wherever_it_lies(tree):
 
 
 def test_editing_a_critic_changes_that_critic_alone(tree):
-    assert changed(tree, append(tree, "spar_core/critics/iql.py", CODE)) == {"critic iql"}
+    # The ensemble shares the expectile loss.
+    assert kinds_changed(tree, "spar_core/critics/iql.py") == {"critic iql", "critic iql_ensemble"}
+    assert kinds_changed(tree, "spar_core/critics/cql.py") == {"critic cql"}
+    assert kinds_changed(tree, "spar_core/critics/actor.py") == {"critic cql", "critic edac"}
 
 
 def test_editing_an_anchor_changes_that_anchor_alone(tree):
-    assert changed(tree, append(tree, "spar_core/anchors/mlp.py", CODE)) == {"anchor mlp"}
+    assert kinds_changed(tree, "spar_core/anchors/mlp.py") == {"anchor mlp"}
+    assert kinds_changed(tree, "spar_core/anchors/flow.py") == {"anchor flow"}
 
 
 def test_editing_a_rule_changes_it_and_its_heirs_alone(tree):
-    assert changed(tree, append(tree, "spar_core/improvement/spar_proj.py", CODE)) == {"improvement spar_proj"}
-    assert changed(tree, append(tree, "spar_core/improvement/best_of_n.py", CODE)) == {"improvement best_of_n"}
-    # `uniform` is a variant of spar_mlp, and AWR inherits its network.
-    expected = {"improvement spar_mlp", "improvement uniform", "improvement awr"}
-    assert changed(tree, append(tree, "spar_core/improvement/spar_mlp.py", CODE)) == expected
+    for rule in ("spar_mlp", "spar_proj", "awr_scratch", "value_gradient", "best_of_n"):
+        assert kinds_changed(tree, f"spar_core/improvement/{rule}.py") == {f"improvement {rule}"}
+    heirs = {"improvement awr", "improvement awr_scratch"}
+    assert kinds_changed(tree, "spar_core/improvement/awr.py") == heirs
+
+
+def test_a_changed_file_of_an_external_anchor_changes_that_anchor_alone(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    (tree / "mine.py").write_text("def act(observations):\n    return observations[:, :3]\n")
+    params = yaml.safe_load((tree / "params.yaml").read_text())
+    params["anchors"]["mine"] = {"kind": "external", "callable": "mine:act"}
+    params["study"]["anchors"] = ["mlp", "mine"]
+    (tree / "params.yaml").write_text(yaml.safe_dump(params))
+    assert changed(tree, append(tree, "mine.py", "# more\n")) == {"anchor mine"}
+    (tree / "mine.py").unlink()
+    with pytest.raises(SparError, match=r"mine\.py"):
+        all_digests(tree)
 
 
 def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
-    assert changed(tree, append(tree, "spar_core/critics/calibration.py", CODE)) == {"critic iql", "improvement awr"}
+    found = kinds_changed(tree, "spar_core/critics/calibration.py")
+    assert found == {"improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
 
 
 def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):
@@ -161,6 +196,7 @@ def test_editing_the_report_trains_nothing(tree):
     [
         ("spar_core/data/reference_scores.yaml", {"stage download"}),
         ("spar_core/reporting/templates/report.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/anchor_quality.md.j2", {"stage report"}),
     ],
 )
 def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages):

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from spar_core.errors import SparError
 from spar_core.members import load_member, parse_variant, variant_kind
 from spar_core.settings import Settings, load_yaml, parse
-from spar_core.study import Study, parse_seeds
+from spar_core.study import Also, Study, parse_seeds
+from stages.cells import Cell, study_cells
 from stages.layout import Layout
 from stages.params import SECTIONS, read_params
 from stages.plan import check
@@ -58,7 +59,7 @@ def test_every_shipped_key_of_a_variant_is_spelt_out(params):
     for family, section in {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}.items():
         for name, values in params[section].items():
             member = load_member(family, variant_kind(name, values))
-            assert set(values) - {"kind"} == set(member.Settings.model_fields), name
+            assert set(values) - {"kind", "residual"} == set(member.Settings.model_fields), name
 
 
 @pytest.mark.parametrize(
@@ -229,6 +230,37 @@ def test_cells_are_every_combination_once():
     }
 
 
+def test_cells_of_also_come_beside_the_product_and_for_their_anchors_only():
+    lists = {**GOOD, "anchors": ["mlp", "flow"], "seeds": ["0-1", "2"]}
+    also = {"anchors": ["flow"], "improvements": ["awr"]}
+    plain, study = parse(Study, lists, "study"), parse(Study, {**lists, "also": also}, "study")
+    more = set(study.cells()) - set(plain.cells())
+    assert set(plain.cells()) <= set(study.cells()) and len(list(study.cells())) == len(set(study.cells()))
+    assert {(c.anchor, c.improvement, c.seeds) for c in more} == {("flow", "awr", "0-1"), ("flow", "awr", "2")}
+    assert study.all_rules() == (*plain.improvements, "awr")
+    assert set(study_cells(study)) - set(study_cells(plain)) == {
+        Cell(stage, c.dataset, c.anchor, c.critic, c.improvement, c.seeds)
+        for stage in ("self_imitation", "evaluate")
+        for c in more
+    }
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [
+        ({"anchors": ["mlp"]}, "both anchors and improvements"),
+        ({"anchors": ["flow"], "improvements": ["awr"]}, "'flow' is not among the study's anchors"),
+        ({"anchors": ["mlp"], "improvements": ["anchor"]}, "'anchor' is among the study's improvements already"),
+        ({"anchors": ["mlp", "mlp"], "improvements": ["awr"]}, "listed twice"),
+        ({"anchor": ["mlp"]}, "did you mean 'anchors'"),
+    ],
+)
+def test_an_also_that_adds_nothing_new_is_refused(also, message):
+    with pytest.raises(SparError, match=message) as error:
+        parse(Study, {**GOOD, "also": also}, "study")
+    one_line(error)
+
+
 # --- python -m stages.study ---
 
 
@@ -242,8 +274,9 @@ def test_every_shipped_study_goes_into_params_and_is_valid(layout, name):
     study = check(read_params(layout))
     wanted = load_yaml(layout.root / "studies" / f"{name}.yaml")
     assert study.name == name
-    for key, value in wanted.items():
-        assert list(getattr(study, key)) == list(value), key
+    for key, value in {"also": {}, **wanted}.items():
+        found = getattr(study, key)
+        assert (found == Also(**value)) if key == "also" else (list(found) == list(value)), key
 
 
 def comments(text: str) -> list[str]:
