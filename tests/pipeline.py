@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -104,6 +105,9 @@ class Clone:
                 section = section[parent]
             section[last] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "params.yaml").read_text())
 
     def study(self, **lists: object) -> None:
         self.set({f"study.{name}": value for name, value in lists.items()})

@@ -94,6 +94,27 @@ def test_a_new_anchor_is_one_file_and_one_line_and_leaves_data_critic_and_old_ce
     assert any("/wide/" in key for key in clone.metrics())
 
 
+def test_rules_that_are_asked_of_some_anchors_only_run_beside_the_product(clone):
+    clone.set({"anchors.short": {**clone.params()["anchors"]["mlp"], "kind": "mlp", "steps": 10}})
+    clone.study(anchors=["mlp", "short"], also={"anchors": ["short"], "improvements": ["awr"]})
+    clone.repro()
+    rules = {key.split("/")[-2] for key in clone.metrics() if "/short/" in key}
+    assert rules == {"anchor", "spar_mlp", "awr"}
+    assert not any("/mlp/" in key and "/awr/" in key for key in clone.metrics())
+    # The same cell as part of the product comes out of the cache.
+    clone.study(anchors=["short"], improvements=["anchor", "spar_mlp", "awr"], also={"anchors": [], "improvements": []})
+    assert kinds(clone.repro()) == {"plan", "report"}
+    assert any("/short/" in key and "/awr/" in key for key in clone.metrics())
+
+
+def test_times_stay_out_of_every_output(clone):
+    clone.run("python", "-m", "stages.cost")
+    lines = (clone.folder / "reports/default/cost.csv").read_text().splitlines()
+    assert len(lines) == 3 and all(line.count(",") == lines[0].count(",") for line in lines)
+    assert "" not in lines[1].split(","), "every stage has left its time"
+    assert clone.repro() == ["plan"], "times are nobody's dependency"
+
+
 def test_an_edit_reruns_exactly_the_cells_whose_imports_reach_it(clone):
     clone.edit("spar_core/critics/calibration.py", "BEST_SHARE = 0.1", "BEST_SHARE = 0.2")
     stages = changed(clone)
@@ -167,32 +188,6 @@ def test_dvc_metrics_plots_dag_and_experiments_work(clone):
     rows = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
     assert any(row.get("experiments") for row in rows)
     assert yaml.safe_load((clone.folder / "params.yaml").read_text())["improvements"]["spar_mlp"]["tau"] == 0.5
-
-
-def test_every_stage_has_a_description(base):
-    stages = yaml.safe_load((base.folder / "dvc.yaml").read_text())["stages"]
-    assert all(stage.get("desc") for stage in stages.values())
-
-
-def test_the_digests_that_dvc_watches_are_those_that_mlflow_keys_by():
-    """dvc.yaml and ``Cell.code_digest`` name the same entries of digests.yaml for each stage."""
-    from stages.cells import Cell
-    from tests.pipeline import REPOSITORY
-
-    class Asked(dict):
-        def get(self, key, default=None):
-            seen.append(key)
-            return Asked() if key in ("code", "stage", "anchor", "critic", "improvement") else "digest"
-
-    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    for name in ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate"):
-        entries = [entry for entry in stages[name]["params"] if isinstance(entry, dict)]
-        watched = [key for entry in entries for key in entry["artifacts/digests.yaml"]]
-        families = {key.split(".")[1] for key in watched if key.startswith("code.") and "stage" not in key}
-        seen: list[str] = []
-        Cell(name, "d", "mlp", "iql", "awr", "0").code_digest(Asked())
-        assert f"code.stage.{name}" in watched
-        assert families == set(seen) & {"anchor", "critic", "improvement"}, name
 
 
 def test_publish_fills_mlflow_from_artifacts_without_duplicates(clone):

@@ -6,7 +6,7 @@ backup :math:`y` use:
 .. math::
    L_Q = \mathbb{E} \sum_i \big( Q_i(s, a) - y \big)^2 + \frac{\eta}{N - 1} \mathbb{E} \sum_{i \neq j}
    \Big\langle \frac{\nabla_a Q_i(s, a)}{\lVert \nabla_a Q_i(s, a) \rVert},
-   \frac{\nabla_a Q_j(s, a)}{\lVert \nabla_a Q_j(s, a) \rVert} \Big\rangle \qquad \text{(eq. 6)}
+   \frac{\nabla_a Q_j(s, a)}{\lVert \nabla_a Q_j(s, a) \rVert} \Big\rangle \qquad \text{(section 4)}
 
 Networks whose gradients agree agree off the data too, and their minimum is then not conservative; the second term
 pulls the gradients apart. Deviations: fewer networks than the paper's 10 to 50, no entropy in the backup unless

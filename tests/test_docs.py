@@ -1,0 +1,228 @@
+"""The pages of ``docs/`` against the code: metrics, settings, defaults, files and links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spar_core import registry
+from spar_core.evaluation import EvaluationSettings
+from spar_core.members import load_member
+from spar_core.reporter import Reporter
+from spar_core.reporting.glossary import explain
+from spar_core.residual import ResidualSettings
+from tests.fakes import ROOT, tiny_settings
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGE_OF = {"anchor": "anchors.md", "critic": "critics.md", "improvement": "improvement.md"}
+MEMBERS = [(family, kind) for family, table in registry.FAMILIES.items() for kind in table]
+every_member = pytest.mark.parametrize(("family", "kind"), MEMBERS, ids=map("-".join, MEMBERS))
+
+LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+HEADING = re.compile(r"(#{1,6}) +(.+?) *")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+SETTING = re.compile(r"^\| `(\w+)` \| ([^|]+) \|", re.MULTILINE)
+# The first cell of a table's row, and the names of metrics in it.
+FIRST_CELL = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)
+METRIC = re.compile(r"`(\w+/\w+)`")
+
+
+# --- reading pages ---
+
+
+@cache
+def sections(page: Path) -> dict[str, tuple[int, str]]:
+    """Level and text of each heading's section (without the sections below it), by its anchor on GitHub."""
+    found: dict[str, tuple[int, str]] = {}
+    anchor, fenced = "", False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        fenced ^= line.startswith("```")
+        heading = None if fenced else HEADING.fullmatch(line)
+        if heading:
+            anchor = free(slug(heading[2]), found)
+            found[anchor] = (len(heading[1]), "")
+        elif anchor:
+            level, text = found[anchor]
+            found[anchor] = (level, text + line + "\n")
+    return found
+
+
+def slug(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    kept = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title).lower())
+    return kept.replace(" ", "-")
+
+
+def free(anchor: str, taken: Iterable[str]) -> str:
+    """The anchor, numbered where the page already has one of that name."""
+    names = [anchor, *(f"{anchor}-{i}" for i in range(1, 99))]
+    return next(name for name in names if name not in taken)
+
+
+def whole(page: Path, anchor: str) -> str:
+    """The text of a section with the sections below it."""
+    own = sections(page)
+    level, text = own[anchor]
+    below = list(own)[list(own).index(anchor) + 1 :]
+    for name in below:
+        if own[name][0] <= level:
+            break
+        text += own[name][1]
+    return text
+
+
+def told(page: Path, anchor: str) -> str:
+    """A section, and those of the same page that it refers to."""
+    own = whole(page, anchor)
+    referred = [link[1:] for link, _ in LINK.findall(own) if link.startswith("#")]
+    return own + "".join(sections(page)[name][1] for name in dict.fromkeys(referred) if name in sections(page))
+
+
+def place(page: Path, anchor: str) -> str:
+    return f"docs/{page.name}#{anchor} (or a section of the page that it links to)"
+
+
+def explained(text: str) -> set[str]:
+    """The metrics that the tables of a text explain."""
+    return {name for cell in FIRST_CELL.findall(text) for name in METRIC.findall(cell)}
+
+
+# --- members ---
+
+
+@pytest.fixture(scope="module")
+def fitted(toy, parts):
+    """Every member and the residual model, fitted for a few steps."""
+    results = {}
+    for family, kind in MEMBERS:
+        member = load_member(family, kind)
+        inputs = (toy, parts.frozen((0,))) if family == "improvement" else (toy,)
+        results[family, kind] = member.fit(*inputs, tiny_settings(member), (0,), Reporter((0,)), "cpu")
+    return results
+
+
+def logged(result) -> tuple[set[str], set[str]]:
+    """Names of final metrics and of curves."""
+    return set(result.metrics), {row[2] for row in result.curves}
+
+
+def counts(family: str) -> set[str]:
+    """What the stages add to the metrics of a family."""
+    return {f"{family}/parameters"} | ({"policy/parameters"} if family == "improvement" else set())
+
+
+@every_member
+def test_every_metric_of_a_member_is_in_its_section(fitted, family, kind):
+    final, curves = logged(fitted[family, kind])
+    page = DOCS / PAGE_OF[family]
+    assert kind in sections(page), f"docs/{page.name} has no heading ## `{kind}`"
+    missing = sorted((final | curves | counts(family)) - explained(told(page, kind)))
+    assert not missing, f"{place(page, kind)} does not explain {missing}"
+
+
+@every_member
+def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, kind):
+    settings = load_member(family, kind).Settings
+    page = DOCS / PAGE_OF[family]
+    assert not (wrong := wrong_rows(settings, told(page, kind))), f"{place(page, kind)}: {wrong}"
+    unknown = sorted({name for name, _ in SETTING.findall(whole(page, kind))} - set(settings.model_fields))
+    assert not unknown, f"docs/{page.name}#{kind} has rows for {unknown}, which are no settings of it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "anchor"), [(ResidualSettings, "residual-model-stage-i"), (EvaluationSettings, "evaluation")]
+)
+def test_every_setting_beside_the_members_is_documented(settings, anchor):
+    page = DOCS / "improvement.md"
+    assert not (wrong := wrong_rows(settings, whole(page, anchor))), f"docs/{page.name}#{anchor}: {wrong}"
+
+
+def wrong_rows(settings, text: str) -> list[str]:
+    """What a text's rows ``| `setting` | default |`` say wrongly or leave out; a setting's first row counts."""
+    rows: dict[str, str] = {}
+    for name, default in SETTING.findall(text):
+        rows.setdefault(name, default.strip())
+    wrong = []
+    for name, field in settings.model_fields.items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        if name not in rows:
+            wrong.append(f"setting '{name}' has no row")
+        elif yaml.safe_load(rows[name]) != ("none" if default in (None, []) else default):
+            wrong.append(f"setting '{name}' has the default {default!r}, not {rows[name]}")
+    return wrong
+
+
+@every_member
+def test_every_member_states_its_source_and_its_deviations(family, kind):
+    page = DOCS / PAGE_OF[family]
+    text = whole(page, kind)
+    missing = [part for part in ("**Source.**", "**Deviations.**") if part not in text]
+    assert not missing, f"docs/{page.name}#{kind} does not state {missing}"
+    if family == "critic":
+        named = load_member(family, kind).conservatism
+        assert named in " ".join(text.split()), f"docs/{page.name}#{kind} does not say '{named}'"
+
+
+@every_member
+def test_every_member_is_in_the_index(family, kind):
+    index = (DOCS / "algorithms.md").read_text(encoding="utf-8")
+    file = registry.FAMILIES[family][kind].partition(":")[0].replace(".", "/") + ".py"
+    link = f"({PAGE_OF[family]}#{kind})"
+    assert any(link in line and f"`{file}`" in line for line in index.splitlines()), (
+        f"docs/algorithms.md has no row with `{file}` and a link to {link}"
+    )
+
+
+def test_every_metric_of_the_residual_model_is_in_its_section(parts):
+    final, curves = logged(parts.residual)
+    page = DOCS / "improvement.md"
+    missing = sorted((final | curves | counts("residual")) - explained(whole(page, "residual-model-stage-i")))
+    assert not missing, f"docs/{page.name}#residual-model-stage-i does not explain {missing}"
+
+
+def test_no_page_explains_a_metric_that_nothing_logs(fitted, parts):
+    known = set().union(*logged(parts.residual), counts("residual"))
+    for (family, _), result in fitted.items():
+        known = known.union(*logged(result), counts(family))
+    stale = {page: sorted(explained((DOCS / page).read_text(encoding="utf-8")) - known) for page in PAGE_OF.values()}
+    assert not any(stale.values()), f"nothing logs {stale}"
+
+
+def test_every_final_metric_has_a_line_in_the_glossary(fitted, parts):
+    final = set(parts.residual.metrics) | counts("residual")
+    for (family, _), result in fitted.items():
+        final |= set(result.metrics) | counts(family)
+    missing = sorted(key for key in final if not explain(key))
+    assert not missing, f"spar_core/reporting/glossary.py has no line for {missing}"
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    broken = []
+    for groups in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        link = groups[0] or groups[1]
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists():
+            broken.append(f"{link}: no such file")
+        elif anchor and anchor not in sections(target):
+            broken.append(f"{link}: {target.name} has no such heading")
+    assert not broken, f"broken links in {page.relative_to(ROOT)}: {broken}"
+
+
+def test_headings_get_the_anchors_that_github_gives_them():
+    assert slug("`spar_mlp`") == "spar_mlp"
+    assert slug("3. What the update is, to first order") == "3-what-the-update-is-to-first-order"
+    assert slug("The dataset's own steps") == "the-datasets-own-steps"
+    assert [free("a", []), free("a", ["a"]), free("a", ["a", "a-1"])] == ["a", "a-1", "a-2"]

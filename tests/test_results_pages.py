@@ -1,0 +1,80 @@
+"""What the README and the results page show is what the committed reports say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.fakes import ROOT
+
+_spec = importlib.util.spec_from_file_location("readme_results", ROOT / "scripts/readme_results.py")
+assert _spec and _spec.loader
+results = importlib.util.module_from_spec(_spec)
+sys.modules["readme_results"] = results
+_spec.loader.exec_module(results)
+
+PAGES = ("README.md", "docs/results.md")
+
+
+def marks(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"<!-- (results|summary):(\w+) -->", (ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_are_what_the_script_writes_from_the_reports(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "docs", "reports"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert marks(page)
+    for kind, study in marks(page):
+        make = {"results": results.tables, "summary": results.summary}[kind]
+        written = results.fill(text, f"{kind}:{study}", make(study, results.Path(page)))
+        assert written == text, f"{page}: run `python scripts/readme_results.py {study}`"
+
+
+def test_every_study_with_a_report_is_on_a_page():
+    shown = {study for page in PAGES for _, study in marks(page)}
+    assert {path.parent.name for path in (ROOT / "reports").glob("*/report.md")} <= shown
+
+
+def test_filling_replaces_what_stands_between_the_marks_only():
+    text = "a\n<!-- results:x -->\nold\n<!-- /results:x -->\nb <!-- results:y -->\n<!-- /results:y -->"
+    filled = results.fill(text, "results:x", r"new \1")
+    assert filled == text.replace("old", r"new \1")
+    assert results.fill(filled, "results:z", "other") == filled
+
+
+def test_gains_are_bold_where_the_interval_excludes_zero():
+    row = {"gain_over_anchor": 10.0, "gain_low": 1.0, "gain_high": 19.0}
+    assert results._gain(row) == "**+10 [+1, +19]**"
+    assert results._gain({**row, "gain_low": -1.0}) == "+10 [-1, +19]"
+    assert results._gain({**row, "gain_over_anchor": float("nan")}) == ""
+
+
+def test_a_table_by_anchor_leaves_out_what_was_not_run():
+    keys = [("b", "anchor", 5.0), ("b", "awr", 7.0), ("a", "anchor", 9.0), ("c", "anchor", 1.0)]
+    frame = pd.DataFrame(
+        [
+            {
+                "dataset": "d",
+                "critic": "iql",
+                "anchor": anchor,
+                "improvement": rule,
+                "seeds": 2,
+                "episodes": 8,
+                "return_mean": value,
+                "gain_over_anchor": 2.0 if rule == "awr" else float("nan"),
+                "gain_low": 1.0,
+                "gain_high": 3.0,
+            }
+            for anchor, rule, value in keys
+        ]
+    )
+    (table,) = results._by_anchor(frame)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == ["`c`", "`b`", "`a`"]
+    assert "| `b` | 5 | **+2 [+1, +3]** |" in table and "| `a` | 9 |  |" in table
