@@ -72,7 +72,7 @@ def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
     episodes = int(rows["episodes"].iloc[0] / rows["seeds"].iloc[0])
     timed = "seconds_self_imitation" in rows
     head = ["rule", "mean return", "score on D4RL's scale", "gain over the anchor", "of it repair", "of it improvement"]
-    head += ["parameters trained", "seconds, all seeds"] if timed else []
+    head += ["parameters it adds", "seconds, all seeds"] if timed else []
     lines = [
         f"`{dataset}`, {rows['seeds'].iloc[0]} seeds of {episodes} episodes (gain: paired difference to the anchor, in "
         "brackets its 95% t-interval over seeds; bold where that excludes zero):",
