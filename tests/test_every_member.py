@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ SEEDS = "0-1"
 def project(tmp_path_factory):
     """A scratch checkout as the working directory, with the dataset, the default anchor and critic in it."""
     clone = Clone(tmp_path_factory.mktemp("members") / "clone")
-    (clone.folder / "mine.py").write_text("import numpy as np\n\n\ndef act(s):\n    return np.tanh(s[:, :6])\n")
-    clone.set({"anchors.mine": {"kind": "external", "callable": "mine:act"}})
+    (clone.folder / "my_controller.py").write_text("import numpy as np\n\n\ndef act(s):\n    return np.tanh(s[:, :6])\n")
+    clone.set({"anchors.mine": {"kind": "external", "callable": "my_controller:act"}})
     clone.study(anchors=["mlp", "mine"])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone.folder)
@@ -33,6 +34,8 @@ def project(tmp_path_factory):
         clone_anchor("mlp")
         fit_critic.run(["--dataset", DATASET, "--critic", "iql", "--seeds", SEEDS])
         yield clone
+    # The module lies in a folder that goes away; other tests have policies of their own.
+    sys.modules.pop("my_controller", None)
 
 
 def clone_anchor(name: str) -> None:
