@@ -21,7 +21,8 @@ SEEDS = "0-1"
 def project(tmp_path_factory):
     """A scratch checkout as the working directory, with the dataset, the default anchor and critic in it."""
     clone = Clone(tmp_path_factory.mktemp("members") / "clone")
-    (clone.folder / "my_controller.py").write_text("import numpy as np\n\n\ndef act(s):\n    return np.tanh(s[:, :6])\n")
+    source = "import numpy as np\n\n\ndef act(s):\n    return np.tanh(s[:, :6])\n"
+    (clone.folder / "my_controller.py").write_text(source)
     clone.set({"anchors.mine": {"kind": "external", "callable": "my_controller:act"}})
     clone.study(anchors=["mlp", "mine"])
     with pytest.MonkeyPatch.context() as patch:
