@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import pandas as pd
 
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
-from spar_core.settings import parse
+from spar_core.reporting.cells import KEYS
 from spar_core.study import Study
 from stages.cells import Cell, study_cells
 from stages.entry import stage_main
 from stages.layout import Layout
-from stages.params import read_params
+from stages.params import section
 
 # The stages whose time a rule's cost is made of, in pipeline order.
 TIMED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate")
-KEYS = ["dataset", "anchor", "critic", "improvement"]
 
 
-def seconds_of(layout: Layout, cell: Cell) -> float | None:
-    """Wall time of a cell, for all its seeds; None where no stage has left one."""
-    path = layout.seconds(cell.folder(layout), cell.stage)
-    return float(read_json(path)["seconds"]) if path.is_file() else None
+def total_seconds(layout: Layout, cells: Sequence[Cell]) -> float | None:
+    """Wall time of cells, for all their seeds; None where a stage has left none for one of them."""
+    paths = [layout.seconds(cell.folder(layout), cell.stage) for cell in cells]
+    if not all(path.is_file() for path in paths):
+        return None
+    return round(sum(float(read_json(path)["seconds"]) for path in paths), 1)
 
 
 def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
@@ -42,28 +44,26 @@ def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
     if not path.is_file():
         raise SparError(f"{path} does not exist", "run `dvc repro`")
     table = pd.read_csv(path)
-    cells = study_cells(study)
-    rows = []
-    for rule in table[KEYS].to_dict("records"):
-        row = dict(rule)
-        for stage in TIMED:
-            ours = [
-                cell
-                for cell in cells
-                if cell.stage == stage and all(getattr(cell, key) in (None, rule[key]) for key in KEYS)
-            ]
-            times = [seconds_of(layout, cell) for cell in ours]
-            row[f"seconds_{stage}"] = None if None in times else round(sum(t for t in times if t is not None), 1)
-        rows.append(row)
     shown = [name for name in ("seeds", "return_mean", "parameters_rule", "parameters_policy") if name in table]
-    return pd.DataFrame(rows).merge(table[[*KEYS, *shown]], on=KEYS)[
-        [*KEYS, *shown, *(f"seconds_{stage}" for stage in TIMED)]
-    ]
+    cost, cells = table[[*KEYS, *shown]].copy(), study_cells(study)
+    for stage in TIMED:
+        cost[f"seconds_{stage}"] = [
+            total_seconds(
+                layout,
+                [
+                    cell
+                    for cell in cells
+                    if cell.stage == stage and all(getattr(cell, key) in (None, rule[key]) for key in KEYS)
+                ],
+            )
+            for rule in table[KEYS].to_dict("records")
+        ]
+    return cost
 
 
 def write_cost(layout: Layout) -> None:
     """Write ``cost.csv`` into the folder of the study's report."""
-    study = parse(Study, read_params(layout)["study"], f"{layout.params}, study")
+    study = section(layout, "study", Study)
     path = layout.report(study.name) / "cost.csv"
     draft = path.with_suffix(".draft")
     cost_table(layout, study).to_csv(draft, index=False, lineterminator="\n")
