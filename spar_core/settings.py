@@ -46,7 +46,10 @@ def parse(model: type[Model], values: Any, where: str) -> Model:
             raise SparError(f"{where}: unknown key '{key}'", nearest(str(first["loc"][-1]), fields)) from None
         if first["type"] == "missing":
             raise SparError(f"{where}: key '{key}' is missing") from None
-        raise SparError(f"{where}: {key} = {first['input']!r} is not valid: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # keys that do not go together: the reason names them
+            raise SparError(f"{where}: {reason}") from None
+        raise SparError(f"{where}: {key} = {first['input']!r} is not valid: {reason}") from None
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -99,10 +99,14 @@ def _normal_form(text: str) -> str:
 
 # Files that a module reads as part of what it does.
 RESOURCES = {
+    # Gymnasium loads it by name.
+    "spar_core.data.environments.adroit": ("spar_core/data/environments/adroit_wrapper.py",),
     "spar_core.data.reference": ("spar_core/data/reference_scores.yaml",),
     "spar_core.reporting.render": (
         "spar_core/reporting/templates/report.md.j2",
         "spar_core/reporting/templates/anchor_quality.md.j2",
+        "spar_core/reporting/templates/diagnostics.md.j2",
+        "spar_core/reporting/templates/offline.md.j2",
     ),
 }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from spar_core.artifacts import new_artifact, write_json, write_meta
 from spar_core.data.entry import load_entry
 from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
-from spar_core.data.minari_io import write_minari
 from spar_core.data.prepare import prepare
+from spar_core.data.readers.minari_io import write_minari
 from spar_core.data.sources import collect
 from stages.entry import stage_main, workers
 from stages.layout import Layout
@@ -18,7 +18,8 @@ from stages.progress import Progress
 
 DESCRIPTION = """\
 Get a dataset and check it. Its entry, datasets/<id>.yaml, says where it comes from: rollouts of behaviour
-policies in this repository (builtin), a Minari dataset (minari), or a file in D4RL's layout (d4rl_hdf5).
+policies in this repository (builtin), of a planner in a maze (waypoints), a Minari dataset (minari), a file in
+D4RL's layout (d4rl_hdf5), or a folder of .npz episodes (npz).
 Writes the episodes as a Minari dataset, and beside them the fixed split of held-out episodes, the scaler
 and a manifest. An existing dataset of the same id is replaced.
 """
@@ -82,6 +83,8 @@ def run(argv: list[str] | None = None) -> None:
         f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
         f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
     )
+    if manifest["environment"]["not_evaluated"]:
+        print(f"policies will not be rolled out: {manifest['environment']['not_evaluated']}")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
         # A Minari dataset names its environment itself, and is not here yet.
         if entry.env_id is None and entry.source != "minari":
             print(
-                f"note: datasets/{dataset}.yaml names no 'env_id': policies on it can be trained "
-                "(`dvc repro self_imitation`), but not evaluated"
+                f"note: datasets/{dataset}.yaml names no 'env_id': policies on it are trained and not rolled out; "
+                "their values are estimated from held-out episodes"
             )
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
 

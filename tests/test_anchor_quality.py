@@ -377,4 +377,6 @@ def test_every_new_diagnostic_is_explained():
 
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
-    assert {path.name for path in folder.glob("*.j2")} == {"report.md.j2", "anchor_quality.md.j2"}
+    assert {path.name for path in folder.glob("*.j2")} == {
+        f"{name}.md.j2" for name in ("report", "anchor_quality", "offline", "diagnostics")
+    }

@@ -172,7 +172,8 @@ def test_a_changed_file_of_an_external_anchor_changes_that_anchor_alone(tree, mo
 
 def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
     found = kinds_changed(tree, "spar_core/critics/calibration.py")
-    assert found == {"improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
+    # The evaluation has a value function of its own, for datasets without an environment.
+    assert found == {"stage evaluate", "improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
 
 
 def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):
@@ -187,7 +188,7 @@ def test_editing_a_stage_changes_that_stage_alone(tree):
 
 
 def test_editing_the_report_trains_nothing(tree):
-    for file in ("tables", "figures", "render", "console"):
+    for file in ("tables", "figures", "render", "console", "offline", "flat", "sections"):
         assert changed(tree, append(tree, f"spar_core/reporting/{file}.py", CODE)) == {"stage report"}
 
 
@@ -197,6 +198,8 @@ def test_editing_the_report_trains_nothing(tree):
         ("spar_core/data/reference_scores.yaml", {"stage download"}),
         ("spar_core/reporting/templates/report.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/anchor_quality.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/offline.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/diagnostics.md.j2", {"stage report"}),
     ],
 )
 def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages):
@@ -312,7 +315,10 @@ BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spa
     ("where", "never"),
     [
         ("spar_core/**/*.py", ("stages", "dvc", "mlflow", "tests", "ruamel")),
-        ("spar_core/data/*.py", (*BELOW, "spar_core.reporting", "spar_core.evaluation", "torch.nn")),
+        ("spar_core/data/**/*.py", (*BELOW, "spar_core.reporting", "spar_core.evaluation", "torch.nn")),
+        ("spar_core/data/environments/*.py", ("spar_core.data.readers", "spar_core.data.generators")),
+        ("spar_core/data/generators/*.py", ("spar_core.data.readers", "spar_core.data.sources")),
+        ("spar_core/data/readers/*.py", ("spar_core.data.generators", "spar_core.data.sources")),
         ("spar_core/networks.py", (*BELOW, "spar_core.data")),
         ("spar_core/randomness.py", (*BELOW, "spar_core.data", "spar_core.networks")),
         ("spar_core/anchors/*.py", ("spar_core.critics", "spar_core.improvement", "spar_core.residual")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -207,3 +210,24 @@ def test_a_misspelt_setting_is_refused_with_the_nearest(kind):
     for field in member.Settings.model_fields:
         with pytest.raises(SparError, match=f"unknown key '{field}x'; did you mean '{field}'"):
             parse_variant("critic", {"mine": {"kind": kind, field + "x": 1}}, "mine")
+
+
+@every_critic
+def test_nothing_is_learnt_from_a_cut_whose_next_observation_is_unknown(kind):
+    """There the row after the last step repeats its own observation, and a value would feed on itself."""
+    member = load_member("critic", kind)
+    settings = tiny_settings(member)
+    dataset = toy_dataset()
+    blind = ~dataset.terminated & ~dataset.heldout
+    # Returns far beyond all others, so that what is changed below changes neither their range nor their bound.
+    first, second = np.flatnonzero(dataset.terminated & ~dataset.heldout)[:2]
+    dataset.rewards[dataset.starts[first]], dataset.rewards[dataset.starts[second]] = 1e3, -1e3
+    dataset = replace(dataset, last_known=~blind)
+    other = replace(dataset, rewards=dataset.rewards.copy())
+    other.rewards[(dataset.starts + dataset.lengths - 1)[blind]] += 20.0
+    one, two = (member.fit(data, settings, SEEDS, Reporter(SEEDS), "cpu") for data in (dataset, other))
+    assert blind.any()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, two.tensors[name]), name
+    known = member.fit(replace(other, last_known=None), settings, SEEDS, Reporter(SEEDS), "cpu")
+    assert any(not torch.equal(known.tensors[name], two.tensors[name]) for name in two.tensors)

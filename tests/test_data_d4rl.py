@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spar_core.artifacts import digest_folder
-from spar_core.data.d4rl_hdf5 import read_d4rl
-from spar_core.data.episodes import Episode, bound_actions, check_episodes
-from spar_core.data.fetch import fetch
+from spar_core.data.episodes import Episode, Episodes, bound_actions, drop_unusable
 from spar_core.data.loading import from_episodes
-from spar_core.data.minari_io import read_minari, write_minari
+from spar_core.data.readers.d4rl_hdf5 import read_d4rl
+from spar_core.data.readers.minari_io import read_minari, write_minari
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 
@@ -58,10 +57,9 @@ def write_flat(path: Path, episodes: list[Episode], leave_out: tuple[str, ...] =
     return path
 
 
-def assert_same(found: list[Episode], wanted: list[Episode]) -> None:
-    assert len(found) == len(wanted)
+def assert_same(found: Iterable[Episode], wanted: Iterable[Episode]) -> None:
     for a, b in zip(found, wanted, strict=True):
-        assert a.terminated == b.terminated
+        assert (a.terminated, a.last_known) == (b.terminated, b.last_known)
         for name in ("observations", "actions", "rewards"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
@@ -78,13 +76,13 @@ def test_round_trip_to_dataset(tmp_path_factory, layout, seed):
     assert_same(flat, episodes)
     (folder / "aa/b-v0").mkdir(parents=True)
     write_minari(folder / "aa/b-v0", "aa/b-v0", flat, action_low=LOW, action_high=HIGH)
-    stored, facts = read_minari(folder, "aa/b-v0")
+    stored, facts = read_minari(folder / "aa/b-v0")
     assert_same(stored, episodes)
     assert facts.env_id is None and facts.dataset_id == "aa/b-v0"
 
     scaler = Scaler.fit(np.concatenate([e.observations for e in stored]), LOW, HIGH)
     data = from_episodes(stored, np.zeros(len(stored), dtype=bool), scaler)
-    assert data.n_steps == sum(steps for steps, _ in layout)
+    assert data.n_steps == sum(steps for steps, _ in layout) and data.last_known is None
     np.testing.assert_array_equal(data.terminated, [terminated for _, terminated in layout])
     np.testing.assert_allclose(data.episode_returns, [e.rewards.sum() for e in episodes], rtol=1e-4, atol=1e-5)
     # The row after each step's observation is that step's own next observation, never another episode's.
@@ -95,19 +93,23 @@ def test_round_trip_to_dataset(tmp_path_factory, layout, seed):
 @settings(max_examples=25, deadline=None)
 @given(layout=layouts)
 def test_without_next_observations(tmp_path_factory, layout):
-    """A cut episode loses its last step; a terminated one keeps all, its last observation repeated."""
+    """Every step stays; the last observation is repeated and marked as unknown, and nothing bootstraps from it."""
     episodes = make_episodes(layout)
     path = write_flat(tmp_path_factory.mktemp("flat") / "x.hdf5", episodes, ("next_observations",))
     found, report = read_d4rl(path)
-    wanted = []
-    for episode in episodes:
-        keep = episode.steps - (not episode.terminated)
-        last = episode.observations[episode.steps - 1 : episode.steps]
-        seen = np.concatenate([episode.observations[:keep], last])
-        if keep:
-            wanted.append(Episode(seen, episode.actions[:keep], episode.rewards[:keep], episode.terminated))
+    wanted = [
+        Episode(np.concatenate([e.observations[:-1], e.observations[-2:-1]]), e.actions, e.rewards, e.terminated, False)
+        for e in episodes
+    ]
     assert_same(found, wanted)
-    assert report.dropped_steps == sum(not terminated for _, terminated in layout)
+    assert report.unknown_last_observations == len(episodes)
+
+    raw = np.concatenate([e.observations for e in found])
+    data = from_episodes(found, np.zeros(len(layout), bool), Scaler.fit(raw, LOW, HIGH))
+    ends = data.starts + data.lengths - 1
+    blind = ends[[not terminated for _, terminated in layout]]
+    assert sorted({*data.bootstrap_steps.tolist(), *blind.tolist()}) == list(range(data.n_steps))
+    assert not set(data.bootstrap_steps) & set(blind)
 
 
 @settings(max_examples=25, deadline=None)
@@ -126,7 +128,7 @@ def test_without_timeouts_or_next_observations(tmp_path):
     with pytest.raises(SparError, match="max_episode_steps"):
         read_d4rl(path)
     found, _ = read_d4rl(path, max_episode_steps=5)
-    assert [e.steps for e in found] == [4, 4, 3, 4, 1]
+    assert [e.steps for e in found] == [5, 5, 3, 5, 2]
     assert [e.terminated for e in found] == [False, False, True, False, False]
 
 
@@ -135,6 +137,28 @@ def test_terminal_and_timeout_at_once_is_terminal(tmp_path):
     both = np.array([0, 0, 1, 0, 0, 1], dtype=bool)
     found, _ = read_d4rl(write_flat(tmp_path / "x.hdf5", episodes, timeouts=both))
     assert_same(found, episodes)
+
+
+def test_many_blocks_of_rows(tmp_path, monkeypatch):
+    """Rows are read in blocks; where a block ends makes no difference."""
+    episodes = make_episodes([(1, True), (7, False), (5, True), (1, False), (9, True), (4, False)])
+    for known in ((), ("next_observations",)):
+        path = write_flat(tmp_path / "x.hdf5", episodes, known)
+        whole, _ = read_d4rl(path)
+        for block in (1, 2, 3, 5, 26, 27):
+            monkeypatch.setattr("spar_core.data.readers.d4rl_hdf5.BLOCK", block)
+            assert_same(read_d4rl(path)[0], whole)
+        monkeypatch.undo()
+
+
+def test_float64_and_a_trailing_axis_become_flat_float32(tmp_path):
+    episodes = make_episodes([(4, True), (5, False)])
+    rewards = np.concatenate([e.rewards for e in episodes]).astype(np.float64)[:, None]
+    seen = np.concatenate([e.observations[:-1] for e in episodes]).astype(np.float64)
+    found, report = read_d4rl(write_flat(tmp_path / "x.hdf5", episodes, rewards=rewards, observations=seen))
+    assert_same(found, episodes)
+    assert report.kinds["observations"] == report.kinds["rewards"] == "float64" and report.kinds["actions"] == "float32"
+    assert {found.observations.dtype, found.rewards.dtype} == {np.dtype(np.float32)}
 
 
 def test_a_million_steps_take_seconds(tmp_path):
@@ -177,27 +201,35 @@ def test_bad_layout(tmp_path, change, message):
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_nan_is_located(name, value, kind):
-    episodes = make_episodes([(4, True), (5, False)])
+def test_nan_is_located_or_its_episode_dropped(name, value, kind):
+    episodes = make_episodes([(4, True), (5, False), (0, False), (3, True)])
     getattr(episodes[1], name)[2] = value
+    together = Episodes.of(episodes)
     with pytest.raises(SparError, match=f"{name} hold a.* {kind} in episode 1, step 2"):
-        check_episodes(episodes)
+        drop_unusable(together, "refuse")
+    left, report = drop_unusable(together, "drop_episodes")
+    assert_same(left, [episodes[0], episodes[3]])
+    assert (report.empty, report.not_finite) == (1, 1)
 
 
-def test_empty_and_unfitting_episodes():
+def test_nothing_left_and_unfitting_episodes():
     with pytest.raises(SparError, match="no episodes"):
-        check_episodes([])
-    with pytest.raises(SparError, match="episode 1 is empty"):
-        check_episodes(make_episodes([(4, True), (0, False)]))
+        Episodes.of([])
+    with pytest.raises(SparError, match="no episodes"):
+        drop_unusable(Episodes.of(make_episodes([(0, True), (0, False)])), "refuse")
     good = make_episodes([(4, True)])[0]
     with pytest.raises(SparError, match="episode 0 has observations"):
-        check_episodes([Episode(good.observations[:-1], good.actions, good.rewards, True)])
+        Episodes.of([Episode(good.observations[:-1], good.actions, good.rewards, True)])
+    other = Episode(np.zeros((3, 4), np.float32), np.zeros((2, 2), np.float32), np.zeros(2, np.float32), True)
+    with pytest.raises(SparError, match="episode 1 has observations"):
+        Episodes.of([good, other])
 
 
 def test_actions_out_of_bounds():
-    episodes = make_episodes([(4, True), (5, False)])
+    single = make_episodes([(4, True), (5, False)])
+    episodes = Episodes.of(single)
     same, report = bound_actions(episodes, LOW, HIGH, "refuse")
-    assert report.clipped == 0 and same == episodes
+    assert report.clipped == 0 and same is episodes
     episodes[0].actions[1, 1] = 1.0 + 1e-6  # rounding noise
     bounded, report = bound_actions(episodes, LOW, HIGH, "refuse")
     assert report.clipped == 1 and bounded[0].actions.max() <= 1.0
@@ -207,21 +239,6 @@ def test_actions_out_of_bounds():
     bounded, report = bound_actions(episodes, LOW, HIGH, "clip")
     assert (report.clipped, report.total, report.largest_excess) == (2, 18, pytest.approx(0.5))
     assert bounded[1].actions[3, 0] == -1.0 and episodes[1].actions[3, 0] == -1.5
-
-
-def test_fetch_checks_and_caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPAR_CACHE", str(tmp_path / "cache"))
-    source = tmp_path / "x.hdf5"
-    source.write_bytes(b"content")
-    right = hashlib.sha256(b"content").hexdigest()
-    with pytest.raises(SparError, match="SHA-256"):
-        fetch(source.as_uri(), "0" * 64)
-    assert not list((tmp_path / "cache").iterdir())
-    path = fetch(source.as_uri(), right)
-    source.unlink()
-    assert fetch(source.as_uri(), right) == path
-    with pytest.raises(SparError, match="cannot be fetched"):
-        fetch("http://127.0.0.1:9/x.hdf5")
 
 
 def test_minari_bytes_do_not_depend_on_time(tmp_path):
@@ -242,10 +259,13 @@ def test_real_door_human():
         pytest.skip("SPAR_TEST_DATA is not set")
     path = Path(folder) / "d4rl-door-human-v0.hdf5"
     episodes, report = read_d4rl(path, terminals_are_truncations=True, ignore_timeouts=True)
-    check_episodes(episodes)
-    assert len(episodes) == 25 and not any(e.terminated for e in episodes)
-    # Without next_observations the last step of each cut demonstration is dropped.
-    assert report.rows == 6729 and sum(e.steps for e in episodes) == 6729 - 25
+    episodes, dropped = drop_unusable(episodes, "refuse")
+    assert (len(episodes), episodes.steps, report.rows) == (25, 6729, 6729) and dropped.empty == 0
+    assert episodes.returns.mean() == pytest.approx(795.655, abs=0.001)
+    # All are cuts, and none can be bootstrapped from, since the observation after the cut is not in the file.
+    assert not episodes.terminated.any() and not episodes.last_known.any()
+    data = from_episodes(episodes, np.zeros(25, bool), Scaler.fit(episodes.observations, -np.ones(28), np.ones(28)))
+    assert data.n_steps == 6729 and len(data.bootstrap_steps) == 6729 - 25
 
 
 @pytest.mark.parametrize(
@@ -257,7 +277,8 @@ def test_replay_files(name, steps, episodes, terminated):
     if not folder:
         pytest.skip("SPAR_TEST_DATA is not set")
     found, report = read_d4rl(Path(folder) / f"{name}-trpo-replay.hdf5")
-    check_episodes(found)
-    assert (sum(e.steps for e in found), len(found)) == (steps, episodes)
-    assert sum(e.terminated for e in found) == terminated
-    assert (report.dropped_steps, report.unmarked_cuts) == (0, 0)
+    found, _ = drop_unusable(found, "refuse")
+    assert (found.steps, len(found), found.terminated.sum()) == (steps, episodes, terminated)
+    assert (report.unknown_last_observations, report.unmarked_cuts) == (0, 0)
+    with h5py.File(Path(folder) / f"{name}-trpo-replay.hdf5") as file:
+        assert found.returns.sum() == pytest.approx(file["rewards"][()].sum(dtype=np.float64))

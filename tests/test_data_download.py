@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from spar_core.artifacts import digest_folder
-from spar_core.data.environment import check_version, environment_facts, make_env
+from spar_core.data.environments.environment import environment_facts, make_env
 from spar_core.data.episodes import Episode
 from spar_core.data.loading import load_dataset
-from spar_core.data.minari_io import write_minari
 from spar_core.data.prepare import choose_heldout
+from spar_core.data.readers.minari_io import write_minari
 from spar_core.errors import SparError
 from stages.download import download
 from stages.layout import Layout
@@ -228,29 +228,6 @@ def test_allowed_mismatch_is_labelled(tmp_path):
     assert manifest["environment"]["environment_mismatch"] and not manifest["comparable_to_d4rl"]
 
 
-@pytest.mark.parametrize(
-    ("data", "env", "fits"),
-    [
-        ("Hopper-v2", "Hopper-v4", True),
-        ("Hopper-v2", "Hopper-v5", False),
-        ("Walker2d-v5", "Walker2d-v4", False),
-        ("Walker2d-v4", "Walker2d-v5", False),
-        ("Hopper-v5", "Walker2d-v5", False),
-        ("HalfCheetah-v5", "HalfCheetah-v5", True),
-        ("AdroitHandDoor-v1", "AdroitHandDoor-v1", True),
-        (None, "Hopper-v5", True),
-        ("Hopper-v5", None, True),
-    ],
-)
-def test_version_pairs(data, env, fits):
-    if fits:
-        assert check_version(data, env, allow=False) is False
-    else:
-        with pytest.raises(SparError, match="allow_environment_mismatch"):
-            check_version(data, env, allow=False)
-        assert check_version(data, env, allow=True) is True
-
-
 def test_no_environment():
     with pytest.raises(SparError, match="no environment"):
         make_env(None)
@@ -261,16 +238,30 @@ def test_no_environment():
 def test_dataset_without_environment(tmp_path):
     write_flat(tmp_path / "x.hdf5", make_episodes([(5, True), (6, False)]))
     layout = entry(tmp_path, "x-v0", source="d4rl_hdf5", path="x.hdf5")
-    assert download(layout, "x-v0", 1)["environment"]["env_id"] is None
+    environment = download(layout, "x-v0", 1)["environment"]
+    assert environment["env_id"] is None and environment["not_evaluated"] == "no environment is named for it"
     assert load_dataset(layout.minari_root, layout.data("x-v0"), "x-v0").n_steps == 11
 
 
 def test_heldout_depends_on_seed_and_count_alone():
-    assert choose_heldout(100, 0.1, 0) == choose_heldout(100, 0.1, 0) != choose_heldout(100, 0.1, 1)
-    assert len(choose_heldout(100, 0.1, 0)) == 10 and len(choose_heldout(2, 0.01, 0)) == 1
-    assert len(choose_heldout(2, 0.99, 0)) == 1
+    def heldout(episodes: int, share: float, seed: int) -> list[int]:
+        return choose_heldout([str(i) for i in range(episodes)], share, seed)
+
+    assert heldout(100, 0.1, 0) == heldout(100, 0.1, 0) != heldout(100, 0.1, 1)
+    assert len(heldout(100, 0.1, 0)) == 10 and len(heldout(2, 0.01, 0)) == 1
+    assert len(heldout(2, 0.99, 0)) == 1
     with pytest.raises(SparError, match="at least two"):
-        choose_heldout(1, 0.1, 0)
+        heldout(1, 0.1, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_an_episode_stay_on_one_side(seed):
+    digests = list("abcabcdefdda")
+    held = choose_heldout(digests, 0.5, seed)
+    apart = {digests[i] for i in held}
+    assert len(apart) == 3 and held == [i for i, digest in enumerate(digests) if digest in apart]
+    with pytest.raises(SparError, match="all 3 the same"):
+        choose_heldout(["a"] * 3, 0.5, seed)
 
 
 def test_snapshots_that_do_not_fit(tmp_path):
@@ -297,10 +288,10 @@ def test_shipped_replay_and_door_entries(tmp_path):
     assert not manifest["comparable_to_d4rl"] and manifest["clipped_actions"]["count"] == 0
     data = load_dataset(layout.minari_root, layout.data("replay/hopper-trpo-v0"), "replay/hopper-trpo-v0")
     assert data.n_steps == 99_066 and data.heldout.sum() == 19
-    # Without gymnasium-robotics the demonstrations can still be prepared, as data without an environment.
-    values = yaml.safe_load((ROOT / "datasets/d4rl/door-human-v0.yaml").read_text())
-    entry(tmp_path, "door-v0", **{**values, "env_id": None})
-    manifest = download(layout, "door-v0", 1)
-    assert (manifest["episodes"], manifest["truncated_episodes"]) == (25, 25)
-    # 796 with the last step of each demonstration, whose next observation is not known.
-    assert manifest["returns"]["mean"] == pytest.approx(785, abs=1)
+    shutil.copytree(ROOT / "datasets/d4rl", tmp_path / "datasets/d4rl")
+    manifest = download(layout, "d4rl/door-human-v0", 1)
+    assert (manifest["episodes"], manifest["steps"], manifest["truncated_episodes"]) == (25, 6729, 25)
+    assert manifest["returns"]["mean"] == pytest.approx(795.7, abs=0.05)
+    assert manifest["last_observation_unknown"] == 25
+    data = load_dataset(layout.minari_root, layout.data("d4rl/door-human-v0"), "d4rl/door-human-v0")
+    assert data.cut_blind.all() and len(data.bootstrap_steps) == len(data.train_steps) - 25 + data.heldout.sum()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
-from spar_core.data.entry import D4rlEntry, dataset_ids, load_entry, local_path, source_digest
+from spar_core.data.entry import CommonEntry, D4rlEntry, dataset_ids, load_entry, local_path, source_digest
 from spar_core.data.reference import normalised_score, normalised_spread, reference, reference_table
+from spar_core.data.reward_shift import REWARD_SHIFTS, shift_rewards
 from spar_core.errors import SparError
+from spar_core.settings import parse
 
 DATASETS = Path(__file__).parents[1] / "datasets"
+FLAT = {"title": "t", "source": "d4rl_hdf5", "path": "x.hdf5"}
 
 
 @pytest.mark.parametrize("dataset_id", dataset_ids(DATASETS))
@@ -39,7 +44,7 @@ MINARI = "title: t\nsource: minari\ndataset: mujoco/hopper/medium-v0\n"
         (MINARI + "heldout_shore: 0.2\n", "did you mean 'heldout_share'"),
         (MINARI + "heldout_share: 1.5\n", "heldout_share = 1.5"),
         (MINARI + "out_of_bounds_actions: ignore\n", "out_of_bounds_actions"),
-        ("title: t\nsource: minari\n", "key 'dataset' is missing"),
+        ("title: t\nsource: minari\n", "a-v0.yaml: give either 'dataset' or 'path'"),
         ("title: t\nsource: d4rl_hdf5\n", "either 'path' or 'url'"),
         ("title: t\nsource: d4rl_hdf5\nurl: ftp://x/y\n", "must start with http"),
         ("title: [\n", "not valid YAML"),
@@ -64,17 +69,35 @@ def test_bad_id(tmp_path, name):
 
 
 def test_path_variable(tmp_path, monkeypatch):
-    entry = D4rlEntry(title="t", source="d4rl_hdf5", path="${SOME_UNSET_FOLDER}/x.hdf5")
+    path = "${SOME_UNSET_FOLDER}/x.hdf5"
+    entry = D4rlEntry(title="t", source="d4rl_hdf5", path=path)
     monkeypatch.delenv("SOME_UNSET_FOLDER", raising=False)
     with pytest.raises(SparError, match="SOME_UNSET_FOLDER is not set"):
-        local_path(entry, tmp_path)
+        local_path(path, tmp_path)
     monkeypatch.setenv("SOME_UNSET_FOLDER", str(tmp_path))
     with pytest.raises(SparError, match=r"x\.hdf5 does not exist"):
-        local_path(entry, tmp_path)
+        local_path(path, tmp_path)
     (tmp_path / "x.hdf5").write_bytes(b"one")
     before = source_digest(entry, tmp_path)
     (tmp_path / "x.hdf5").write_bytes(b"two")
     assert source_digest(entry, tmp_path) != before
+
+
+def test_reasons_and_shifts():
+    """A reason for not evaluating needs that there is no environment; reward shifts go by their names alone."""
+    with pytest.raises(SparError, match="'not_evaluated' says why there is no environment, but 'env_id' names one"):
+        parse(D4rlEntry, {**FLAT, "env_id": "Hopper-v5", "not_evaluated": "because"}, "x")
+    with pytest.raises(SparError, match="reward_shift = 'ikl' is not valid"):
+        parse(D4rlEntry, {**FLAT, "reward_shift": "ikl"}, "x")
+    names = set(get_args(CommonEntry.model_fields["reward_shift"].annotation))
+    assert names == set(REWARD_SHIFTS)
+    rewards = np.array([0.0, 1.0], np.float32)
+    assert [shift_rewards(rewards, name).tolist() for name in ("none", "iql", "cql", "rebrac")] == [
+        [0.0, 1.0],
+        [-1.0, 0.0],
+        [-2.0, 2.0],
+        [0.0, 100.0],
+    ]
 
 
 def test_normalised_scores():

@@ -206,6 +206,13 @@ def test_a_scaler_standardises_what_it_was_fitted_to_and_leaves_constants_at_zer
     standard = scaler.standardise(data)
     np.testing.assert_allclose(standard.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(standard.std(0), [1, 0, 1], atol=1e-5)
+    # Where the environment does change what never changed in the data, a network must not see it.
+    assert abs(scaler.standardise(np.array([[5.0, -1e6, 5.0]]))[0, 1]) < 1e-20
+    some = np.arange(200) % 3 > 0
+    few = Scaler.fit(data, np.full(2, -1), np.full(2, 1), some)
+    assert np.array_equal(few.observation_mean, Scaler.fit(data[some], np.full(2, -1), np.full(2, 1)).observation_mean)
+    raw = data.astype(np.float32)
+    assert np.array_equal(scaler.standardise(raw.copy(), in_place=True), scaler.standardise(raw))
     again = Scaler.from_dict(scaler.to_dict())
     for name in Scaler.__dataclass_fields__:
         assert np.array_equal(getattr(again, name), getattr(scaler, name)), name

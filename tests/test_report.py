@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -36,7 +37,10 @@ def study_of(**changes) -> Study:
     return Study(**(values | changes))
 
 
-def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERENCE) -> None:
+MISMATCH = "evaluated in another version of the environment than the data came from"
+
+
+def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERENCE, mismatch=None) -> None:
     """Evaluation folders as the evaluate stage writes them: 5 episodes a seed, returns around LEVELS."""
     for cell in study.cells():
         folder = layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
@@ -65,7 +69,9 @@ def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERE
         context = {
             "env_id": "HalfCheetah-v5",
             "reference": reference,
-            "label": "built-in data; not comparable with D4RL tables",
+            "not_evaluated": None,
+            "mismatch": mismatch,
+            "label": f"built-in data; not comparable with D4RL tables{f'; {mismatch}' if mismatch else ''}",
             "dataset": {"steps": 200000, "episodes": 200, "mean_return": 1200.0, "best_return": 2900.0},
             "protocol": "last",
             "diagnostics": {
@@ -154,6 +160,32 @@ def test_the_page_says_who_wins_and_who_loses(layout):
         assert bold == (f"`{rule}`" not in open_rules), shown
     assert "`made/up`" in page and "| all | 3 | 3 | 3 |" in page
     assert "| `improvement/step0_gap` | spar_mlp | 0 | 0 | 0 |" in page
+
+
+@pytest.mark.parametrize("reference", [REFERENCE, None])
+def test_another_environment_than_the_datas_is_said_in_every_table(layout, reference):
+    study = study_of(anchors=["bc", "knn", "mlp"])
+    write_cells(layout, study, reference=reference, mismatch=MISMATCH)
+    report = report_of(layout, study)
+    page = report.files["report.md"].decode()
+    parts = page.split("\n\n")
+    # Diagnostics are not measured in the environment.
+    tables = [i for i, part in enumerate(parts) if part.startswith("|") and not part.startswith("| diagnostic")]
+    assert len(tables) == 1 + 3 + 3 * 2, "overview, anchor quality, and returns and gains of three anchors"
+    for i in tables:
+        told = parts[i] if i == tables[0] else parts[i + 1]
+        assert MISMATCH[1:] in told, parts[i]
+    for block in report.console.split("\n\n"):
+        assert block.splitlines()[1] == MISMATCH
+    for name in ("table.csv", "returns.csv", "anchors.csv"):
+        rows = pd.read_csv(io.BytesIO(report.files[name]))
+        assert set(rows["label"]) == {MISMATCH}, name
+    assert len(report.figures) == 3 and all(MISMATCH.encode() in data for data in report.figures.values())
+
+    plain = study_of()
+    write_cells(Layout(layout.root / "plain"), plain, reference=reference)
+    files = report_of(Layout(layout.root / "plain"), plain).files
+    assert not any(b"label" in files[name].splitlines()[0] for name in ("table.csv", "returns.csv", "anchors.csv"))
 
 
 def test_links_lead_to_figures_and_tables_are_whole(layout):

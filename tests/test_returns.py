@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -130,3 +132,35 @@ def test_far_from_cut_of_a_long_truncated_episode_drops_about_one_horizon(discou
     dropped = n - int(far_from_cut(dataset, discount).sum())
     horizon = np.log(NEGLIGIBLE_TAIL) / np.log(discount)
     assert horizon <= dropped <= horizon + 2
+
+
+@given(layouts(), DISCOUNTS, st.integers(0, 99))
+def test_after_a_cut_without_a_last_observation_the_tail_is_the_last_steps_return(dataset, discount, seed):
+    """There the row after the last step repeats its own observation: its value already holds the last reward."""
+    known = np.random.default_rng(seed).random(len(dataset.lengths)) < 0.5
+    tails = np.arange(1.0, len(dataset.lengths) + 1)
+    blind = replace(dataset, last_known=known)
+    returns = discounted_returns(blind, discount, tails)
+    whole = discounted_returns(dataset, discount, tails)
+    for step, episode, t, length in steps_of(dataset):
+        if known[episode] or dataset.terminated[episode]:
+            assert returns[step] == whole[step]
+        elif t == length - 1:
+            assert returns[step] == tails[episode]
+        else:
+            np.testing.assert_allclose(returns[step], dataset.rewards[step] + discount * returns[step + 1], rtol=1e-5)
+
+
+@given(layouts(), st.integers(0, 99))
+def test_temporal_differences_leave_out_cuts_without_a_last_observation(dataset, seed):
+    known = np.random.default_rng(seed).random(len(dataset.lengths)) < 0.5
+    blind = replace(dataset, last_known=known)
+    usable = [
+        step
+        for step, episode, t, length in steps_of(dataset)
+        if not dataset.heldout[episode] and (t < length - 1 or known[episode] or dataset.terminated[episode])
+    ]
+    assert blind.bootstrap_steps.tolist() == usable
+    assert dataset.bootstrap_steps.tolist() == dataset.train_steps.tolist()
+    part = blind.of_episodes(~dataset.heldout)
+    assert np.array_equal(part.cut_blind, blind.cut_blind[~dataset.heldout])

@@ -22,7 +22,7 @@ def test_a_local_minari_dataset_gives_what_its_source_gave(tmp_path):
     clone = Clone(tmp_path / "clone")
     clone.run("python", "-m", "stages.download", "--dataset", DATASET)
     (clone.folder / "artifacts/minari").rename(tmp_path / "minari")
-    entry = "title: a copy\nsource: minari\ndataset: builtin/halfcheetah-replay-v0\nreference: halfcheetah\n"
+    entry = "title: a copy\nsource: minari\ndataset: builtin/halfcheetah-replay-v0\n"
     (clone.folder / "datasets/mine").mkdir()
     (clone.folder / "datasets/mine/copy-v0.yaml").write_text(entry)
     clone.study(datasets=["mine/copy-v0"], improvements=["anchor", "spar_proj"])

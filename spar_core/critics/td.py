@@ -58,7 +58,7 @@ class TDCritic(StackedCritic):
         """Temporal differences, with a slowly following target copy of the Q networks."""
         target = self.networks.copy()
         objective = self.objective(problem, target)
-        batches = Minibatches(problem.dataset.train_steps, problem.seeds, settings.batch_size, "critic/batches")
+        batches = Minibatches(problem.dataset.bootstrap_steps, problem.seeds, settings.batch_size, "critic/batches")
         bound = beyond_rewards(problem)
         for step in range(1, settings.steps + 1):
             loss, info = objective(batches.next().to(problem.data.observations.device))

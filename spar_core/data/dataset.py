@@ -21,13 +21,15 @@ class Dataset:
     Attributes:
         observations: [N + E, D] float32, standardised by ``scaler``.
         actions: [N, A] float32, mapped to [-1, 1].
-        rewards: [N] float32, raw.
+        rewards: [N] float32, as training sees them: logged, after the entry's ``reward_shift``.
         lengths: [E] int64, steps of each episode.
         terminated: [E] bool, whether the episode's last step ended in a terminal state. Where it is false
             the episode was cut (truncated), and values are bootstrapped through its end.
         heldout: [E] bool, episodes that no network is ever fitted to.
         scaler: the maps back to raw observations and actions.
         numbers: [E] int64, what each episode is called in the whole dataset; None where this is the whole.
+        last_known: [E] bool, whether the observation after the episode's last step is known; None where all are.
+            Where it is not, that row repeats the one before, and no value may be bootstrapped from it.
     """
 
     observations: np.ndarray
@@ -38,6 +40,7 @@ class Dataset:
     heldout: np.ndarray
     scaler: Scaler
     numbers: np.ndarray | None = None
+    last_known: np.ndarray | None = None
 
     def of_episodes(self, keep: np.ndarray) -> Dataset:
         """The dataset of the episodes that ``keep`` [E] bool marks, in their order, with the same scaler."""
@@ -52,6 +55,7 @@ class Dataset:
             self.heldout[keep],
             self.scaler,
             (np.arange(len(keep)) if self.numbers is None else self.numbers)[keep],
+            None if self.last_known is None else self.last_known[keep],
         )
 
     @property
@@ -99,11 +103,23 @@ class Dataset:
         return np.flatnonzero(~self.heldout[self.episode])
 
     @cached_property
+    def cut_blind(self) -> np.ndarray:
+        """Episodes that were cut, and whose observation after the cut is unknown, [E] bool."""
+        known = np.ones(len(self.lengths), bool) if self.last_known is None else self.last_known
+        return ~known & ~self.terminated
+
+    @cached_property
+    def bootstrap_steps(self) -> np.ndarray:
+        """Training steps whose next observation is known or not needed: all that temporal differences may see, [n]."""
+        blind = self.starts[self.cut_blind] + self.lengths[self.cut_blind] - 1
+        return np.setdiff1d(self.train_steps, blind, assume_unique=True)
+
+    @cached_property
     def heldout_steps(self) -> np.ndarray:
         """Steps of the held-out episodes, [n] int64."""
         return np.flatnonzero(self.heldout[self.episode])
 
     @cached_property
     def episode_returns(self) -> np.ndarray:
-        """Undiscounted raw return of each episode, [E] float64."""
+        """Undiscounted return of each episode, in the units of ``rewards``, [E] float64."""
         return np.add.reduceat(self.rewards.astype(np.float64), self.starts)

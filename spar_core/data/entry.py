@@ -1,7 +1,8 @@
 """Dataset entries: what ``datasets/<id>.yaml`` may say, and where its data comes from.
 
-An entry names one of three sources. ``builtin`` rolls out behaviour policies that lie in the repository,
-``minari`` takes any Minari dataset, local or remote, and ``d4rl_hdf5`` converts a file in D4RL's layout.
+An entry names one of five sources. ``builtin`` rolls out behaviour policies that lie in the repository,
+``waypoints`` a planner in a maze; ``minari`` takes any Minari dataset, local or remote; ``d4rl_hdf5`` converts a
+file in D4RL's layout, and ``npz`` a folder of episodes.
 """
 
 from __future__ import annotations
@@ -32,13 +33,19 @@ class CommonEntry(Settings):
         description: where the data comes from and what to know about it.
         license: licence of the data.
         env_id: Gymnasium id of the evaluation environment. Null means that the data has none: it can be
-            prepared and trained on, but no stage can evaluate a policy on it.
+            prepared and trained on, but no policy is rolled out on it.
+        not_evaluated: why there is no environment, for the report; only where ``env_id`` is null.
         env_kwargs: keyword arguments of the evaluation environment.
+        observation_keys: parts of a dictionary observation that make up the vector, in this order, such as
+            ``observation`` or ``achieved_goal/kettle``; null takes all of them, sorted by name.
+        reward_shift: a name in ``spar_core.data.reward_shift``: what training adds to rewards or scales them
+            by. Returns are reported as they were logged.
         reference: row of ``reference_scores.yaml`` that normalises returns; null for raw returns only.
         heldout_share: share of the episodes that no network is ever fitted to.
         split_seed: seed of the choice of held-out episodes.
         out_of_bounds_actions: ``refuse`` or ``clip`` actions outside the bounds. Excesses up to 1e-6 are
             rounding noise and are always clipped; whatever is clipped is counted in the manifest.
+        not_finite: ``refuse`` a NaN or an infinity, or ``drop_episodes`` that hold one, which are counted.
         allow_environment_mismatch: accept data of another environment version; the manifest says so.
     """
 
@@ -46,12 +53,22 @@ class CommonEntry(Settings):
     description: str = ""
     license: str = ""
     env_id: str | None = None
+    not_evaluated: str | None = None
     env_kwargs: dict[str, Any] = Field(default_factory=dict)
+    observation_keys: list[str] | None = Field(default=None, min_length=1)
+    reward_shift: Literal["none", "iql", "cql", "rebrac"] = "none"
     reference: str | None = None
     heldout_share: float = Field(default=0.1, gt=0.0, lt=1.0)
     split_seed: int = Field(default=0, ge=0)
     out_of_bounds_actions: Literal["clip", "refuse"] = "refuse"
+    not_finite: Literal["refuse", "drop_episodes"] = "refuse"
     allow_environment_mismatch: bool = False
+
+    @model_validator(mode="after")
+    def _one_reason(self) -> CommonEntry:
+        if self.not_evaluated is not None and self.env_id is not None:
+            raise ValueError("'not_evaluated' says why there is no environment, but 'env_id' names one")
+        return self
 
 
 class BuiltinEntry(CommonEntry):
@@ -72,29 +89,79 @@ class BuiltinEntry(CommonEntry):
     noise: float = Field(default=1.0, ge=0.0)
 
 
+class WaypointsEntry(CommonEntry):
+    """Rollouts of a planner with a PD controller in a point maze; nothing is downloaded.
+
+    Attributes:
+        steps: environment steps in all.
+        seed: seed of starts, goals and action noise.
+        p_gain: force per metre of distance to the next waypoint.
+        d_gain: force per metre a second of velocity.
+        noise: standard deviation of the noise added to every action, in units of the action box [-1, 1].
+    """
+
+    source: Literal["waypoints"]
+    env_id: str
+    steps: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    p_gain: float = Field(default=10.0, gt=0.0)
+    d_gain: float = Field(default=-1.0, le=0.0)
+    noise: float = Field(default=0.5, ge=0.0)
+
+
 class MinariEntry(CommonEntry):
     """A Minari dataset; ``env_id`` defaults to the environment that the dataset itself names.
 
     Attributes:
         dataset: Minari id, such as ``mujoco/hopper/medium-v0``, or a remote path with ``://``.
+        path: folder of a local dataset, relative to the project root, instead of ``dataset``.
     """
 
     source: Literal["minari"]
-    dataset: str
+    dataset: str | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> MinariEntry:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either 'dataset' or 'path'")
+        return self
 
 
-class D4rlEntry(CommonEntry):
+class FileEntry(CommonEntry):
+    """What entries of files say that do not describe their environment themselves.
+
+    Attributes:
+        data_env_id: environment that the data was collected in; default ``env_id``.
+        action_low, action_high: action bounds, used only where ``env_id`` is null.
+    """
+
+    data_env_id: str | None = None
+    action_low: float = -1.0
+    action_high: float = 1.0
+
+
+class NpzEntry(FileEntry):
+    """A folder of ``.npz`` files, one an episode, in the order of their names.
+
+    Attributes:
+        path: local folder, relative to the project root; ``${VARIABLE}`` is expanded.
+    """
+
+    source: Literal["npz"]
+    path: str
+
+
+class D4rlEntry(FileEntry):
     """A flat HDF5 file in D4RL's layout, given by ``path`` or by ``url``.
 
     Attributes:
         path: local file, relative to the project root; ``${VARIABLE}`` is expanded.
         url: where to download the file from; it is kept in the user's cache folder.
         sha256: expected SHA-256 of the file, checked whenever it is read.
-        data_env_id: environment that the data was collected in; default ``env_id``.
         terminals_are_truncations: the file's terminals mark cuts, not terminal states.
         ignore_timeouts: the file's timeouts are wrong and are not ends of episodes.
         max_episode_steps: cut episodes at this length, for files that do not mark their timeouts.
-        action_low, action_high: action bounds, used only where ``env_id`` is null.
         comparable_to_d4rl: this is the original file, so that scores may stand beside D4RL scores.
     """
 
@@ -102,12 +169,9 @@ class D4rlEntry(CommonEntry):
     path: str | None = None
     url: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    data_env_id: str | None = None
     terminals_are_truncations: bool = False
     ignore_timeouts: bool = False
     max_episode_steps: int | None = Field(default=None, gt=0)
-    action_low: float = -1.0
-    action_high: float = 1.0
     comparable_to_d4rl: bool = False
 
     @field_validator("url")
@@ -124,11 +188,13 @@ class D4rlEntry(CommonEntry):
         return self
 
 
-Entry = BuiltinEntry | MinariEntry | D4rlEntry
+Entry = BuiltinEntry | WaypointsEntry | MinariEntry | D4rlEntry | NpzEntry
 SOURCES: dict[str, type[CommonEntry]] = {
     "builtin": BuiltinEntry,
+    "waypoints": WaypointsEntry,
     "minari": MinariEntry,
     "d4rl_hdf5": D4rlEntry,
+    "npz": NpzEntry,
 }
 
 
@@ -174,24 +240,23 @@ def load_entry(path: Path) -> Entry:
     return parse(SOURCES[source], values, str(path))
 
 
-def local_path(entry: D4rlEntry, root: Path) -> Path:
-    """The local file of an entry with ``path``.
+def local_path(path: str, root: Path) -> Path:
+    """A path of an entry, with its variables filled in, below the project root if it is relative.
 
     Raises:
-        SparError: the path uses a variable that is not set, or there is no such file.
+        SparError: it uses a variable that is not set, or there is no such file or folder.
     """
-    assert entry.path is not None
-    expanded = os.path.expandvars(entry.path)
+    expanded = os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         raise SparError(
-            f"the environment variable {unset[1]} is not set, which the path '{entry.path}' needs",
+            f"the environment variable {unset[1]} is not set, which the path '{path}' needs",
             f"set {unset[1]} to the folder that holds the file",
         )
-    path = root / Path(expanded).expanduser()
-    if not path.is_file():
-        raise SparError(f"{path} does not exist", "check 'path' in the dataset's entry")
-    return path
+    found = root / Path(expanded).expanduser()
+    if not found.exists():
+        raise SparError(f"{found} does not exist", "check 'path' in the dataset's entry")
+    return found
 
 
 def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
@@ -209,15 +274,19 @@ def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
 def source_digest(entry: Entry, root: Path) -> str:
     """Digest of what the entry's data is made from, so that a changed local file is noticed.
 
-    Local files are digested by content; a Minari id or a URL by its name (and ``sha256``) alone.
+    Local files are digested by content; a Minari id or a URL by its name (and ``sha256``) alone, and what is
+    generated by nothing, since its entry says it all.
 
     Raises:
         SparError: the local source does not exist.
     """
     if isinstance(entry, BuiltinEntry):
         return digest_folder(behaviour_folder(entry, root))
+    if isinstance(entry, WaypointsEntry):
+        return digest_value({})
+    if entry.path is not None:
+        path = local_path(entry.path, root)
+        return digest_folder(path) if path.is_dir() else digest_file(path)
     if isinstance(entry, MinariEntry):
         return digest_value({"minari": entry.dataset})
-    if entry.path is not None:
-        return digest_file(local_path(entry, root))
     return digest_value({"url": entry.url, "sha256": entry.sha256})

@@ -1,10 +1,15 @@
-"""Episodes: the raw form that every source is turned into before it is stored, and what is asked of it."""
+"""Episodes: the raw form that every source is turned into before it is stored, and what is asked of it.
+
+All episodes of a dataset lie one after the other in flat arrays, each observation once, so that a million steps
+take what their numbers take. An :class:`Episode` is a view of one of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +17,7 @@ from spar_core.errors import SparError
 
 # Beyond the bounds by at most this, relative to the span of the bounds, an action is in them up to rounding.
 ROUNDING = 1e-6
+ROWS = 1 << 16  # rows that are looked at together, so that a check needs little memory beside the data
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,147 @@ class Episode:
         actions: [T, A] float32.
         rewards: [T] float32.
         terminated: whether the last step ended in a terminal state; otherwise the episode was cut there.
+        last_known: whether the source holds the observation after the last step. Where it does not, the
+            last row repeats the one before it.
     """
 
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     terminated: bool
+    last_known: bool = True
 
     @property
     def steps(self) -> int:
         return len(self.rewards)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """N steps in E episodes, in raw units, one episode after the other.
+
+    Attributes:
+        observations: [N + E, D] float32; an episode of T steps owns T + 1 rows.
+        actions: [N, A] float32.
+        rewards: [N] float32.
+        lengths: [E] int64, steps of each episode.
+        terminated: [E] bool; where false, the episode was cut.
+        last_known: [E] bool, see :class:`Episode`.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    last_known: np.ndarray
+
+    @classmethod
+    def empty(cls, lengths: np.ndarray, observation_size: int, action_size: int) -> Episodes:
+        """Room for episodes of the given lengths [E]; nothing but the lengths is filled in."""
+        steps, count = int(lengths.sum()), len(lengths)
+        return cls(
+            np.empty((steps + count, observation_size), np.float32),
+            np.empty((steps, action_size), np.float32),
+            np.empty(steps, np.float32),
+            np.asarray(lengths, np.int64),
+            np.zeros(count, bool),
+            np.ones(count, bool),
+        )
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Episodes:
+        """Put single episodes one after the other.
+
+        Raises:
+            SparError: there are none, or shapes do not fit together; the line names the episode.
+        """
+        if not episodes:
+            raise SparError("the dataset holds no episodes", "check its source")
+        widths = (episodes[0].observations.shape[1:], episodes[0].actions.shape[1:])
+        for number, episode in enumerate(episodes):
+            _check_shapes(number, episode, widths)
+        together = cls.empty(np.array([episode.steps for episode in episodes]), *widths[0], *widths[1])
+        for number, episode in enumerate(episodes):
+            together.put(number, episode)
+        return together
+
+    def put(self, number: int, episode: Episode) -> None:
+        """Fill in the episode ``number``, whose length must be the one it was given room for.
+
+        Raises:
+            SparError: its shapes are not those that there is room for.
+        """
+        room = self[number]
+        _check_shapes(number, episode, (room.observations.shape[1:], room.actions.shape[1:]))
+        if episode.steps != room.steps:
+            raise SparError(f"episode {number} has {episode.steps} steps, but {room.steps} were announced")
+        room.observations[:], room.actions[:], room.rewards[:] = episode.observations, episode.actions, episode.rewards
+        self.terminated[number], self.last_known[number] = episode.terminated, episode.last_known
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> Episode:
+        """Views of one episode's arrays."""
+        start, steps = int(self.starts[number]), int(self.lengths[number])
+        first_row = start + number
+        return Episode(
+            self.observations[first_row : first_row + steps + 1],
+            self.actions[start : start + steps],
+            self.rewards[start : start + steps],
+            bool(self.terminated[number]),
+            bool(self.last_known[number]),
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[number] for number in range(len(self)))
+
+    def of_episodes(self, keep: np.ndarray) -> Episodes:
+        """Those that ``keep`` [E] bool marks, in their order; the same object where that is all."""
+        if keep.all():
+            return self
+        rows, steps = np.repeat(keep, self.lengths + 1), np.repeat(keep, self.lengths)
+        return Episodes(
+            self.observations[rows],
+            self.actions[steps],
+            self.rewards[steps],
+            self.lengths[keep],
+            self.terminated[keep],
+            self.last_known[keep],
+        )
+
+    @property
+    def steps(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def observation_size(self) -> int:
+        return self.observations.shape[1]
+
+    @property
+    def action_size(self) -> int:
+        return self.actions.shape[1]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First step of each episode, [E] int64."""
+        return (np.cumsum(self.lengths) - self.lengths).astype(np.int64)
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, [E] float64."""
+        return np.array([episode.rewards.sum(dtype=np.float64) for episode in self])
+
+    def step_at(self, index: int) -> tuple[int, int]:
+        """Episode, and step within it, of a row of ``actions`` or ``rewards``."""
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return number, int(index - self.starts[number])
+
+    def row_at(self, row: int) -> tuple[int, int]:
+        """Episode, and row within it, of a row of ``observations``."""
+        number = int(np.searchsorted(self.starts + np.arange(len(self)), row, side="right")) - 1
+        return number, int(row - self.starts[number] - number)
 
 
 @dataclass(frozen=True)
@@ -48,33 +185,16 @@ class ActionReport:
         return self.clipped / max(self.total, 1)
 
 
-def check_episodes(episodes: Sequence[Episode]) -> None:
-    """Make sure that episodes are whole.
+@dataclass(frozen=True)
+class DropReport:
+    """Episodes that were left out: those without a step, and those with a NaN or an infinity."""
 
-    Raises:
-        SparError: no episodes, an empty episode, shapes that do not fit together, or a NaN or an infinity;
-            the line names the array, the episode and the step.
-    """
-    if not episodes:
-        raise SparError("the dataset holds no episodes", "check its source")
-    widths = (episodes[0].observations.shape[1:], episodes[0].actions.shape[1:])
-    for number, episode in enumerate(episodes):
-        _check_shapes(number, episode, widths)
-        for name in ("observations", "actions", "rewards"):
-            values = getattr(episode, name)
-            if not np.isfinite(values).all():
-                step = int(np.argwhere(~np.isfinite(values))[0][0])
-                kind = "NaN" if np.isnan(values[step]).any() else "infinity"
-                raise SparError(
-                    f"{name} hold a {kind} in episode {number}, step {step}",
-                    "mend or remove that episode in the source",
-                )
+    empty: int = 0
+    not_finite: int = 0
 
 
 def _check_shapes(number: int, episode: Episode, widths: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     steps = episode.steps
-    if steps == 0:
-        raise SparError(f"episode {number} is empty", "remove it from the source")
     found = (episode.observations.shape, episode.actions.shape, episode.rewards.shape)
     wanted = ((steps + 1, *widths[0]), (steps, *widths[1]), (steps,))
     if found != wanted or len(widths[0]) != 1 or len(widths[1]) != 1:
@@ -84,9 +204,47 @@ def _check_shapes(number: int, episode: Episode, widths: tuple[tuple[int, ...], 
         )
 
 
-def bound_actions(
-    episodes: Sequence[Episode], low: np.ndarray, high: np.ndarray, rule: str
-) -> tuple[list[Episode], ActionReport]:
+def drop_unusable(episodes: Episodes, not_finite: str) -> tuple[Episodes, DropReport]:
+    """Leave out episodes without a step, and where ``not_finite`` is ``drop_episodes`` those that hold a NaN.
+
+    Raises:
+        SparError: there is a NaN or an infinity and ``not_finite`` is ``refuse`` (the line names the array, the
+            episode and the step), or nothing is left.
+    """
+    some = episodes.lengths > 0
+    empty = int((~some).sum())
+    episodes = episodes.of_episodes(some)
+    finite = np.ones(len(episodes), bool)
+    for name, locate in (
+        ("observations", Episodes.row_at),
+        ("actions", Episodes.step_at),
+        ("rewards", Episodes.step_at),
+    ):
+        values = getattr(episodes, name)
+        for row in _rows_not_finite(values):
+            number, step = locate(episodes, row)
+            finite[number] = False
+            if not_finite == "refuse":
+                kind = "NaN" if np.isnan(values[row]).any() else "infinity"
+                raise SparError(
+                    f"{name} hold a {kind} in episode {number}, step {step}",
+                    "mend or remove that episode in the source, or set 'not_finite: drop_episodes' in the entry",
+                )
+    episodes = episodes.of_episodes(finite)
+    if not len(episodes):
+        raise SparError("the dataset holds no episodes", "check its source")
+    return episodes, DropReport(empty, int((~finite).sum()))
+
+
+def _rows_not_finite(values: np.ndarray) -> list[int]:
+    rows: list[int] = []
+    for start in range(0, len(values), ROWS):
+        bad = ~np.isfinite(values[start : start + ROWS])
+        rows += (start + np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))).tolist()
+    return rows
+
+
+def bound_actions(episodes: Episodes, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[Episodes, ActionReport]:
     """Bring actions into the bounds ``low`` and ``high`` [A].
 
     Excesses of rounding size are clipped; larger ones are clipped where ``rule`` is ``clip``.
@@ -95,33 +253,33 @@ def bound_actions(
         SparError: an action lies outside the bounds, and ``rule`` is ``refuse``.
     """
     tolerance = ROUNDING * (high - low)
-    clipped, total, largest, bounded = 0, 0, 0.0, []
-    for number, episode in enumerate(episodes):
-        excess = np.maximum(low - episode.actions, episode.actions - high)
-        total += excess.size
-        outside = excess > 0.0
-        if not outside.any():
-            bounded.append(episode)
-            continue
+    clipped, largest = 0, 0.0
+    for start in range(0, episodes.steps, ROWS):
+        actions = episodes.actions[start : start + ROWS]
+        excess = np.maximum(low - actions, actions - high)
         if rule == "refuse" and (excess > tolerance).any():
             step, dimension = (int(i) for i in np.argwhere(excess > tolerance)[0])
+            number, at = episodes.step_at(start + step)
             raise SparError(
-                f"action {episode.actions[step, dimension]:g} in episode {number}, step {step}, dimension "
+                f"action {actions[step, dimension]:g} in episode {number}, step {at}, dimension "
                 f"{dimension} lies outside the bounds [{low[dimension]:g}, {high[dimension]:g}]",
                 "set 'out_of_bounds_actions: clip' in the dataset's entry to clip such actions",
             )
-        clipped += int(outside.sum())
+        clipped += int((excess > 0.0).sum())
         largest = max(largest, float(excess.max()))
-        bounded.append(replace(episode, actions=np.clip(episode.actions, low, high).astype(np.float32)))
-    return bounded, ActionReport(clipped, total, largest)
+    report = ActionReport(clipped, episodes.actions.size, max(largest, 0.0))
+    if clipped:
+        episodes = replace(episodes, actions=np.clip(episodes.actions, low, high, dtype=np.float32))
+    return episodes, report
 
 
 def episode_digest(episode: Episode) -> str:
     """Digest of one episode's content, 32 hex digits."""
     digest = hashlib.md5(usedforsecurity=False)
-    digest.update(repr((episode.observations.shape, episode.actions.shape, bool(episode.terminated))).encode())
+    shape = (episode.observations.shape, episode.actions.shape, bool(episode.terminated))
+    digest.update(repr(shape if episode.last_known else (*shape, "last observation unknown")).encode())
     for values in (episode.observations, episode.actions, episode.rewards):
-        digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
+        digest.update(np.ascontiguousarray(values, dtype="<f4").data)
     return digest.hexdigest()
 
 

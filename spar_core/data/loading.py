@@ -8,8 +8,9 @@ import numpy as np
 
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
-from spar_core.data.episodes import Episode, episode_digest, episodes_digest
-from spar_core.data.minari_io import read_minari
+from spar_core.data.episodes import Episodes, episode_digest, episodes_digest
+from spar_core.data.readers.minari_io import read_minari
+from spar_core.data.reward_shift import shift_rewards
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 
@@ -31,7 +32,8 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
     read_meta(data_folder, KIND)
     split, manifest = read_json(data_folder / SPLIT), read_json(data_folder / MANIFEST)
     scaler = Scaler.from_dict(read_json(data_folder / SCALER))
-    episodes, _ = read_minari(minari_root, dataset_id)
+    episodes, _ = read_minari(minari_root / dataset_id)
+    episodes.last_known[split.get("last_observation_unknown", [])] = False
     if episodes_digest([episode_digest(episode) for episode in episodes]) != manifest["digest"]:
         raise SparError(
             f"the episodes of '{dataset_id}' are not those of its manifest",
@@ -39,17 +41,25 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
         )
     heldout = np.zeros(len(episodes), dtype=bool)
     heldout[split["heldout"]] = True
-    return from_episodes(episodes, heldout, scaler)
+    return from_episodes(episodes, heldout, scaler, manifest.get("reward_shift", "none"))
 
 
-def from_episodes(episodes: list[Episode], heldout: np.ndarray, scaler: Scaler) -> Dataset:
-    """Put raw episodes one after the other; ``heldout`` [E] bool marks those that are never fitted to."""
+def from_episodes(episodes: Episodes, heldout: np.ndarray, scaler: Scaler, reward_shift: str = "none") -> Dataset:
+    """Standardise raw episodes **in place** (they take most of the memory there is, and are not kept twice).
+
+    Args:
+        episodes: raw; their observations and actions are overwritten, and belong to the dataset then.
+        heldout: [E] bool, those that are never fitted to.
+        scaler: how to standardise.
+        reward_shift: a name of ``spar_core.data.reward_shift``.
+    """
     return Dataset(
-        observations=scaler.standardise(np.concatenate([episode.observations for episode in episodes])),
-        actions=scaler.actions_to_unit(np.concatenate([episode.actions for episode in episodes])),
-        rewards=np.concatenate([episode.rewards for episode in episodes]),
-        lengths=np.array([episode.steps for episode in episodes], dtype=np.int64),
-        terminated=np.array([episode.terminated for episode in episodes], dtype=bool),
+        observations=scaler.standardise(episodes.observations, in_place=True),
+        actions=scaler.actions_to_unit(episodes.actions, in_place=True),
+        rewards=shift_rewards(episodes.rewards, reward_shift),
+        lengths=episodes.lengths,
+        terminated=episodes.terminated,
         heldout=heldout,
         scaler=scaler,
+        last_known=None if episodes.last_known.all() else episodes.last_known,
     )

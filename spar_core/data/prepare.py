@@ -10,7 +10,7 @@ import numpy as np
 
 from spar_core.data.entry import D4rlEntry, Entry
 from spar_core.data.episodes import episode_digest, episodes_digest
-from spar_core.data.reference import normalised_score, reference
+from spar_core.data.reference import check_time_limit, normalised_score, reference
 from spar_core.data.scaler import Scaler
 from spar_core.data.sources import Collected
 from spar_core.errors import SparError
@@ -31,44 +31,51 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
     """Choose the held-out episodes, fit the scaler on the others, and describe the dataset.
 
     Raises:
-        SparError: there are fewer than two episodes, or the entry's reference scores do not exist.
+        SparError: there are fewer than two different episodes, or the entry's reference scores do not exist.
     """
-    heldout = choose_heldout(len(data.episodes), entry.heldout_share, entry.split_seed)
+    digests = [episode_digest(episode) for episode in data.episodes]
+    heldout = choose_heldout(digests, entry.heldout_share, entry.split_seed)
+    apart = np.zeros(len(digests), bool)
+    apart[heldout] = True
     # The states that a policy acts in: an episode's last observation is not one.
-    apart = set(heldout)
-    train = np.concatenate([episode.observations[:-1] for i, episode in enumerate(data.episodes) if i not in apart])
-    scaler = Scaler.fit(train, data.environment.action_low, data.environment.action_high)
+    rows = np.repeat(~apart, data.episodes.lengths + 1)
+    rows[np.cumsum(data.episodes.lengths + 1) - 1] = False
+    scaler = Scaler.fit(data.episodes.observations, data.environment.action_low, data.environment.action_high, rows)
     split = {
         "heldout": heldout,
-        "episodes": len(data.episodes),
+        "episodes": len(digests),
         "heldout_share": entry.heldout_share,
         "split_seed": entry.split_seed,
+        "last_observation_unknown": np.flatnonzero(~data.episodes.last_known).tolist(),
     }
-    return Prepared(split, scaler, _manifest(entry, dataset_id, data, train, len(heldout)))
+    return Prepared(split, scaler, _manifest(entry, dataset_id, data, digests, rows, len(heldout)))
 
 
-def choose_heldout(episodes: int, share: float, seed: int) -> list[int]:
+def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]:
     """Sorted numbers of the held-out episodes: at least one, and never all.
 
+    Episodes of equal content (equal ``digests``) stay on one side, or what is held out would have been seen.
+
     Raises:
-        SparError: fewer than two episodes.
+        SparError: fewer than two different episodes.
     """
-    if episodes < 2:
+    unique = list(dict.fromkeys(digests))
+    if len(unique) < 2:
+        copies = f", all {len(digests)} the same" if len(digests) > 1 else ""
         raise SparError(
-            f"the dataset has {episodes} episode(s), but one is held out and one is needed to train on",
-            "use a dataset of at least two episodes",
+            f"the dataset has {len(unique)} episode(s){copies}, but one is held out and one is needed to train on",
+            "use a dataset of at least two different episodes",
         )
-    count = min(max(1, round(share * episodes)), episodes - 1)
-    return sorted(int(i) for i in np.random.default_rng(seed).permutation(episodes)[:count])
+    count = min(max(1, round(share * len(unique))), len(unique) - 1)
+    chosen = {unique[i] for i in np.random.default_rng(seed).permutation(len(unique))[:count]}
+    return [number for number, digest in enumerate(digests) if digest in chosen]
 
 
-def _manifest(entry: Entry, dataset_id: str, data: Collected, train: np.ndarray, heldout: int) -> dict[str, Any]:
+def _manifest(
+    entry: Entry, dataset_id: str, data: Collected, digests: Sequence[str], rows: np.ndarray, heldout: int
+) -> dict[str, Any]:
     episodes = data.episodes
-    returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in episodes])
-    lengths = np.array([episode.steps for episode in episodes])
-    digests = [episode_digest(episode) for episode in episodes]
-    terminated = sum(episode.terminated for episode in episodes)
-    actions = np.concatenate([episode.actions for episode in episodes])
+    lengths, terminated = episodes.lengths, int(episodes.terminated.sum())
     return {
         "dataset": dataset_id,
         "source": {"kind": entry.source, **data.provenance},
@@ -76,33 +83,50 @@ def _manifest(entry: Entry, dataset_id: str, data: Collected, train: np.ndarray,
         "environment": {
             "env_id": data.environment.env_id,
             "env_kwargs": data.environment.env_kwargs,
-            "environment_mismatch": data.mismatch,
+            "observation_keys": entry.observation_keys,
+            "observation_layout": data.environment.observation_layout,
             "max_episode_steps": data.environment.max_episode_steps,
+            "equivalence": data.equivalence.kind,
+            "environment_mismatch": data.equivalence.kind == "mismatch",
+            "replay": data.equivalence.replay,
+            "not_evaluated": data.equivalence.not_evaluated,
         },
+        "reward_shift": entry.reward_shift,
         "episodes": len(episodes),
         "heldout_episodes": heldout,
-        "steps": int(lengths.sum()),
-        "observation_size": int(episodes[0].observations.shape[1]),
-        "action_size": int(episodes[0].actions.shape[1]),
-        "terminated_episodes": int(terminated),
-        "truncated_episodes": len(episodes) - int(terminated),
+        "steps": episodes.steps,
+        "observation_size": episodes.observation_size,
+        "action_size": episodes.action_size,
+        "terminated_episodes": terminated,
+        "truncated_episodes": len(episodes) - terminated,
         "duplicate_episodes": len(digests) - len(set(digests)),
+        "empty_episodes_dropped": data.dropped.empty,
+        "not_finite_episodes_dropped": data.dropped.not_finite,
+        "last_observation_unknown": int((~episodes.last_known).sum()),
         "lengths": {
             "mean": float(lengths.mean()),
             "shortest": int(lengths.min()),
             "longest": int(lengths.max()),
         },
-        "returns": _returns(returns),
+        "returns": _returns(episodes.returns),
         "clipped_actions": {
             "count": data.actions.clipped,
             "share": data.actions.share,
             "largest_excess": data.actions.largest_excess,
         },
-        "constant_observation_dimensions": np.flatnonzero(np.ptp(train, axis=0) == 0.0).tolist(),
-        "constant_action_dimensions": np.flatnonzero(np.ptp(actions, axis=0) == 0.0).tolist(),
-        "reference": _reference(entry, returns),
-        "comparable_to_d4rl": isinstance(entry, D4rlEntry) and entry.comparable_to_d4rl and not data.mismatch,
+        "constant_observation_dimensions": _constant(episodes.observations, rows),
+        "constant_action_dimensions": _constant(episodes.actions),
+        "reference": _reference(entry, data),
+        "comparable_to_d4rl": (
+            isinstance(entry, D4rlEntry) and entry.comparable_to_d4rl and data.equivalence.kind != "mismatch"
+        ),
     }
+
+
+def _constant(values: np.ndarray, rows: np.ndarray | None = None) -> list[int]:
+    """Dimensions that never change, one looked at after the other to save memory."""
+    columns = (values[:, i] if rows is None else values[rows, i] for i in range(values.shape[1]))
+    return [i for i, column in enumerate(columns) if np.ptp(column) == 0.0]
 
 
 def _returns(returns: np.ndarray) -> dict[str, Any]:
@@ -117,12 +141,13 @@ def _returns(returns: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _reference(entry: Entry, returns: Sequence[float] | np.ndarray) -> dict[str, Any] | None:
+def _reference(entry: Entry, data: Collected) -> dict[str, Any] | None:
     """The entry's reference scores and the normalised scores of the data itself."""
     if entry.reference is None:
         return None
     row = reference(entry.reference)
-    scores = normalised_score(np.asarray(returns), row)
+    check_time_limit(entry.reference, data.environment.max_episode_steps)
+    scores = normalised_score(data.episodes.returns, row)
     return {
         "family": entry.reference,
         **row.model_dump(),

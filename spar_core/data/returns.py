@@ -19,14 +19,20 @@ def discounted_returns(dataset: Dataset, discount: float, tails: np.ndarray | No
         dataset: episodes.
         discount: gamma.
         tails: [E] value of each episode's last observation, counted where the episode was truncated; without
-            it the sum ends where the data end, which is right for terminated episodes only.
+            it the sum ends where the data end, which is right for terminated episodes only. Where the
+            observation after the cut is unknown, the row repeats the last step's own observation, so the tail
+            is that step's return already, and its reward is not added once more.
     """
     returns = np.empty(dataset.n_steps, dtype=np.float32)
     rewards = dataset.rewards.astype(np.float64)
     for episode, (start, length) in enumerate(zip(dataset.starts, dataset.lengths, strict=True)):
         bootstrap = tails is not None and not dataset.terminated[episode]
         total = float(tails[episode]) if bootstrap else 0.0  # type: ignore[index]
-        for step in range(start + length - 1, start - 1, -1):
+        last = start + length - 1
+        if bootstrap and dataset.cut_blind[episode]:
+            returns[last] = total
+            last -= 1
+        for step in range(last, start - 1, -1):
             total = rewards[step] + discount * total
             returns[step] = total
     return returns

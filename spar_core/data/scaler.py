@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-# A dimension that never changes would be divided by zero; this leaves it at zero after centring.
+# A dimension that hardly changes would be divided by nearly zero.
 SMALLEST_STD = 1e-3
+# A dimension that never changes in the data tells a network nothing, and must not disturb it where the environment
+# does change it (D4RL's ant has contact forces that are all zero). Divided by this it counts as zero whatever it
+# is, and a policy from outside still gets the raw number back.
+IGNORED = 1e30
 
 
 @dataclass(frozen=True)
@@ -24,24 +28,38 @@ class Scaler:
     action_high: np.ndarray
 
     @classmethod
-    def fit(cls, observations: np.ndarray, action_low: np.ndarray, action_high: np.ndarray) -> Scaler:
-        """Fit to observations [n, D] (of the training episodes only) and the environment's action bounds."""
-        wide = np.asarray(observations, dtype=np.float64)
-        return cls(
-            wide.mean(0).astype(np.float32),
-            np.maximum(wide.std(0), SMALLEST_STD).astype(np.float32),
-            np.asarray(action_low, dtype=np.float32),
-            np.asarray(action_high, dtype=np.float32),
-        )
+    def fit(
+        cls,
+        observations: np.ndarray,
+        action_low: np.ndarray,
+        action_high: np.ndarray,
+        rows: np.ndarray | None = None,
+    ) -> Scaler:
+        """Fit to the ``rows`` (default: all) of observations [n, D] (those of the training episodes only) and to the
+        environment's action bounds."""
+        size = observations.shape[1]
+        mean, std = np.empty(size), np.empty(size)
+        for dimension in range(size):  # one at a time: all of them in float64 would be twice the data
+            column = observations[:, dimension] if rows is None else observations[rows, dimension]
+            mean[dimension], std[dimension] = column.mean(dtype=np.float64), column.std(dtype=np.float64)
+            std[dimension] = IGNORED if np.ptp(column) == 0.0 else max(std[dimension], SMALLEST_STD)
+        bounds = (np.asarray(bound, dtype=np.float32) for bound in (action_low, action_high))
+        return cls(mean.astype(np.float32), std.astype(np.float32), *bounds)
 
-    def standardise(self, observations: np.ndarray) -> np.ndarray:
-        """Raw observations [..., D] to standardised ones, float32."""
-        return (np.asarray(observations, dtype=np.float32) - self.observation_mean) / self.observation_std
+    def standardise(self, observations: np.ndarray, *, in_place: bool = False) -> np.ndarray:
+        """Raw observations [..., D] to standardised ones, float32; ``in_place`` only for arrays of float32."""
+        raw = np.asarray(observations, dtype=np.float32)
+        out = np.subtract(raw, self.observation_mean, out=raw if in_place else None)
+        return np.divide(out, self.observation_std, out=out)
 
-    def actions_to_unit(self, actions: np.ndarray) -> np.ndarray:
+    def actions_to_unit(self, actions: np.ndarray, *, in_place: bool = False) -> np.ndarray:
         """Raw actions [..., A] to [-1, 1], float32; values outside the bounds are not clipped here."""
         span = self.action_high - self.action_low
-        return (2.0 * (np.asarray(actions, dtype=np.float32) - self.action_low) / span - 1.0).astype(np.float32)
+        raw = np.asarray(actions, dtype=np.float32)
+        out = np.subtract(raw, self.action_low, out=raw if in_place else None)
+        np.multiply(out, np.float32(2.0), out=out)
+        np.divide(out, span, out=out)
+        return np.subtract(out, np.float32(1.0), out=out)
 
     def actions_from_unit(self, actions: np.ndarray) -> np.ndarray:
         """Actions in [-1, 1] to raw ones, clipped to the bounds, float32."""

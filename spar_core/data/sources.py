@@ -1,8 +1,8 @@
-"""From a dataset entry to checked episodes: the three sources behind one function."""
+"""From a dataset entry to checked episodes: every source behind one function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,52 @@ from typing import Any
 import numpy as np
 
 from spar_core.artifacts import digest_file
-from spar_core.data.behaviour import read_index, roll_out
-from spar_core.data.d4rl_hdf5 import read_d4rl
 from spar_core.data.entry import (
     BuiltinEntry,
     D4rlEntry,
     Entry,
     MinariEntry,
+    NpzEntry,
+    WaypointsEntry,
     behaviour_folder,
     local_path,
     source_digest,
 )
-from spar_core.data.environment import (
+from spar_core.data.environments.environment import (
     EnvironmentFacts,
     check_bounds,
     check_shapes,
-    check_version,
     environment_facts,
+    equivalence,
 )
-from spar_core.data.episodes import ActionReport, Episode, bound_actions, check_episodes
-from spar_core.data.fetch import check_sha256, fetch
-from spar_core.data.minari_fetch import fetch_minari
+from spar_core.data.environments.replay import replay_check
+from spar_core.data.episodes import ActionReport, DropReport, Episodes, bound_actions, drop_unusable
+from spar_core.data.generators.behaviour import read_index, roll_out
+from spar_core.data.generators.waypoints import roll_out_waypoints
+from spar_core.data.readers.d4rl_hdf5 import read_d4rl
+from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
+from spar_core.data.readers.minari_fetch import ensure_minari
+from spar_core.data.readers.minari_io import read_minari
+from spar_core.data.readers.npz_io import read_npz
 from spar_core.errors import SparError
 
 Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the evaluation environment relates to the one that the data comes from.
+
+    Attributes:
+        kind: see :func:`spar_core.data.environments.environment.equivalence`; ``replayed`` where recorded
+            simulator states showed that they agree.
+        not_evaluated: why no policy is rolled out; None where policies are.
+        replay: what replaying the file showed, where that was needed.
+    """
+
+    kind: str
+    not_evaluated: str | None = None
+    replay: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,16 +65,18 @@ class Collected:
     Attributes:
         episodes: in the order of the source.
         environment: evaluation environment and action bounds.
-        mismatch: the data comes from another environment, and the entry allows it.
+        equivalence: whether policies may be evaluated in it.
         actions: what was clipped.
+        dropped: what was left out.
         provenance: facts for the manifest, a function of the source alone.
         inputs: digests of source files, by name.
     """
 
-    episodes: list[Episode]
+    episodes: Episodes
     environment: EnvironmentFacts
-    mismatch: bool
+    equivalence: Verdict
     actions: ActionReport
+    dropped: DropReport
     provenance: dict[str, Any]
     inputs: dict[str, str]
 
@@ -63,16 +87,20 @@ def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None
     Args:
         entry: what to get.
         root: project root that the entry's paths are relative to.
-        workers: processes that roll out built-in data.
-        report: called with (steps so far, steps in all) while built-in data is rolled out.
+        workers: processes that roll out generated data.
+        report: called with (steps so far, steps in all) while data is generated.
 
     Raises:
         SparError: the source cannot be had or is not as it should be, or the environment does not match it.
     """
     if isinstance(entry, BuiltinEntry):
         return _builtin(entry, root, workers, report)
+    if isinstance(entry, WaypointsEntry):
+        return _waypoints(entry, workers, report)
     if isinstance(entry, MinariEntry):
         return _minari(entry, root)
+    if isinstance(entry, NpzEntry):
+        return _npz(entry, root)
     return _d4rl(entry, root)
 
 
@@ -95,30 +123,72 @@ def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | Non
         for i, snapshot in enumerate(read_index(folder).snapshots)
     ]
     provenance = {"data_env_id": entry.env_id, "behaviour": behaviour}
-    return _finish(entry, episodes, facts, False, provenance, {entry.behaviour: source_digest(entry, root)})
+    inputs = {entry.behaviour: source_digest(entry, root)}
+    return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, inputs)
+
+
+def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Collected:
+    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    episodes = roll_out_waypoints(
+        entry.env_id,
+        steps=entry.steps,
+        seed=entry.seed,
+        p_gain=entry.p_gain,
+        d_gain=entry.d_gain,
+        noise=entry.noise,
+        env_kwargs=entry.env_kwargs,
+        observation_keys=entry.observation_keys,
+        workers=workers,
+        report=report,
+    )
+    recipe = {name: getattr(entry, name) for name in ("p_gain", "d_gain", "noise", "seed")}
+    provenance = {"data_env_id": entry.env_id, **recipe}
+    return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, {})
 
 
 def _minari(entry: MinariEntry, root: Path) -> Collected:
-    episodes, facts = fetch_minari(entry.dataset)
-    env_id = entry.env_id or facts.env_id
-    mismatch = check_version(facts.env_id, env_id, entry.allow_environment_mismatch)
-    provenance = {"data_env_id": facts.env_id, "minari_id": facts.dataset_id}
+    if entry.path is not None:
+        folder, name = local_path(entry.path, root), entry.path
+    else:
+        assert entry.dataset is not None
+        minari_root, local_id = ensure_minari(entry.dataset)
+        folder, name = minari_root / local_id, entry.dataset
+    episodes, facts = read_minari(folder, observation_keys=entry.observation_keys)
+    env_id = entry.env_id
+    if env_id is None and entry.not_evaluated is None:
+        env_id = facts.env_id
+    verdict = _verdict(entry, facts.env_id, env_id)
     if env_id is None:
         environment = _no_environment(episodes, facts.action_low, facts.action_high)
     else:
-        environment = environment_facts(env_id, entry.env_kwargs)
+        # The dataset's own arguments, such as its maze, unless the entry names another environment.
+        given = facts.env_kwargs if env_id == facts.env_id else {}
+        environment = environment_facts(env_id, {**given, **entry.env_kwargs}, entry.observation_keys)
         if len(facts.action_low) == len(environment.action_low):
             check_bounds(environment, facts.action_low, facts.action_high)
-    return _finish(entry, episodes, environment, mismatch, provenance, {entry.dataset: source_digest(entry, root)})
+    provenance = {
+        "data_env_id": facts.env_id,
+        "minari_id": facts.dataset_id,
+        "inner_terminations": facts.inner_terminations,
+    }
+    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, root)})
+
+
+def _npz(entry: NpzEntry, root: Path) -> Collected:
+    data_env_id = entry.data_env_id or entry.env_id
+    verdict = _verdict(entry, data_env_id, entry.env_id)
+    episodes = read_npz(local_path(entry.path, root))
+    provenance = {"data_env_id": data_env_id, "folder": Path(entry.path).name, "files": len(episodes)}
+    inputs = {Path(entry.path).name: source_digest(entry, root)}
+    return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs)
 
 
 def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
     data_env_id = entry.data_env_id or entry.env_id
     # Before the download: a mismatch that the entry alone shows should not cost one.
-    mismatch = check_version(data_env_id, entry.env_id, entry.allow_environment_mismatch)
-    environment = environment_facts(entry.env_id, entry.env_kwargs) if entry.env_id is not None else None
+    equivalence(data_env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
-        path, name = local_path(entry, root), Path(entry.path).name
+        path, name = local_path(entry.path, root), Path(entry.path).name
         check_sha256(path, entry.sha256)
     else:
         assert entry.url is not None
@@ -129,40 +199,66 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         ignore_timeouts=entry.ignore_timeouts,
         max_episode_steps=entry.max_episode_steps,
     )
-    if not episodes:
-        raise SparError(f"{path.name} holds no episode of more than one step")
-    if environment is None:
-        size = episodes[0].actions.shape[1]
-        low, high = (np.full(size, bound, np.float32) for bound in (entry.action_low, entry.action_high))
-        environment = _no_environment(episodes, low, high)
     provenance = {
         "data_env_id": data_env_id,
         "file": name,
+        "sha256": sha256_of(path),
         "rows": found.rows,
-        "dropped_last_steps": found.dropped_steps,
         "unmarked_cuts": found.unmarked_cuts,
+        "kinds": found.kinds,
     }
-    return _finish(entry, episodes, environment, mismatch, provenance, {name: digest_file(path)})
+    environment = _environment(entry, episodes)
+    # Shapes first, so that a wrong environment gives a line of its own and not a failed replay.
+    check_shapes(environment, episodes.observation_size, episodes.action_size)
+    verdict = _verdict(entry, data_env_id, entry.env_id, path)
+    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)})
 
 
-def _no_environment(episodes: Sequence[Episode], low: np.ndarray, high: np.ndarray) -> EnvironmentFacts:
+def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Path | None = None) -> Verdict:
+    """Whether policies may be rolled out; ``path`` is a D4RL file that may hold simulator states to replay."""
+    kind = equivalence(data_env_id, env_id, entry.allow_environment_mismatch)
+    if kind == "none":
+        return Verdict(kind, entry.not_evaluated or "no environment is named for it")
+    if kind != "unverified":
+        return Verdict(kind)
+    assert env_id is not None
+    differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
+    if path is None or not isinstance(entry, D4rlEntry):
+        return Verdict(kind, differs)
+    cuts = entry.terminals_are_truncations
+    replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
+    if replay is None:
+        return Verdict(kind, f"{differs}, and the file holds no simulator states that could show it")
+    if replay.agrees:
+        return Verdict("replayed", None, replay.to_dict())
+    return Verdict(kind, f"{differs}: {replay.reading}", replay.to_dict())
+
+
+def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
+    """The entry's environment, or its action bounds where it has none."""
+    if entry.env_id is not None:
+        return environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    size = episodes.action_size
+    low, high = (np.full(size, bound, np.float32) for bound in (entry.action_low, entry.action_high))
+    return _no_environment(episodes, low, high)
+
+
+def _no_environment(episodes: Episodes, low: np.ndarray, high: np.ndarray) -> EnvironmentFacts:
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise SparError("the data's action bounds are not finite and rising", "set 'env_id' in the entry")
-    size = episodes[0].observations.shape[1] if episodes else 0
-    return EnvironmentFacts(None, {}, size, low, high)
+    return EnvironmentFacts(None, {}, episodes.observation_size, low, high)
 
 
 def _finish(
     entry: Entry,
-    episodes: list[Episode],
+    episodes: Episodes,
     environment: EnvironmentFacts,
-    mismatch: bool,
+    verdict: Verdict,
     provenance: dict[str, Any],
     inputs: dict[str, str],
 ) -> Collected:
-    check_episodes(episodes)
-    check_shapes(environment, episodes[0].observations.shape[1], episodes[0].actions.shape[1])
-    bounded, actions = bound_actions(
-        episodes, environment.action_low, environment.action_high, entry.out_of_bounds_actions
-    )
-    return Collected(bounded, environment, mismatch, actions, provenance, inputs)
+    usable, dropped = drop_unusable(episodes, entry.not_finite)
+    check_shapes(environment, usable.observation_size, usable.action_size)
+    low, high = environment.action_low, environment.action_high
+    bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
+    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs)

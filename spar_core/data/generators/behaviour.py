@@ -3,31 +3,25 @@
 A snapshot is a tanh-squashed Gaussian actor: ``hidden.{i}``, ``mean`` and ``log_std``, each with a weight and
 a bias, and ReLU between the hidden layers. ``index.yaml`` lists the snapshots of a folder.
 
-The policy of episode i, its initial state and its action noise depend on (seed, i) alone, and episodes are
-kept in their order, so any number of worker processes gives the same bytes.
+The policy of episode i, its initial state and its action noise depend on (seed, i) alone.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spar_core.data.environment import make_env
+from spar_core.data.environments.environment import make_env
 from spar_core.data.episodes import Episode
+from spar_core.data.generators.rollouts import Roll, collect_episodes, run_episode
 from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, parse
 
 LOG_STD_RANGE = (-20.0, 2.0)
-LARGEST_BLOCK = 64  # episodes handed to the workers at a time
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Snapshot(Settings):
@@ -109,6 +103,29 @@ class _Recipe:
     seed: int
     noise: float
 
+    def draw(self, number: int) -> tuple[np.random.Generator, int]:
+        """The generator of an episode, and its policy, which is the first that is drawn from it."""
+        rng = np.random.default_rng([self.seed, number])
+        return rng, int(rng.integers(len(self.files)))
+
+    def prepare(self) -> Roll:
+        """Load the policies and the environment, in a worker."""
+        env = make_env(self.env_id, self.env_kwargs)
+        low, high = env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
+        actors = [load_actor(Path(file)) for file in self.files]
+
+        def roll(number: int) -> Episode:
+            rng, policy = self.draw(number)
+
+            def act(observation: np.ndarray) -> np.ndarray:
+                noise = rng.standard_normal(len(low), dtype=np.float32) * np.float32(self.noise)
+                return actors[policy].act(observation, noise, low, high)
+
+            first, _ = env.reset(seed=int(rng.integers(2**31)))
+            return run_episode(env, first, act, self.steps)
+
+        return roll
+
 
 def roll_out(
     folder: Path,
@@ -144,36 +161,8 @@ def roll_out(
     files = tuple(str((folder / snapshot.file).resolve()) for snapshot in read_index(folder).snapshots)
     recipe = _Recipe(files, env_id, dict(env_kwargs or {}), steps, seed, noise)
     _check_fit(recipe)
-    episodes: list[Episode] = []
-    policies: list[int] = []
-    done = 0
-    # A pool even for one worker: there alone can BLAS be held to one thread, which its sums depend on.
-    spawn = multiprocessing.get_context("spawn")
-    with _single_threaded(), ProcessPoolExecutor(workers, spawn, _start, (recipe,)) as pool:
-        while done < steps:
-            block = _block(done, len(episodes), steps, workers)
-            for episode, policy in pool.map(_roll, range(len(episodes), len(episodes) + block)):
-                episodes.append(_cut(episode, steps - done))
-                policies.append(policy)
-                done += episodes[-1].steps
-                if report is not None:
-                    report(done, steps)
-                if done == steps:
-                    break
-    return episodes, policies
-
-
-def _block(done: int, episodes: int, steps: int, workers: int) -> int:
-    """Episodes to ask for next: enough for the rest by the mean length so far, little beyond it."""
-    needed = workers if episodes == 0 else -(-(steps - done) * episodes // done)
-    return max(1, min(needed, LARGEST_BLOCK))
-
-
-def _cut(episode: Episode, limit: int) -> Episode:
-    """The first ``limit`` steps; an episode that loses any is no longer terminated."""
-    if episode.steps <= limit:
-        return episode
-    return Episode(episode.observations[: limit + 1], episode.actions[:limit], episode.rewards[:limit], False)
+    episodes = collect_episodes(recipe, steps=steps, workers=workers, report=report)
+    return episodes, [recipe.draw(number)[1] for number in range(len(episodes))]
 
 
 def _check_fit(recipe: _Recipe) -> None:
@@ -190,51 +179,3 @@ def _check_fit(recipe: _Recipe) -> None:
                 f"'{recipe.env_id}' has {sizes[0]} and {sizes[1]}",
                 "correct 'behaviour' or 'env_id' in the dataset's entry",
             )
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started in this block see one thread; BLAS reads the variables when it is loaded."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-# State of a worker process: the recipe, its actors and its environment.
-_worker: tuple[_Recipe, list[Actor], Any] | None = None
-
-
-def _start(recipe: _Recipe) -> None:
-    global _worker
-    env = make_env(recipe.env_id, recipe.env_kwargs)
-    _worker = (recipe, [load_actor(Path(file)) for file in recipe.files], env)
-
-
-def _roll(number: int) -> tuple[Episode, int]:
-    """Episode ``number`` and its policy, from (seed, number) alone."""
-    assert _worker is not None
-    recipe, actors, env = _worker
-    rng = np.random.default_rng([recipe.seed, number])
-    policy = int(rng.integers(len(actors)))
-    raw, _ = env.reset(seed=int(rng.integers(2**31)))
-    low, high = env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
-    observations, actions, rewards = [np.asarray(raw, dtype=np.float32)], [], []
-    terminated = truncated = False
-    # No episode is longer than the whole dataset, even where the environment has no time limit.
-    while not (terminated or truncated) and len(actions) < recipe.steps:
-        noise = rng.standard_normal(len(low), dtype=np.float32) * np.float32(recipe.noise)
-        actions.append(actors[policy].act(observations[-1], noise, low, high))
-        raw, reward, terminated, truncated, _ = env.step(actions[-1])
-        observations.append(np.asarray(raw, dtype=np.float32))
-        rewards.append(reward)
-    episode = Episode(
-        np.stack(observations), np.stack(actions), np.asarray(rewards, dtype=np.float32), bool(terminated)
-    )
-    return episode, policy

@@ -1,0 +1,1 @@
+"""Datasets that are generated here, so that nothing needs a network."""

@@ -1,0 +1,1 @@
+"""Datasets from files, folders, Minari and the network, as episodes."""

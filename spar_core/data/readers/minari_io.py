@@ -1,0 +1,246 @@
+"""Minari datasets: written the same to the byte every time, and read back.
+
+Minari's own storage class does the writing, so that ``minari.load_dataset`` opens the result wherever
+``MINARI_DATASETS_PATH`` names our root. It stores no times; ``create_dataset_from_buffers`` around it would
+ask for global state (the environment variable) and for authors, and is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spar_core.data.environments.flatten import ObservationLayout, observation_layout
+from spar_core.data.episodes import Episode, Episodes
+from spar_core.data.readers.limits import check_claim, check_inside
+from spar_core.errors import SparError
+
+if TYPE_CHECKING:
+    from minari import EpisodeData, MinariDataset
+
+CHUNK = 256  # episodes handed to the storage at a time
+# Episodes read before the file is closed and opened again: HDF5 keeps what it knows of every episode in memory until
+# then, which for many short episodes is several times the data.
+READ = 64
+
+
+@dataclass(frozen=True)
+class MinariFacts:
+    """What a Minari dataset says of itself.
+
+    Attributes:
+        dataset_id: its name.
+        env_id: environment that it was collected in, if any.
+        env_kwargs: arguments of the environment to evaluate policies in: of the one that the dataset names for
+            evaluation, else of the one that it was collected in.
+        action_low, action_high: bounds [A] float32.
+        inner_terminations: steps marked as terminal that are not the last of their episode, and count for nothing.
+    """
+
+    dataset_id: str
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    action_low: np.ndarray
+    action_high: np.ndarray
+    inner_terminations: int = 0
+
+
+def write_minari(
+    folder: Path,
+    dataset_id: str,
+    episodes: Sequence[Episode] | Episodes,
+    *,
+    action_low: np.ndarray,
+    action_high: np.ndarray,
+    env_id: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    description: str = "",
+) -> None:
+    """Write episodes as the Minari dataset ``dataset_id`` into ``folder`` (which becomes ``<root>/<id>``).
+
+    The same episodes give the same bytes with the same versions of Minari and h5py. ``folder`` must exist
+    and be empty; hand in the draft of ``new_artifact`` to make it appear whole or not at all.
+    Observations are stored as the flat vectors they are here, also where those of the environment are not.
+    ``action_low`` and ``action_high`` [A] bound the actions; ``env_id``, where there is one, must be
+    registered with Gymnasium.
+    """
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    spec = None
+    if env_id is not None:
+        registered, kwargs = gymnasium.spec(env_id), dict(env_kwargs or {})
+        # An argument of `gymnasium.make`, not of the environment itself.
+        limit = kwargs.pop("max_episode_steps", registered.max_episode_steps)
+        spec = dataclasses.replace(registered, kwargs={**registered.kwargs, **kwargs}, max_episode_steps=limit)
+    storage = MinariStorage.new(
+        (folder / "data").resolve(),  # Minari 0.5.4 doubles relative paths
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
+        action_space=gymnasium.spaces.Box(action_low, action_high, dtype=np.float32),
+        env_spec=spec,
+        data_format="hdf5",
+    )
+    storage.update_metadata(
+        {"dataset_id": dataset_id, "minari_version": minari.__version__, "description": description}
+    )
+
+    def buffer(episode: Episode) -> EpisodeBuffer:
+        last = np.zeros(episode.steps, dtype=bool)
+        last[-1] = True
+        never = np.zeros(episode.steps, dtype=bool)
+        return EpisodeBuffer(
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=last if episode.terminated else never,
+            truncations=never if episode.terminated else last,
+        )
+
+    for start in range(0, len(episodes), CHUNK):
+        stop = min(start + CHUNK, len(episodes))
+        storage.update_episodes(buffer(episodes[number]) for number in range(start, stop))
+
+
+def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) -> tuple[Episodes, MinariFacts]:
+    """Read the Minari dataset that lies in ``folder``, below which Minari keeps ``data``.
+
+    Observations that are dictionaries are flattened (:mod:`spar_core.data.environments.flatten`). Episodes are read
+    one at a time into the arrays that stay, so that it takes little more memory than them.
+
+    Args:
+        folder: of the dataset, such as ``<root>/mujoco/hopper/medium-v0``.
+        observation_keys: parts of the dictionary to take, in this order; default all.
+
+    Raises:
+        SparError: it is not there, is damaged, was written by a newer Minari, holds a link out of its folder,
+            claims more than it can hold, or has observations or actions that are not vectors of numbers.
+    """
+    data = folder / "data"
+    if not data.is_dir():
+        raise SparError(f"there is no Minari dataset in {folder}", "check its id, or fetch it again")
+    check_minari(folder)
+    from minari import MinariDataset
+
+    name = folder.name
+    with _damaged(name):
+        dataset = MinariDataset(data)
+        name = dataset.spec.dataset_id
+        steps, count = int(dataset.total_steps), int(dataset.total_episodes)
+    layout = _layout(dataset, observation_keys)
+    with _damaged(name):
+        room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
+        check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
+        episodes, inner = _fill(dataset, layout, steps, count)
+    return episodes, _facts(dataset, inner)
+
+
+def check_minari(folder: Path) -> None:
+    """Make sure that what lies in a dataset's folder may be opened.
+
+    Raises:
+        SparError: its metadata is missing or broken, it was written by a newer Minari, or holds a link out.
+    """
+    import minari
+    from packaging.version import InvalidVersion, Version
+
+    for file in (folder / "data").rglob("*"):
+        check_inside(file, folder)
+    with _damaged(folder.name):
+        try:
+            metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
+            written = Version(str(metadata.get("minari_version", "0")))
+        except (InvalidVersion, AttributeError) as error:
+            raise ValueError(f"its metadata is not Minari's ({error})") from None
+    if written > Version(minari.__version__):
+        raise SparError(
+            f"Minari dataset '{metadata.get('dataset_id', folder.name)}' was written by Minari {written}, and this is "
+            f"{minari.__version__}",
+            "install that version of minari, or a dataset written by an older one",
+        )
+
+
+def local_ids(root: Path) -> list[str]:
+    """Ids of the Minari datasets below ``root``, sorted."""
+    return sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("data/metadata.json"))
+
+
+@contextmanager
+def _damaged(dataset_id: str) -> Iterator[None]:
+    from gymnasium.error import Error as GymnasiumError
+
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AssertionError, GymnasiumError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SparError(
+            f"Minari dataset '{dataset_id}' cannot be read: {reason}", "delete its folder and fetch it again"
+        ) from None
+
+
+def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:
+    """How observations become vectors; actions must be vectors already."""
+    from gymnasium.spaces import Box
+
+    name, actions = dataset.spec.dataset_id, dataset.action_space
+    if not isinstance(actions, Box) or len(actions.shape) != 1:
+        kind = f"{actions.shape} arrays" if isinstance(actions, Box) else f"a {type(actions).__name__} space"
+        raise SparError(f"the actions of Minari dataset '{name}' are {kind}, not one vector")
+    return observation_layout(dataset.observation_space, observation_keys, f"Minari dataset '{name}'")
+
+
+def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int]:
+    """All episodes, one after the other, and how many terminal steps lie inside one."""
+    observations = np.empty((steps + count, layout.size), np.float32)
+    actions = np.empty((steps, dataset.action_space.shape[0]), np.float32)
+    rewards = np.empty(steps, np.float32)
+    lengths, terminated, inner, at = [], [], 0, 0
+    for number, stored in enumerate(_stored(dataset)):
+        terminations = np.asarray(stored.terminations, bool)
+        seen, length = layout.flatten(stored.observations), len(stored.rewards)
+        found = (len(seen), len(stored.actions), len(terminations))
+        if found != (length + 1, length, length) or at + length > steps or number >= count:
+            raise ValueError(
+                f"episode {number} holds {found[0]} observations, {found[1]} actions, {length} rewards and "
+                f"{found[2]} terminations, or more than its metadata says"
+            )
+        observations[at + number : at + number + length + 1] = seen
+        actions[at : at + length] = stored.actions
+        rewards[at : at + length] = np.asarray(stored.rewards).reshape(length)
+        lengths.append(length)
+        terminated.append(bool(length and terminations[-1]))
+        inner += int(terminations[:-1].sum())
+        at += length
+    if at != steps or len(lengths) != count:
+        raise ValueError(f"it holds {at} steps in {len(lengths)} episodes, but its metadata says {steps} in {count}")
+    ends = np.array(lengths, np.int64), np.array(terminated, bool), np.ones(count, bool)
+    return Episodes(observations, actions, rewards, *ends), inner
+
+
+def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
+    count = dataset.total_episodes
+    for start in range(0, count, READ):
+        yield from dataset.iterate_episodes(range(start, min(start + READ, count)))
+
+
+def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
+    space, spec = dataset.action_space, dataset.env_spec
+    # Some datasets name an environment of their own to evaluate in, such as the same maze with a fixed goal.
+    stated = dataset.storage.metadata.get("eval_env_spec")
+    chosen = json.loads(stated).get("kwargs") or {} if stated else dict(spec.kwargs) if spec else {}
+    return MinariFacts(
+        dataset.spec.dataset_id,
+        spec.id if spec else None,
+        chosen,
+        np.asarray(space.low, dtype=np.float32),
+        np.asarray(space.high, dtype=np.float32),
+        inner_terminations,
+    )

@@ -1,0 +1,268 @@
+"""Damaged, hostile and half-finished files: one clear line each, and never an out-of-memory kill."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spar_core.data.episodes import Episodes
+from spar_core.data.loading import from_episodes
+from spar_core.data.readers.d4rl_hdf5 import read_d4rl
+from spar_core.data.readers.minari_io import read_minari, write_minari
+from spar_core.data.readers.npz_io import read_npz
+from spar_core.data.scaler import Scaler
+from spar_core.errors import SparError
+from tests.test_data_d4rl import HIGH, LOW, assert_same, make_episodes, write_flat
+
+LAYOUT = [(4, True), (5, False), (1, True)]
+
+
+def refused(read, match: str) -> None:
+    with pytest.raises(SparError, match=match) as error:
+        read()
+    assert "\n" not in str(error.value)
+
+
+def write_npz(folder: Path, **replace) -> Path:
+    """Three episodes, one file each; ``replace`` changes arrays of the second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, e in enumerate(make_episodes(LAYOUT)):
+        arrays = {
+            "observations": e.observations,
+            "actions": e.actions,
+            "rewards": e.rewards,
+            "terminated": e.terminated,
+        }
+        if number == 1:
+            arrays = {name: value for name, value in {**arrays, **replace}.items() if value is not None}
+        np.savez(folder / f"{number:03d}.npz", **arrays)
+    return folder
+
+
+def minari_dataset(root: Path) -> Path:
+    folder = root / "mine/toy-v0"
+    folder.mkdir(parents=True)
+    write_minari(folder, "mine/toy-v0", make_episodes(LAYOUT), action_low=LOW, action_high=HIGH)
+    return folder
+
+
+# --- D4RL's layout ---
+
+
+def test_hdf5_bomb(tmp_path):
+    """A few kilobytes that declare terabytes, written by nobody."""
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT), ("observations",))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("observations", (10, 10**12), "f4", chunks=(1, 1024), compression="gzip")
+    assert path.stat().st_size < 100_000
+    refused(lambda: read_d4rl(path), "'observations' of x.hdf5 claims to hold 37252.9 GiB")
+
+
+def test_hdf5_larger_than_memory(tmp_path, monkeypatch):
+    class Small:
+        total = 1000
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Small)
+    path = write_flat(tmp_path / "x.hdf5", make_episodes([(300, True), (300, True)]))
+    refused(lambda: read_d4rl(path), "needs .* of memory, and this machine has")
+
+
+def test_hdf5_from_outside_the_file(tmp_path):
+    write_flat(tmp_path / "other.hdf5", make_episodes(LAYOUT))
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT), ("rewards", "actions"))
+    with h5py.File(path, "a") as file:
+        file["actions"] = h5py.ExternalLink("other.hdf5", "actions")
+        file["rewards"] = make_episodes(LAYOUT)[0].rewards
+    refused(lambda: read_d4rl(path), "'actions' is a link to another file")
+    with h5py.File(path, "a") as file:
+        del file["actions"]
+        (tmp_path / "raw.bin").write_bytes(np.zeros((10, 2), np.float32).tobytes())
+        file.create_dataset("actions", (10, 2), "f4", external=[(str(tmp_path / "raw.bin"), 0, 80)])
+    refused(lambda: read_d4rl(path), "'actions' lies in another file")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([b"a"] * 10), "'rewards' holds .*S1, not numbers"),
+        (np.zeros(10, complex), "'rewards' holds complex128, not numbers"),
+        (np.zeros((2, 5), np.float32), "'rewards' must hold one number a step"),
+        (h5py.Empty("f4"), "'rewards' is a group or empty"),
+    ],
+)
+def test_hdf5_of_another_type(tmp_path, values, message):
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT), rewards=values)
+    refused(lambda: read_d4rl(path), message)
+
+
+def test_hdf5_with_groups_and_without_steps(tmp_path):
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT), ("observations",))
+    with h5py.File(path, "a") as file:
+        file["observations/achieved_goal"] = np.zeros((10, 2))
+    refused(lambda: read_d4rl(path), "'observations' is a group")
+    empty = {name: np.zeros((0, 2), np.float32) for name in ("observations", "actions", "next_observations")}
+    none = {name: np.zeros(0, np.float32) for name in ("rewards", "terminals", "timeouts")}
+    refused(
+        lambda: read_d4rl(write_flat(tmp_path / "y.hdf5", make_episodes(LAYOUT), **empty, **none)), "holds no steps"
+    )
+
+
+# --- a folder of .npz episodes ---
+
+
+def test_npz_episodes_come_back(tmp_path):
+    episodes = make_episodes(LAYOUT)
+    assert_same(read_npz(write_npz(tmp_path / "a")), episodes)
+    # With next_observations instead of the last row, the second episode is the same.
+    second = episodes[1]
+    split = {"observations": second.observations[:-1], "next_observations": second.observations[1:]}
+    assert_same(read_npz(write_npz(tmp_path / "b", **split)), episodes)
+    found = read_npz(write_npz(tmp_path / "c", observations=second.observations[:-1]))
+    assert found.last_known.tolist() == [True, False, True]
+    np.testing.assert_array_equal(found[1].observations[-1], second.observations[-2])
+    # No word on the end means a cut; flags by step count by their last one.
+    assert not read_npz(write_npz(tmp_path / "d", terminated=None)).terminated[1]
+    assert read_npz(write_npz(tmp_path / "e", terminated=np.array([0, 0, 0, 0, 1]))).terminated[1]
+
+
+@pytest.mark.parametrize(
+    ("replace", "message"),
+    [
+        ({"rewards": None}, "001.npz has no array 'rewards'"),
+        ({"rewards": np.zeros(3)}, "001.npz: .* do not fit together"),
+        ({"observations": np.zeros(5)}, "001.npz: .* do not fit together"),
+        ({"observations": np.zeros((6, 4))}, "episode 1 has observations"),
+        ({"actions": np.array(["left"] * 5)}, "'actions' holds <U4, not numbers"),
+        ({"actions": np.array([{}] * 5, dtype=object)}, "001.npz cannot be read as .npz .*allow_pickle"),
+        ({"observations": np.zeros((5, 3)), "next_observations": np.zeros((4, 3))}, "001.npz: next_observations"),
+    ],
+)
+def test_npz_refused(tmp_path, replace, message):
+    folder = write_npz(tmp_path / "mine", **replace)
+    refused(lambda: read_npz(folder), message)
+
+
+def test_npz_folders_and_files(tmp_path):
+    refused(lambda: read_npz(tmp_path / "none"), "is no folder")
+    (tmp_path / "empty").mkdir()
+    refused(lambda: read_npz(tmp_path / "empty"), "holds no .npz file")
+    folder = write_npz(tmp_path / "mine")
+    (folder / "001.npz").write_bytes((folder / "001.npz").read_bytes()[:200])
+    refused(lambda: read_npz(folder), "001.npz cannot be read as .npz")
+    (folder / "001.npz").write_bytes(b"")
+    refused(lambda: read_npz(folder), "001.npz cannot be read as .npz")
+
+
+def test_npz_link_out_of_the_folder(tmp_path):
+    folder = write_npz(tmp_path / "mine")
+    (folder / "001.npz").rename(tmp_path / "elsewhere.npz")
+    (folder / "001.npz").symlink_to(tmp_path / "elsewhere.npz")
+    refused(lambda: read_npz(folder), "001.npz is a link out of its folder")
+
+
+def test_npz_bomb(tmp_path):
+    """A header that declares 40 TB before a few bytes, in the archive's and in the array's own words."""
+    folder = write_npz(tmp_path / "mine")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (5, 2 * 10**12)})
+    with zipfile.ZipFile(folder / "001.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("observations", "rewards"):
+            archive.writestr(f"{name}.npy", header.getvalue())
+        archive.writestr("actions.npy", header.getvalue() + bytes(50_000_000))
+    refused(lambda: read_npz(folder), "001.npz cannot be read as .npz|claims to hold")
+
+
+# --- Minari ---
+
+
+def test_minari_written_by_a_newer_version(tmp_path):
+    folder = minari_dataset(tmp_path)
+    metadata = json.loads((folder / "data/metadata.json").read_text())
+    (folder / "data/metadata.json").write_text(json.dumps({**metadata, "minari_version": "99.1.0"}))
+    refused(lambda: read_minari(folder), "'mine/toy-v0' was written by Minari 99.1.0, and this is 0.5")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"minari_version": "next"}, "its metadata is not Minari's"),
+        ({"total_steps": 9}, "its metadata says"),
+        ({"total_episodes": 2}, "it holds 9 steps in 2 episodes, but its metadata says 10 in 2"),
+        ({"total_steps": 11}, "it holds 10 steps in 3 episodes, but its metadata says 11 in 3"),
+        ({"total_steps": 10**15}, "claims to hold"),
+        ({"data_format": "parchment"}, "cannot be read"),
+        ({"observation_space": '{"type": "Discrete", "start": 0, "n": 3, "dtype": "int64"}'}, "not one vector"),
+        ({"action_space": '{"type": "Discrete", "start": 0, "n": 3, "dtype": "int64"}'}, "not one vector"),
+    ],
+)
+def test_minari_metadata_that_lies(tmp_path, change, message):
+    folder = minari_dataset(tmp_path)
+    metadata = json.loads((folder / "data/metadata.json").read_text())
+    (folder / "data/metadata.json").write_text(json.dumps({**metadata, **change}))
+    refused(lambda: read_minari(folder), message)
+
+
+def test_minari_damaged(tmp_path):
+    folder = minari_dataset(tmp_path)
+    main = folder / "data/main_data.hdf5"
+    whole = main.read_bytes()
+    with h5py.File(main, "a") as file:
+        del file["episode_1/rewards"]
+    refused(lambda: read_minari(folder), "'mine/toy-v0' cannot be read")
+    main.write_bytes(whole)
+    with h5py.File(main, "a") as file:
+        del file["episode_1/actions"]
+        file["episode_1/actions"] = np.zeros((4, 2), np.float32)
+    refused(lambda: read_minari(folder), "episode 1 holds 6 observations, 4 actions, 5 rewards")
+    main.write_bytes(whole[: len(whole) // 2])
+    refused(lambda: read_minari(folder), "cannot be read")
+    (tmp_path / "elsewhere.hdf5").write_bytes(whole)
+    main.unlink()
+    main.symlink_to(tmp_path / "elsewhere.hdf5")
+    refused(lambda: read_minari(folder), "main_data.hdf5 is a link out of its folder")
+    (folder / "data/metadata.json").write_text("{")
+    main.unlink()
+    refused(lambda: read_minari(folder), "cannot be read")
+    refused(lambda: read_minari(tmp_path / "none"), "there is no Minari dataset")
+
+
+# --- memory ---
+
+
+def test_loading_takes_little_more_memory_than_the_arrays(tmp_path):
+    """Peak of what NumPy asks for, from the file to the standardised dataset, in shares of the arrays."""
+    rng = np.random.default_rng(0)
+    n, size = 400_000, 17  # many blocks of rows, as a real file has
+    seen = rng.normal(size=(n + 1, size)).astype(np.float32)
+    arrays = {"observations": seen[:-1], "next_observations": seen[1:], "actions": np.zeros((n, 6), np.float32)}
+    arrays |= {"rewards": np.ones(n, np.float32), "terminals": np.zeros(n, bool)}
+    arrays["timeouts"] = np.arange(1, n + 1) % 1000 == 0
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    bounds = np.full(6, -1, np.float32), np.full(6, 1, np.float32)
+
+    def peak(load) -> tuple[Episodes, float]:
+        tracemalloc.start()
+        try:
+            episodes = load()
+            data = from_episodes(episodes, np.zeros(len(episodes), bool), scaler)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        return episodes, most / (data.observations.nbytes + data.actions.nbytes + data.rewards.nbytes)
+
+    scaler = Scaler.fit(seen, *bounds)
+    episodes, share = peak(lambda: read_d4rl(tmp_path / "x.hdf5")[0])
+    assert 1.0 <= share < 1.5
+    (tmp_path / "mine/big-v0").mkdir(parents=True)
+    write_minari(tmp_path / "mine/big-v0", "mine/big-v0", episodes, action_low=bounds[0], action_high=bounds[1])
+    _, share = peak(lambda: read_minari(tmp_path / "mine/big-v0")[0])
+    assert 1.0 <= share < 1.5
