@@ -24,7 +24,7 @@ from pathlib import Path
 
 
 def save_actor(model, path: Path) -> None:
-    """Write the actor's weights under the names that ``spar_core.data.behaviour`` reads."""
+    """Write the actor's weights under the names that ``spar_core.data.generators.behaviour`` reads."""
     from safetensors.torch import save_file
 
     actor = model.policy.actor

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from spar_core.errors import SparError
+from spar_core.fqe import FQESettings
 from spar_core.settings import Settings
 
 
@@ -25,6 +26,8 @@ class EvaluationSettings(Settings):
     # Environment seeds start here: far from every training seed and from those of the built-in data.
     first_env_seed: NonNegativeInt = 1_000_000
     protocol: str = Field("last", pattern="^last$")
+    # Fitted-Q evaluation, which stands in for rollouts where there is no environment.
+    fqe: FQESettings = FQESettings()
 
 
 @dataclass(frozen=True)

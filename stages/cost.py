@@ -1,4 +1,4 @@
-"""Say what each rule of the study cost: wall time and parameters beside its return.
+"""Say what each rule of the study cost: wall time and parameters beside its return (or its FQE value).
 
 Reads reports/<study>/table.csv and the times that the stages left below artifacts/seconds.
 Writes reports/<study>/cost.csv. Times change from run to run, so this is no stage of the pipeline; `make run` calls it.
@@ -35,7 +35,7 @@ def total_seconds(layout: Layout, cells: Sequence[Cell]) -> float | None:
 
 
 def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
-    """One row a rule: returns and parameters from its report, seconds by stage, summed over seed groups.
+    """One row a rule: returns (or FQE values) and parameters from its report, seconds by stage, over all seed groups.
 
     Raises:
         SparError: the study has no report yet.
@@ -44,7 +44,9 @@ def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
     if not path.is_file():
         raise SparError(f"{path} does not exist", "run `dvc repro`")
     table = pd.read_csv(path)
-    shown = [name for name in ("seeds", "return_mean", "parameters_rule", "parameters_policy") if name in table]
+    shown = [
+        name for name in ("seeds", "return_mean", "fqe_mean", "parameters_rule", "parameters_policy") if name in table
+    ]
     cost, cells = table[[*KEYS, *shown]].copy(), study_cells(study)
     for stage in TIMED:
         cost[f"seconds_{stage}"] = [

@@ -1,6 +1,9 @@
 """Roll the final policy of a cell out in its environment, one row an episode.
 
-Reads the dataset's manifest, the policy, and ``evaluation`` of params.yaml.
+A dataset without an environment is not evaluated: its episodes.csv is empty, and context.json says why and holds
+estimates from the logged data instead (fitted-Q evaluation, and the critic's).
+
+Reads the dataset, the policy, the critic, and ``evaluation`` of params.yaml.
 Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json.
 """
 
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
-from spar_core.data.environment import make_env
+from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
 from spar_core.evaluation import EpisodeResult, EvaluationSettings, env_seeds, roll_out
 from spar_core.fitted import METRICS
@@ -40,20 +43,42 @@ class Evaluate:
     env_kwargs: dict[str, Any]
     settings: EvaluationSettings
     device: str
+    observation_keys: list[str] | None = None
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> list[EpisodeResult]:
         results = []
+        keys = () if self.observation_keys is None else (self.observation_keys,)
         for seed in seeds:
             policy = load_policy(self.policy, seed, self.device)
-            make = partial(make_env, self.env_id, self.env_kwargs)
+            make = partial(make_env, self.env_id, self.env_kwargs, *keys)
             results += roll_out(policy.act, make, seed, env_seeds(self.settings, seed), report.advance)
         return results
+
+
+MISMATCH = "evaluated in another version of the environment than the data came from"
+ESTIMATE = "an estimate from logged data, not a return"
+
+
+def why_not(environment: dict[str, Any]) -> str | None:
+    """Why no policy is rolled out on a dataset, one plain clause; None where policies are.
+
+    Args:
+        environment: the part of that name of the dataset's manifest.
+    """
+    clause = environment.get("not_evaluated")
+    if clause is None and environment["env_id"] is None:
+        return "its entry names no environment"
+    return clause
 
 
 def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, Any]) -> dict[str, Any]:
     """What the report needs to know about the data and the policy, beside the episodes."""
     reference = manifest["reference"]
-    if reference is None:
+    clause = why_not(manifest["environment"])
+    mismatch = MISMATCH if clause is None and manifest["environment"]["environment_mismatch"] else None
+    if clause is not None:
+        label = ESTIMATE
+    elif reference is None:
         label = "no reference scores: raw returns only"
     elif manifest["comparable_to_d4rl"]:
         label = f"D4RL reference scores ({reference['source']})"
@@ -62,15 +87,18 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
             f"scaled by D4RL's reference scores of {reference['family']}, on data that are not D4RL's: "
             "not comparable with D4RL tables"
         )
-    if manifest["environment"]["environment_mismatch"]:
-        label += "; evaluated in another version of the environment than the data came from"
+    if mismatch:
+        label += f"; {mismatch}"
     return {
         "env_id": manifest["environment"]["env_id"],
+        "not_evaluated": clause,
+        "mismatch": mismatch,
         "reference": reference and {key: reference[key] for key in ("min", "max", "source")},
         "label": label,
         "dataset": {
             "steps": manifest["steps"],
             "episodes": manifest["episodes"],
+            "heldout_episodes": manifest["heldout_episodes"],
             "mean_return": manifest["returns"]["mean"],
             "best_return": manifest["returns"]["best"],
         },
@@ -100,18 +128,46 @@ def run(argv: list[str] | None = None) -> None:
     read_meta(policy, KIND)
     manifest = read_json(data / MANIFEST)
     environment = manifest["environment"]
-    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], settings, device())
-    inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
     params = {"evaluation": settings.model_dump(mode="json")}
-    most = environment["max_episode_steps"] or 0
+    inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
+    clause = why_not(environment)
+    estimated = clause is not None or settings.fqe.always
+    critic = layout.critic(args.dataset, args.critic, args.seeds)
+    if estimated:
+        inputs["critic"] = digest_folder(critic)
+    results: list[EpisodeResult] = []
+    context = context_of(manifest, settings.protocol, read_json(policy / METRICS))
     with tracked(layout, cell, params, inputs):
-        with Progress(stage=cell.name, total=most * settings.episodes * len(seeds), unit="env-steps") as bar:
-            shares = over_seeds(job, seeds, workers(), lambda steps, rows: bar.update(steps))
-        results = [result for share in shares for result in share]
+        if clause is None:
+            results = rollouts(cell, policy, environment, settings)
+        if estimated:
+            # Here, not at the top: rollouts need none of it.
+            from stages.offline import estimate
+
+            shift = manifest.get("reward_shift", "none")
+            title = f"{cell.name} (from logged data)"
+            offline, found = estimate(layout, args.dataset, policy, critic, settings.fqe, seeds, shift, title)
+            context["offline"] = offline
+            context["diagnostics"] |= found
         with new_artifact(cell.folder(layout)) as folder:
             write_episodes(folder / "episodes.csv", cell, results)
-            write_json(folder / "context.json", context_of(manifest, settings.protocol, read_json(policy / METRICS)))
+            write_json(folder / "context.json", context)
             write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
+    if clause is not None:
+        print(f"{args.dataset} is not evaluated: {clause}; its policies' values are estimated from logged data")
+
+
+def rollouts(
+    cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings
+) -> list[EpisodeResult]:
+    """All episodes of a cell, in seed and episode order."""
+    seeds = cell.seed_numbers
+    keys = environment.get("observation_keys")
+    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], settings, device(), keys)
+    most = environment["max_episode_steps"] or 0
+    with Progress(stage=cell.name, total=most * settings.episodes * len(seeds), unit="env-steps") as bar:
+        shares = over_seeds(job, seeds, workers(), lambda steps, rows: bar.update(steps))
+    return [result for share in shares for result in share]
 
 
 if __name__ == "__main__":

@@ -63,7 +63,14 @@ def curve_points(path: Path) -> list[Point]:
 
 
 def evaluation_points(path: Path) -> list[Point]:
-    """Final values of an evaluation cell from its ``episodes.csv``: the mean, and one a seed."""
+    """Final values of an evaluation cell from its ``episodes.csv``: the mean, and one a seed.
+
+    Where no policy was rolled out, they are the estimates that ``context.json`` beside it holds, by names of their own.
+    """
+    offline = _estimates(path.parent)
+    if offline:
+        seeds = tuple(offline.pop("seeds"))
+        return final_points(offline, seeds)
     by_seed: dict[int, list[dict[str, str]]] = defaultdict(list)
     for row in _episodes(path):
         by_seed[int(row["seed"])].append(row)
@@ -92,6 +99,8 @@ def result_metrics(
         values = {k.removeprefix(prefix): v for k, v in read_json(table).items() if k.startswith(prefix)}
         if values:
             return {f"final/{k}": float(v) for k, v in values.items() if isinstance(v, (int, float))}
+    if _estimates(folders[0]):
+        return _estimated_metrics(folders, [] if key[3] == "anchor" else baseline)
     ours = _seed_returns(folders)
     mean = _mean(ours.values())
     found = {"return_mean": mean}
@@ -105,6 +114,30 @@ def result_metrics(
     if key[3] != "anchor" and theirs and theirs.keys() == ours.keys():
         found["gain_over_anchor"] = _mean(ours[seed] - theirs[seed] for seed in ours)
     return {f"final/{name}": value for name, value in found.items()}
+
+
+def _estimated_metrics(folders: list[Path], baseline: list[Path]) -> dict[str, float]:
+    """The same of a rule that was not rolled out: no name that a return has."""
+    ours, theirs = _seed_estimates(folders), _seed_estimates(baseline)
+    found = {"final/fqe_mean": _mean(ours.values())}
+    if theirs and theirs.keys() == ours.keys():
+        found["final/fqe_gain_over_anchor"] = _mean(ours[seed] - theirs[seed] for seed in ours)
+    return found
+
+
+def _seed_estimates(folders: list[Path]) -> dict[int, float]:
+    estimates = [_estimates(folder) for folder in folders]
+    return {seed: value for found in estimates for seed, value in zip(found["seeds"], found["fqe"], strict=True)}
+
+
+def _estimates(folder: Path) -> dict[str, list[Any]]:
+    """Seeds and estimates from logged data of an evaluation; empty where policies were rolled out."""
+    path = folder / "context.json"
+    context = read_json(path) if path.is_file() else {}
+    if context.get("not_evaluated") is None:
+        return {}
+    names = ("seeds", "fqe", "critic_estimate")
+    return {name: context["offline"][name] for name in names if context["offline"].get(name) is not None}
 
 
 def _thinned(key: str, curve: Mapping[int, float]) -> list[Point]:

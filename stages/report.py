@@ -18,8 +18,8 @@ from spar_core.artifacts import new_artifact
 from spar_core.reporting.cells import load_rules, present_part
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import console_table
+from spar_core.reporting.flat import numbers_of
 from spar_core.reporting.render import Report, build_report
-from spar_core.reporting.tables import summarise
 from spar_core.study import EvaluationCell, Study
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -69,7 +69,8 @@ def make_partial_report(layout: Layout) -> tuple[Report, Path, int]:
 def print_table(layout: Layout) -> None:
     """Print the study's table, and where its report lies."""
     study, settings = read_study(layout)
-    print(console_table(summarise(load_rules(study, folder_of(layout)), settings), settings))
+    numbers = numbers_of(load_rules(study, folder_of(layout)), settings)
+    print(console_table(numbers.summaries, settings, numbers.offline))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
 
 

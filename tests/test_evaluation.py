@@ -7,9 +7,12 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
+import yaml
 
 from spar_core.errors import SparError
 from spar_core.evaluation import EvaluationSettings, env_seeds, roll_out
+from spar_core.settings import parse
+from tests.fakes import ROOT
 
 STEPS = 20
 
@@ -153,3 +156,68 @@ def test_an_evaluated_seed_is_the_same_alone_and_beside_others(tmp_path, monkeyp
     assert together == shares
     assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3, 1) for e in (0, 1)]
     assert len({row.total for row in together}) == 6
+
+
+# --- settings ---
+
+
+def test_params_spell_out_every_setting_with_its_default():
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["evaluation"]
+    assert shipped == EvaluationSettings().model_dump(mode="json")
+
+
+def test_a_misspelt_key_of_the_estimate_names_the_nearest():
+    with pytest.raises(SparError, match=r"unknown key 'fqe\.stepz'.*did you mean 'steps'"):
+        parse(EvaluationSettings, {"fqe": {"stepz": 3}}, "params.yaml, evaluation")
+
+
+# --- which datasets are rolled out ---
+
+
+def test_a_dataset_is_rolled_out_unless_its_manifest_says_why_not():
+    from stages.evaluate import why_not
+
+    assert why_not({"env_id": "Hopper-v5", "not_evaluated": None}) is None
+    assert why_not({"env_id": "Hopper-v5"}) is None
+    assert why_not({"env_id": None}) == "its entry names no environment"
+    assert why_not({"env_id": "Hopper-v4", "not_evaluated": "it was not replayed"}) == "it was not replayed"
+
+
+@pytest.mark.parametrize("reference", [None, {"min": 0, "max": 1, "source": "D4RL", "family": "hopper"}])
+def test_the_context_says_whose_environment_it_is(reference):
+    from stages.evaluate import MISMATCH, context_of
+
+    manifest = {
+        "environment": {"env_id": "Hopper-v5", "environment_mismatch": True, "not_evaluated": None},
+        "reference": reference,
+        "comparable_to_d4rl": False,
+        **dict.fromkeys(("steps", "episodes", "heldout_episodes"), 3),
+        "returns": {"mean": 1.0, "best": 2.0},
+    }
+    context = context_of(manifest, "last", {})
+    assert context["mismatch"] == MISMATCH and context["label"].endswith(f"; {MISMATCH}")
+    manifest["environment"]["environment_mismatch"] = False
+    context = context_of(manifest, "last", {})
+    assert context["mismatch"] is None and MISMATCH not in context["label"]
+
+
+def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
+    from spar_core.reporter import Reporter
+    from stages import evaluate
+
+    asked = []
+
+    def make(*arguments):
+        asked.append(arguments)
+        return CountingEnv()
+
+    class FakePolicy:
+        def act(self, observations):
+            return np.zeros((len(observations), 1))
+
+    monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy())
+    monkeypatch.setattr(evaluate, "make_env", make)
+    settings = EvaluationSettings(episodes=1, first_env_seed=3)
+    for keys in (None, ["a", "b/c"]):
+        evaluate.Evaluate(tmp_path, "X-v0", {}, settings, "cpu", keys)((0,), Reporter((0,)))
+    assert asked == [("X-v0", {}), ("X-v0", {}, ["a", "b/c"])]

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from spar_core.reporting.anchor_quality import AnchorQuality, RuleTrend
-from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH
+from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH, labelled
 from spar_core.reporting.tables import Summary
 
 PANEL = 3.1  # inches a rule
@@ -50,7 +50,7 @@ def anchor_quality_figure(quality: AnchorQuality, baseline: str) -> bytes | None
             # A long figure is read a panel at a time, so each shows its own scale.
             axes.tick_params(labelbottom=True)
             axes.set_ylabel("improved return")
-        panels[-1].set_xlabel(f"return of the anchor (rule {baseline})")
+        panels[-1].set_xlabel(labelled(f"return of the anchor (rule {baseline})", quality.anchors[0].summary.label))
         figure.legend(handles=_legend(quality), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         # Numbers are placed among the marks, so they need the final layout.
         figure.draw_without_rendering()

@@ -245,13 +245,18 @@ CSV_COLUMNS = (
     + [f"anchor_{name}" for name in DIAGNOSTICS]
     + ["improvement", "return_mean", "return_low", "return_high"]
     + [f"{part}{end}" for part in PARTS for end in ("", "_low", "_high")]
-    + ["verdict", "parameters_rule", "parameters_policy"]
+    + ["verdict", "parameters_rule", "parameters_policy", "label"]
 )
 
 
 def anchors_frame(qualities: Sequence[AnchorQuality]) -> pd.DataFrame:
-    """``anchors.csv``: one row an anchor and rule, the baseline's own rows without a gain; maybe no row."""
+    """``anchors.csv``: one row an anchor and rule, the baseline's own rows without a gain; maybe no row.
+
+    ``label`` is there where some row has one.
+    """
     frame = pd.DataFrame(list(_rows(qualities)), columns=CSV_COLUMNS)
+    if frame["label"].isna().all():
+        frame = frame.drop(columns="label")
     # Counts stay whole numbers where some are missing.
     whole = ["parameters_rule", "parameters_policy"]
     return frame.astype(dict.fromkeys(whole, "Int64"))
@@ -272,6 +277,7 @@ def _rows(qualities: Sequence[AnchorQuality]) -> Iterator[dict[str, Any]]:
                     "verdict": VERDICTS[summary.gain.direction] if summary.gain else None,
                     "parameters_rule": summary.parameters_rule,
                     "parameters_policy": summary.parameters_policy,
+                    "label": summary.label,
                 }
                 estimates = {
                     "anchor_return": anchor.returns,

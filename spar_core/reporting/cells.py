@@ -19,7 +19,11 @@ EPISODES = "episodes.csv"
 KEYS = ["dataset", "anchor", "critic", "improvement"]
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # What must be the same in every cell of a dataset, or its rules cannot stand in one table.
-SHARED = ("env_id", "reference", "label", "dataset", "protocol")
+SHARED = ("env_id", "not_evaluated", "mismatch", "reference", "label", "dataset", "protocol")
+# What is estimated from logged data where nothing is rolled out; the first is always there.
+OFFLINE = ("fqe", "critic_estimate")
+# And what its values are sums of.
+OFFLINE_SHARED = ("discount", "rewards")
 
 
 class Cell(Protocol):
@@ -55,6 +59,13 @@ class Rule:
     diagnostics: dict[str, list[float]] = field(default_factory=dict)
     # The same by seed, for those with one value a seed (or one for all); a seed without a finite value is left out.
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
+    # Estimates from logged data by name and seed; empty where policies were rolled out.
+    offline: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    @property
+    def not_evaluated(self) -> str | None:
+        """Why no policy was rolled out, a clause; None where they were (and then there are episodes)."""
+        return self.context.get("not_evaluated")
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -74,16 +85,18 @@ def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rul
 
     Raises:
         SparError: a cell is missing or broken, a seed comes twice, or cells of a dataset disagree on
-            environment, reference scores or checkpoint protocol.
+            environment, reference scores, checkpoint protocol, or on what was estimated instead of rollouts.
     """
     rules: dict[tuple[str, ...], Rule] = {}
     shared: dict[str, tuple[Path, dict[str, Any]]] = {}
     for cell in study.cells():
         folder = folder_of(cell)
         episodes, context = _read_cell(cell, folder)
+        offline = _offline(cell, folder, context)
         first, agreed = shared.setdefault(cell.dataset, (folder, context))
-        for name in SHARED:
-            if context.get(name) != agreed.get(name):
+        theirs = _shared(agreed)
+        for name, value in _shared(context).items():
+            if value != theirs[name]:
                 raise SparError(
                     f"{folder} and {first} differ in '{name}' of context.json, so they cannot be compared",
                     "run `dvc repro`",
@@ -91,18 +104,44 @@ def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rul
         key = tuple(getattr(cell, name) for name in KEYS)
         if key in rules:
             rule = rules[key]
-            twice = sorted(set(rule.episodes["seed"]) & set(episodes["seed"]))
+            seeds = set(rule.episodes["seed"]) | set(rule.offline.get("fqe", {}))
+            twice = sorted(seeds & set(parse_seeds(cell.seeds)))
             if twice:
                 raise SparError(f"{folder}: seed {twice[0]} is in another seed group of the study too")
             rule.episodes = pd.concat([rule.episodes, episodes], ignore_index=True)
         else:
             rules[key] = rule = Rule(*key, episodes=episodes, context=context)
         _add_diagnostics(rule, context.get("diagnostics", {}), parse_seeds(cell.seeds))
+        for name, values in offline.items():
+            rule.offline.setdefault(name, {}).update(values)
     if not rules:
         raise SparError(f"study '{study.name}' has no cell", "give it at least one entry in each of its lists")
     for rule in rules.values():
         rule.episodes = rule.episodes.sort_values(["seed", "episode"], ignore_index=True)
+        rule.offline = {name: dict(sorted(values.items())) for name, values in rule.offline.items()}
     return list(rules.values())
+
+
+def _shared(context: dict[str, Any]) -> dict[str, Any]:
+    """What all cells of a dataset agree on."""
+    offline = context.get("offline") or {}
+    return {name: context.get(name) for name in SHARED} | {name: offline.get(name) for name in OFFLINE_SHARED}
+
+
+def _offline(cell: Cell, folder: Path, context: dict[str, Any]) -> dict[str, dict[int, float]]:
+    """Estimates by name and seed of a cell without rollouts, checked; nothing where there were some."""
+    if context.get("not_evaluated") is None:
+        return {}
+    path, found, seeds = folder / "context.json", context.get("offline") or {}, parse_seeds(cell.seeds)
+    by_name = {name: found[name] for name in OFFLINE if found.get(name) is not None}
+    if "fqe" not in by_name:
+        raise SparError(f"{path} holds neither episodes nor an estimate from logged data", "run `dvc repro`")
+    for name, values in by_name.items():
+        if len(values) != len(seeds) or tuple(found["seeds"]) != seeds:
+            raise SparError(f"{path}: '{name}' is not one value a seed of the group '{cell.seeds}'", "run `dvc repro`")
+        if any(value is None or not math.isfinite(value) for value in values):
+            raise SparError(f"{path} holds a value of '{name}' that is not finite", "its fit diverged")
+    return {name: dict(zip(seeds, values, strict=True)) for name, values in by_name.items()}
 
 
 def _add_diagnostics(rule: Rule, diagnostics: dict[str, Any], seeds: Sequence[int]) -> None:
@@ -149,7 +188,9 @@ def present_part(study: StudyLists, folder_of: Callable[[Cell], Path]) -> Presen
 
 def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:
     """Every episode of the study, one a row, with the columns of ``episodes.csv``."""
-    return pd.concat([rule.episodes for rule in rules], ignore_index=True)
+    frames = [rule.episodes for rule in rules]
+    # Empty frames have no types of their own, and would change those of the others.
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -170,6 +211,11 @@ def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             episodes[column] = episodes[column].map(_flag)
     except (ValueError, pd.errors.ParserError) as error:
         raise SparError(f"{table} is broken: {error}", "delete its folder and run `dvc repro`") from None
+    context = read_json(folder / "context.json")
+    if context.get("not_evaluated") is not None:
+        if len(episodes):
+            raise SparError(f"{table} holds episodes, but context.json says that there are none", "run `dvc repro`")
+        return episodes[COLUMNS], context
     if episodes.empty:
         raise SparError(f"{table} has no episode", "check the number of evaluation episodes in params.yaml")
     for key in KEYS:
@@ -186,7 +232,7 @@ def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         )
     if not np.isfinite(episodes["return"]).all():
         raise SparError(f"{table} holds a return that is not finite", "the policy or its environment diverged")
-    return episodes[COLUMNS], read_json(folder / "context.json")
+    return episodes[COLUMNS], context
 
 
 def _flag(text: str) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
 from spar_core.statistics import Estimate
 
 NOTHING = "-"
+Rows = TypeVar("Rows", Summary, OfflineSummary)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -23,9 +28,14 @@ def signed(value: float | None, digits: int) -> str:
     return text if text == NOTHING or text.startswith("-") or float(text) == 0 else f"+{text}"
 
 
-def digits_for(summaries: list[Summary]) -> int:
+def digits_for(summaries: Sequence[Summary | OfflineSummary]) -> int:
     """Decimals that suit the returns of a dataset: 0 from 100 upwards, 3 below 10 (success rates)."""
-    scale = max(abs(summary.returns.value) for summary in summaries)
+    values = [s.returns.value if isinstance(s, Summary) else s.fqe.value for s in summaries]
+    return digits_of(max(map(abs, values)))
+
+
+def digits_of(scale: float) -> int:
+    """Decimals that suit values of this size."""
     return 0 if scale >= 100 else 1 if scale >= 10 else 3
 
 
@@ -62,43 +72,68 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def by_setting(summaries: list[Summary]) -> dict[tuple[str, str, str], list[Summary]]:
+def by_setting(summaries: Sequence[Rows]) -> dict[tuple[str, str, str], list[Rows]]:
     """Summaries by (dataset, anchor, critic), in order: the rules that are compared with one another."""
-    groups: dict[tuple[str, str, str], list[Summary]] = {}
+    groups: dict[tuple[str, str, str], list[Rows]] = {}
     for summary in summaries:
         groups.setdefault(summary.setting, []).append(summary)
     return groups
 
 
-def console_table(summaries: list[Summary], settings: ReportSettings | None = None) -> str:
+def console_table(
+    summaries: Sequence[Summary], settings: ReportSettings | None = None, offline: Sequence[OfflineSummary] = ()
+) -> str:
     """Plain text of fixed width: a block a dataset, anchor and critic, a line a rule.
 
-    A gain whose paired interval excludes zero is marked ``better`` or ``worse``.
+    A gain whose paired interval excludes zero is marked ``better`` or ``worse``. Rules that were not rolled out come
+    last, under a title that says so, and without such marks.
     """
     settings = settings or ReportSettings()
-    blocks = []
-    for (dataset, anchor, critic), rules in by_setting(summaries).items():
-        digits = digits_for(rules)
-        has_gain = any(rule.gain is not None for rule in rules)
-        header = ["rule", "mean return", "normalised"]
-        header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
-        lines = [header]
-        for rule in rules:
-            line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
-            verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
-            lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        text = [
-            "  ".join(
-                # Numbers line up at the right; the rule's name, the gain and the verdict at the left.
-                cell.rjust(width) if column in (1, 2) else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        rule_line = "-" * max(map(len, text))
-        seeds = sorted({rule.returns.n for rule in rules})
-        count = f"{seeds[0]} seed" + ("" if seeds == [1] else "s")
-        title = f"{dataset}, anchor {anchor}, critic {critic}, {count}"
-        blocks.append("\n".join([title, rule_line, text[0], rule_line, *text[1:]]))
+    blocks = [_returns_block(rules, settings) for rules in by_setting(summaries).values()]
+    blocks += [_estimates_block(rules, settings) for rules in by_setting(offline).values()]
     return "\n\n".join(blocks)
+
+
+def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
+    digits = digits_for(rules)
+    has_gain = any(rule.gain is not None for rule in rules)
+    header = ["rule", "mean return", "normalised"]
+    header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
+    lines = [header]
+    for rule in rules:
+        line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
+        verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
+        lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
+    return _block(rules[0], rules[0].label, [rule.returns.n for rule in rules], lines)
+
+
+def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:
+    digits = digits_for(rules)
+    has_gain = any(rule.gain is not None for rule in rules)
+    header = ["rule", "FQE value", "critic's"]
+    header += [f"FQE gain over {settings.baseline} [{100 * settings.confidence:g}% paired]"] if has_gain else []
+    lines = [header]
+    for rule in rules:
+        critic = rule.critic_estimate.value if rule.critic_estimate else None
+        line = [rule.improvement, number(rule.fqe.value, digits), number(critic, digits)]
+        lines.append([*line, gain_text(rule.gain, digits)] if has_gain else line)
+    return _block(rules[0], f"not evaluated: {rules[0].label}", [rule.fqe.n for rule in rules], lines)
+
+
+def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[int], lines: list[list[str]]) -> str:
+    """A title, the label where there is one, and lines of cells below their header."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "  ".join(
+            # Numbers line up at the right; the rule's name, the gain and the verdict at the left.
+            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    rule_line = "-" * max(map(len, text))
+    numbers = sorted(set(seeds))
+    count = f"{numbers[0]} seed" + ("" if numbers == [1] else "s")
+    title = [f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {count}"]
+    title += [label] if label else []
+    return "\n".join([*title, rule_line, text[0], rule_line, *text[1:]])

@@ -10,7 +10,8 @@ from spar_core.reporting.anchor_figure import anchor_quality_figure
 from spar_core.reporting.anchor_quality import AnchorQuality
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import by_setting
-from spar_core.reporting.figures import gains_figure, returns_figure
+from spar_core.reporting.figures import estimates_figure, gains_figure, returns_figure
+from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
 
 # Panels one above the other that still make one figure.
@@ -19,9 +20,10 @@ PANELS = 4
 
 @dataclass
 class Drawn:
-    """Names of a dataset's figures; ``anchors`` by critic."""
+    """Names of a dataset's figures; ``anchors`` by critic, ``estimates`` where nothing was rolled out."""
 
     returns: list[str] = field(default_factory=list)
+    estimates: list[str] = field(default_factory=list)
     gains: list[str] = field(default_factory=list)
     anchors: dict[str, str] = field(default_factory=dict)
 
@@ -60,4 +62,17 @@ def draw(
         if gains is not None:
             drawn.gains.append(f"gains.{slug}{suffix}.svg")
             figures[drawn.gains[-1]] = gains
+    return drawn
+
+
+def draw_offline(summaries: Sequence[OfflineSummary], figures: dict[str, bytes]) -> Drawn:
+    """Add the figures of one dataset without rollouts to ``figures``, four settings each."""
+    slug = summaries[0].dataset.replace("/", ".")
+    drawn = Drawn()
+    panels = list(by_setting(list(summaries)).values())
+    for start in range(0, len(panels), PANELS):
+        suffix = f".{start // PANELS + 1}" if len(panels) > PANELS else ""
+        drawn.estimates.append(f"estimates.{slug}{suffix}.svg")
+        rows = [row for panel in panels[start : start + PANELS] for row in panel]
+        figures[drawn.estimates[-1]] = estimates_figure(rows)
     return drawn

@@ -7,8 +7,8 @@ a phone held upright.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
 
 WIDTH = 5.6  # inches
 ROW = 0.42  # inches a rule
+Rows = TypeVar("Rows", Summary, OfflineSummary)
 INK, GREY, PALE = "#111111", "#767676", "#cfcfcf"
 STYLE = {
     "svg.hashsalt": "spar",  # otherwise element ids are random
@@ -61,7 +63,24 @@ def returns_figure(summaries: list[Summary], dataset: Mapping[str, Any]) -> byte
         _mark("o", "white", "one seed"),
         *(Line2D([], [], color=GREY, linestyle=dash, linewidth=1.2, label=label) for _, dash, label in shown),
     ]
-    return _panels(summaries, draw, "return of an episode", legend)
+    return _panels(summaries, draw, labelled("return of an episode", summaries[0].label), legend)
+
+
+def estimates_figure(summaries: Sequence[OfflineSummary]) -> bytes:
+    """Fitted-Q estimate of every rule with its interval, a dot a seed; its axis says that these are no returns."""
+
+    def draw(axes: Axes, rules: list[OfflineSummary]) -> None:
+        for row, rule in enumerate(rules):
+            dots = list(rule.per_seed.values())
+            axes.scatter(dots, [row + 0.22] * len(dots), s=16, facecolor="white", edgecolor=GREY, zorder=2)
+            _interval(axes, rule.fqe.low, rule.fqe.high, row)
+            axes.scatter([rule.fqe.value], [row], s=26, color=INK, marker="D", zorder=4)
+        _rows(axes, [rule.improvement for rule in rules])
+
+    several = any(rule.fqe.n > 1 for rule in summaries)
+    mean = _mark("D", INK, "mean over seeds" + (" with interval" if several else ""))
+    legend = [mean, _mark("o", "white", "one seed")]
+    return _panels(summaries, draw, labelled("FQE value", summaries[0].label), legend)
 
 
 def gains_figure(summaries: list[Summary], baseline: str) -> bytes | None:
@@ -94,17 +113,22 @@ def gains_figure(summaries: list[Summary], baseline: str) -> bytes | None:
         legend.append(Patch(facecolor="white", edgecolor=INK, hatch="/////", label="repair"))
     if any(rule.improvement_part is not None for rule in gained):
         legend.append(Patch(facecolor=PALE, edgecolor=INK, label="improvement"))
-    return _panels(gained, draw, f"return minus that of {baseline}", legend)
+    return _panels(gained, draw, labelled(f"return minus that of {baseline}", gained[0].label), legend)
+
+
+def labelled(axis: str, label: str | None) -> str:
+    """An axis title, with what every table of the dataset says too below it."""
+    return f"{axis}\n({label})" if label else axis
 
 
 def _panels(
-    summaries: list[Summary],
-    draw: Callable[[Axes, list[Summary]], None],
+    summaries: Sequence[Rows],
+    draw: Callable[[Axes, list[Rows]], None],
     label: str,
     legend: list[Line2D | Patch],
 ) -> bytes:
     """One panel for each (anchor, critic), one above the other, on a shared scale."""
-    settings: dict[tuple[str, str, str], list[Summary]] = {}
+    settings: dict[tuple[str, str, str], list[Rows]] = {}
     for summary in summaries:
         settings.setdefault(summary.setting, []).append(summary)
     rows = [len(rules) for rules in settings.values()]

@@ -58,6 +58,9 @@ GLOSSARY = {
     "for `spar_proj`, units of the action box for `awr_scratch`); for `value_gradient` its objective",
     "improvement/weight_mean": "mean weight of a logged action in advantage-weighted regression",
     "improvement/weight_clipped_share": "share of logged actions whose weight reached the largest allowed",
+    "fqe/clipped_share": "share of fitted-Q evaluation's last minibatch whose next value lay beyond what the logged "
+    "rewards allow and was cut back; well above 0 means that the estimate ran away where the policy leaves the data, "
+    "or that the policy earns the largest (or smallest) reward at nearly every step",
     "improvement/step0_norm": "distance of the policy from its anchor before training; exactly 0 for `spar_mlp`",
 }
 

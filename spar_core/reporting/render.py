@@ -6,18 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from spar_core.reporting.anchor_quality import PREDICTORS, AnchorQuality, anchor_quality, anchors_frame
+from spar_core.reporting.anchor_quality import PREDICTORS, anchor_quality, anchors_frame
 from spar_core.reporting.cells import Cell, Rule, StudyLists, all_episodes, load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import (
     NOTHING,
-    by_setting,
     console_table,
-    digits_for,
     gain_text,
     interval,
     marked_gain,
@@ -26,21 +23,12 @@ from spar_core.reporting.console import (
     signed,
     slope_text,
 )
-from spar_core.reporting.drawing import Drawn, draw
+from spar_core.reporting.drawing import draw, draw_offline
+from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
-from spar_core.reporting.tables import (
-    Summary,
-    diagnostics,
-    metrics,
-    seed_rows,
-    summarise,
-    summary_frame,
-    to_csv,
-)
+from spar_core.reporting.sections import offline_section, section_of
 
 TEMPLATE = "report.md.j2"
-# With more (anchor, critic) settings in a dataset than this, what is long in each folds away.
-OPEN_SETTINGS = 3
 
 
 @dataclass(frozen=True)
@@ -74,16 +62,22 @@ def build_report(
     """
     partial = missing is not None
     rules = load_rules(study, folder_of)
-    summaries = summarise(rules, settings, partial=partial)
-    qualities = anchor_quality(rules, summaries, settings)
+    numbers = numbers_of(rules, settings, partial=partial)
+    qualities = anchor_quality(numbers.rules, numbers.summaries, settings)
     figures: dict[str, bytes] = {}
     sections = []
-    for dataset in dict.fromkeys(summary.dataset for summary in summaries):
-        ours = [summary for summary in summaries if summary.dataset == dataset]
+    for dataset in dict.fromkeys(rule.dataset for rule in rules):
         context = next(rule.context for rule in rules if rule.dataset == dataset)
+        offline = [summary for summary in numbers.offline if summary.dataset == dataset]
+        if offline:
+            drawn = draw_offline(offline, figures)
+            sections.append(offline_section(dataset, offline, numbers.unrolled, context, drawn))
+            continue
+        ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
         drawn = draw(ours, about, context, settings, figures)
-        sections.append(_section(dataset, ours, about, rules, context, drawn))
+        sections.append(section_of(dataset, ours, about, numbers.rules, context, drawn))
+    named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
         .get_template(TEMPLATE)
@@ -92,10 +86,10 @@ def build_report(
             settings=settings,
             sections=sections,
             overview=[table for section in sections for table in section["tables"]],
-            rules=list(dict.fromkeys(s.improvement for s in summaries if s.gain is not None)),
-            protocol=_protocol(rules, summaries),
-            has_baseline=any(summary.improvement == settings.baseline for summary in summaries),
-            has_repair=any(summary.improvement == settings.repair for summary in summaries),
+            rules=list(dict.fromkeys(s.improvement for s in numbers.every if s.gain is not None)),
+            protocol=_protocol(rules, numbers),
+            has_baseline=settings.baseline in named,
+            has_repair=settings.repair in named,
             glossary=_glossary(rules),
             confidence=f"{100 * settings.confidence:g}%",
             partial=partial,
@@ -104,17 +98,17 @@ def build_report(
             missing_count=len(missing or ()),
         )
     )
-    numbers = json.dumps(metrics(summaries), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    flat = json.dumps(metrics(numbers), indent=2, sort_keys=True, allow_nan=False) + "\n"
     files = {
-        "metrics.json": numbers.encode(),
-        "returns.csv": to_csv(seed_rows(rules, summaries)),
-        "table.csv": to_csv(summary_frame(summaries)),
+        "metrics.json": flat.encode(),
+        "returns.csv": to_csv(seed_frame(numbers)),
+        "table.csv": to_csv(summary_frame(numbers)),
         "anchors.csv": to_csv(anchors_frame(qualities)),
         "report.md": page.encode(),
     }
     if partial:
         files["episodes.csv"] = to_csv(all_episodes(rules))
-    return Report(files, figures, console_table(summaries, settings))
+    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline))
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:
@@ -126,78 +120,20 @@ def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], di
     return groups
 
 
-def _section(
-    dataset: str,
-    summaries: list[Summary],
-    qualities: list[AnchorQuality],
-    rules: list[Rule],
-    context: dict[str, Any],
-    drawn: Drawn,
-) -> dict[str, Any]:
-    """What the template needs to know of one dataset."""
-    tables = []
-    settings = by_setting(summaries)
-    for setting, rows in settings.items():
-        members = [rule for rule in rules if rule.setting == setting]
-        tables.append(
-            {
-                "dataset": dataset,
-                "anchor": setting[1],
-                "critic": setting[2],
-                "rows": rows,
-                "gains": {row.improvement: row.gain for row in rows},
-                "digits": digits_for(rows),
-                "verdicts": _verdicts(rows),
-                "diagnostics": diagnostics(members),
-                "all_rules": tuple(row.improvement for row in rows),
-                "has_success": any(row.success is not None for row in rows),
-                "has_parameters": any(row.parameters_rule is not None for row in rows),
-                "has_policy_parameters": any(row.parameters_policy is not None for row in rows),
-                "has_gain": any(row.gain is not None for row in rows),
-                "has_repair": any(row.repair is not None for row in rows),
-                "folded": len(settings) > OPEN_SETTINGS and any(quality.critic == setting[2] for quality in qualities),
-            }
-        )
-    described = [
-        {
-            "quality": quality,
-            "digits": digits_for([summary for summary in summaries if summary.critic == quality.critic]),
-            "figure": drawn.anchors.get(quality.critic),
-        }
-        for quality in qualities
-    ]
-    return {
-        "dataset": dataset,
-        "context": context,
-        "tables": tables,
-        "anchor_quality": described,
-        "figures": drawn,
-        "compact": len(settings) > OPEN_SETTINGS,
-    }
-
-
-def _verdicts(rows: list[Summary]) -> dict[str, list[Summary]]:
-    """Rules with a gain, sorted by what their interval lets one say."""
-    names = {1: "better", -1: "worse"}
-    sorted_rows: dict[str, list[Summary]] = {"better": [], "worse": [], "open": []}
-    for row in rows:
-        if row.gain is not None:
-            sorted_rows[names.get(row.gain.direction, "open")].append(row)
-    return sorted_rows
-
-
-def _protocol(rules: list[Rule], summaries: list[Summary]) -> dict[str, str]:
-    """The protocol line: checkpoint rule, seeds, episodes a seed; ranges where cells differ."""
+def _protocol(rules: list[Rule], numbers: Numbers) -> dict[str, str | bool]:
+    """The protocol line: checkpoint rule, seeds, episodes a seed (none without rollouts); ranges where cells differ."""
 
     def span(values: set[int]) -> str:
         low, high = min(values), max(values)
         return str(low) if low == high else f"{low} to {high}"
 
+    counts = {count for summary in numbers.summaries for count in summary.episodes_a_seed}
     return {
         "rule": "`, `".join(dict.fromkeys(str(rule.context.get("protocol", "not stated")) for rule in rules)),
-        "n": span({summary.returns.n for summary in summaries}),
-        "seeds": ", ".join(map(str, sorted({seed for summary in summaries for seed in summary.per_seed}))),
-        "episodes": span({count for summary in summaries for count in summary.episodes_a_seed}),
+        "n": span({len(summary.per_seed) for summary in numbers.every}),
+        "seeds": ", ".join(map(str, sorted({seed for summary in numbers.every for seed in summary.per_seed}))),
+        "episodes": span(counts) if counts else "",
+        "estimates": bool(numbers.offline),
     }
 
 
@@ -211,6 +147,11 @@ def _significant(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.0f}" if abs(value) >= 1000 and float(value).is_integer() else f"{value + 0.0:.3g}"
+
+
+def _sentence(clause: str) -> str:
+    """A clause with a capital and a full stop."""
+    return f"{clause[:1].upper()}{clause[1:].rstrip('.')}."
 
 
 def _environment() -> jinja2.Environment:
@@ -232,5 +173,6 @@ def _environment() -> jinja2.Environment:
         "slope": slope_text,
         "p": p_text,
         "significant": _significant,
+        "sentence": _sentence,
     }
     return environment

@@ -1,13 +1,10 @@
-"""The numbers of a report: one summary a rule, and the flat tables that DVC shows and compares."""
+"""The numbers of a report: one summary a rule whose episodes were rolled out, and what its diagnostics say."""
 
 from __future__ import annotations
 
-import io
 import statistics as stdlib_statistics
 from dataclasses import dataclass, field
 from typing import Any
-
-import pandas as pd
 
 from spar_core.reporting.cells import Rule
 from spar_core.reporting.config import ReportSettings
@@ -70,6 +67,8 @@ class Summary:
     gains: dict[int, float] = field(default_factory=dict)
     repairs: dict[int, float] = field(default_factory=dict)
     improvements: dict[int, float] = field(default_factory=dict)
+    # What every table must say beside these numbers, such as that the environment is not the data's own.
+    label: str | None = None
 
     @property
     def setting(self) -> tuple[str, str, str]:
@@ -79,6 +78,11 @@ class Summary:
     def key(self) -> str:
         """Stable name in ``metrics.json``."""
         return "/".join([*self.setting, self.improvement])
+
+    def metrics(self) -> dict[str, float | None]:
+        """Its part of ``metrics.json``."""
+        row = self.flat()
+        return {name: row[name] for name in (template.format(baseline=self.baseline) for template in METRICS)}
 
     def flat(self) -> dict[str, Any]:
         """One row of ``table.csv``."""
@@ -110,6 +114,7 @@ class Summary:
         row["success_rate"] = self.success
         row["parameters_rule"] = self.parameters_rule
         row["parameters_policy"] = self.parameters_policy
+        row["label"] = self.label
         return row
 
 
@@ -191,76 +196,19 @@ def _summary(
         improvement_part=part,
         length=float(rule.episodes["length"].mean()),
         success=float(success.mean()) if len(success) else None,
-        parameters_rule=_count(rule, "improvement/parameters"),
-        parameters_policy=_count(rule, "policy/parameters"),
+        parameters_rule=count_of(rule, "improvement/parameters"),
+        parameters_policy=count_of(rule, "policy/parameters"),
         gains=gains,
         repairs=repairs,
         improvements=improvements,
+        label=rule.context.get("mismatch"),
     )
 
 
-def _count(rule: Rule, key: str) -> int | None:
+def count_of(rule: Rule, key: str) -> int | None:
     """A number of parameters, the same for every seed (the largest where it is not); None without the diagnostic."""
     values = rule.diagnostics.get(key)
     return round(max(values)) if values else None
-
-
-def rule_labels(summaries: list[Summary]) -> list[str]:
-    """The shortest names that tell the rules apart: dataset, anchor and critic only where they vary."""
-    axes = ["dataset", "anchor", "critic"]
-    varied = [axis for axis in axes if len({getattr(s, axis) for s in summaries}) > 1]
-    return [" ".join([s.improvement, *(f"[{getattr(s, axis)}]" for axis in varied)]) for s in summaries]
-
-
-def seed_rows(rules: list[Rule], summaries: list[Summary]) -> pd.DataFrame:
-    """``returns.csv``: one row a rule and seed, for `dvc plots`."""
-    names = rule_labels(summaries)
-    rows = []
-    for rule, summary, name in zip(rules, summaries, names, strict=True):
-        reference = rule.context.get("reference")
-        lengths = seed_means(rule.episodes["seed"], rule.episodes["length"])
-        for seed, value in summary.per_seed.items():
-            score = normalised_score(value, reference["min"], reference["max"]) if reference else None
-            rows.append(
-                {
-                    "dataset": summary.dataset,
-                    "anchor": summary.anchor,
-                    "critic": summary.critic,
-                    "improvement": summary.improvement,
-                    "rule": name,
-                    "seed": seed,
-                    "return_mean": value,
-                    "normalised_score": score,
-                    "length_mean": lengths[seed],
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def metrics(summaries: list[Summary]) -> dict[str, float]:
-    """Flat ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number; what is missing has no key."""
-    found = {}
-    for summary in summaries:
-        row = summary.flat()
-        for name in (template.format(baseline=summary.baseline) for template in METRICS):
-            if row[name] is not None:
-                found[f"{summary.key}/{name}"] = row[name]
-    return found
-
-
-def summary_frame(summaries: list[Summary]) -> pd.DataFrame:
-    """``table.csv``: one row a rule, every number of the report's tables at full precision."""
-    names = rule_labels(summaries)
-    frame = pd.DataFrame([{"rule": name, **s.flat()} for name, s in zip(names, summaries, strict=True)])
-    # Counts stay whole numbers where some are missing.
-    return frame.astype({"parameters_rule": "Int64", "parameters_policy": "Int64"})
-
-
-def to_csv(frame: pd.DataFrame) -> bytes:
-    """CSV bytes with unix line ends on every platform; missing values are empty fields."""
-    buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue().encode()
 
 
 def diagnostics(rules: list[Rule]) -> list[Diagnostic]:

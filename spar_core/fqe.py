@@ -1,0 +1,200 @@
+r"""Fitted-Q evaluation: what a frozen policy's return would be, estimated from logged data alone.
+
+For the policy :math:`\pi`, one network :math:`Q` and its slowly following copy :math:`\bar Q`:
+
+.. math::
+   L_Q = \mathbb{E} \big( r + \gamma (1 - \mathrm{terminated}) \,
+         \mathrm{clip}(\bar Q(s', \pi(s')), b_-, b_+) - Q(s, a) \big)^2, \qquad
+   \hat J(\pi) = \frac{1}{|H|} \sum_{s_0 \in H} Q(s_0, \pi(s_0))
+
+over steps of the training episodes; :math:`H` holds the first observations of the held-out episodes. The bounds
+:math:`b_\pm` are the discounted sums of the smallest and the largest logged reward.
+
+Source: Le, Voloshin and Yue 2019 ("Batch policy learning under constraints", arXiv 1903.08738), with networks and a
+target copy as in Paine et al. 2020 ("Hyperparameter selection for offline RL", arXiv 2007.09055). Deviations: the
+bounds, the warm start by observed returns (:mod:`spar_core.critics.warm_start`), and the target copy that follows
+at every step, where the first source solves one regression after the other.
+
+Limits: where the policy acts as no logged action did, Q extrapolates, most often upwards, and nothing here can
+tell. The estimate is a discounted one, from where episodes began, and its spread over seeds is that of the policies
+and of Q's initial weights, not that of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor
+
+from spar_core.critics.stacked import Problem, StackedSettings, q_values
+from spar_core.critics.td import Objective, TDCritic, TDSettings
+from spar_core.critics.warm_start import warm_start
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.data.reward_shift import REWARD_SHIFTS
+from spar_core.networks import CHUNK, Adam, Stack, per_seed_mean
+from spar_core.reporter import Reporter
+
+# Standardised observations [B, D] to actions [B, A] in [-1, 1], of one seed's policy.
+Act = Callable[[Tensor], Tensor]
+
+
+class FQESettings(TDSettings):
+    """The part ``fqe`` of the ``evaluation`` section of ``params.yaml``."""
+
+    # Also beside real rollouts; without an environment it always runs.
+    always: bool = False
+    warm_start_steps: NonNegativeInt = 5000
+    # An error of the copy falls by the factor exp(-(1 - discount) * target_rate * steps), here e^-5. The critics' rate
+    # of 0.005 would leave most of the behaviour's value in it after as many steps.
+    target_rate: float = Field(0.05, gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One value a seed [S]: discounted return in the units of ``Dataset.rewards``, and the share of the last
+    minibatch whose next value was clipped. Well above 0 means that Q ran away where the policy leaves the data, or
+    that the policy really earns the largest (or smallest) logged reward at nearly every step."""
+
+    values: list[float]
+    clipped: list[float]
+
+
+class PolicyValue(TDCritic):
+    """The Q network of each seed's policy; a V network serves the warm start alone. ``objective`` needs
+    :meth:`follow` first."""
+
+    Settings = FQESettings
+    conservatism = "none: an estimate, not a bound"
+    stack_name = "fqe"
+
+    @classmethod
+    def counts(cls, settings: StackedSettings) -> tuple[int, int]:
+        return 1, 1
+
+    def follow(self, next_actions: Tensor) -> None:
+        """Set the policy's actions [S, N, A] at the observation after each step."""
+        self.next_actions = next_actions
+        self.last_clipped = torch.zeros(len(next_actions))
+
+    def objective(self, problem: Problem, target: Stack) -> Objective:
+        bounds = value_bounds(problem)
+
+        def loss(steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            total, info = fqe_loss(
+                self, target, problem.data, steps, self.next_actions, bounds, problem.scale, problem.settings.discount
+            )
+            self.last_clipped = info["fqe/clipped_share"]
+            return total, info
+
+        return loss
+
+    def learn(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
+        """Warm start, then temporal differences with the policy's actions."""
+        rate = settings.learning_rate
+        warm_start(self, problem, settings.warm_start_steps, Adam(rate, self.networks, self.state_value), report)
+        self._learn(problem, settings, Adam(rate, self.networks), report)
+
+
+def fqe_loss(
+    critic: PolicyValue,
+    target: Stack,
+    data: DeviceData,
+    steps: Tensor,
+    next_actions: Tensor,
+    bounds: tuple[float, float],
+    scale: float,
+    discount: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error at the steps [S, B], with the policy's ``next_actions`` [S, N, A] and scaled ``bounds``."""
+    observations, actions = data.at(steps)
+    with torch.no_grad():
+        rows = torch.arange(len(steps), device=steps.device).unsqueeze(1)
+        following = q_values(target, data.observations[data.index[steps] + 1], next_actions[rows, steps]).squeeze(1)
+        bounded = following.clamp(*bounds)
+        alive = data.alive[steps]
+        backup = scale * data.rewards[steps] + discount * alive * bounded
+    q = q_values(critic.networks, observations, actions).squeeze(1)
+    error = per_seed_mean((q - backup).square())
+    info = {
+        "fqe/q_loss": error.detach(),
+        "critic/q_mean": per_seed_mean(q.detach()),
+        "fqe/clipped_share": per_seed_mean(alive * (bounded != following).float()),
+    }
+    return error.sum(), info
+
+
+def value_bounds(problem: Problem) -> tuple[float, float]:
+    """Scaled values that no policy exceeds whose rewards lie within those of the training episodes."""
+    rewards = problem.scale * problem.dataset.rewards[problem.dataset.train_steps].astype(np.float64)
+    horizon = 1.0 / (1.0 - problem.settings.discount)
+    low, high = float(rewards.min()), float(rewards.max())
+    # An episode may also end after one step.
+    return min(low, low * horizon), max(high, high * horizon)
+
+
+def evaluate_policies(
+    dataset: Dataset, acts: Sequence[Act], settings: FQESettings, seeds: Sequence[int], report: Reporter, device: str
+) -> Estimates:
+    """Estimate the discounted return of one frozen policy a seed, from the starts of the held-out episodes.
+
+    Args:
+        dataset: Q is fitted to its training episodes.
+        acts: the policy of each seed.
+        settings: of the fit.
+        seeds: of the policies; each has its own network and minibatches.
+        report: progress, one unit a step and seed.
+        device: where networks and policies run.
+
+    Raises:
+        SparError: the fit diverged.
+    """
+    problem = Problem.of(dataset, settings, seeds, device)
+    starts = start_observations(dataset, device)
+    first_actions = torch.stack([in_chunks(act, starts) for act in acts])
+    critic = PolicyValue.fresh(problem)
+    critic.follow(torch.stack([_next_actions(act, dataset, problem.data) for act in acts]))
+    critic.learn(problem, settings, report)
+    with torch.no_grad():
+        q = q_values(critic.networks, starts.expand(len(seeds), -1, -1), first_actions).squeeze(1)
+    return Estimates((per_seed_mean(q) / problem.scale).tolist(), critic.last_clipped.tolist())
+
+
+def start_observations(dataset: Dataset, device: str = "cpu") -> Tensor:
+    """First observations of the held-out episodes, standardised, [H, D]."""
+    rows = dataset.observation_index[dataset.starts[dataset.heldout]]
+    return torch.as_tensor(dataset.observations[rows]).to(device)
+
+
+def in_logged_units(value: float, shift: str, discount: float, ends: bool) -> float | None:
+    """A discounted return of shifted rewards as one of logged rewards; None where there is no such map.
+
+    Args:
+        value: discounted sum of ``scale * reward + shift``.
+        shift: a name in :data:`spar_core.data.reward_shift.REWARD_SHIFTS`.
+        discount: gamma of the sum.
+        ends: whether episodes terminate. Then what was added depends on when, which the sum does not tell.
+    """
+    scale, added = REWARD_SHIFTS[shift]
+    if ends and added != 0.0:
+        return None
+    return (value - added / (1.0 - discount)) / scale
+
+
+@torch.no_grad()
+def _next_actions(act: Act, dataset: Dataset, data: DeviceData) -> Tensor:
+    """The policy's actions [N, A] at what follows each training step; zero elsewhere, which no one asks for."""
+    actions = torch.zeros_like(data.actions)
+    steps = torch.as_tensor(dataset.bootstrap_steps).to(data.index.device)
+    actions[steps] = in_chunks(act, data.observations[data.index[steps] + 1])
+    return actions
+
+
+@torch.no_grad()
+def in_chunks(act: Act, observations: Tensor) -> Tensor:
+    """Actions [B, A] at observations [B, D], a few thousand at a time."""
+    return torch.cat([act(chunk) for chunk in observations.split(CHUNK)])

@@ -1,0 +1,182 @@
+"""Fitted-Q evaluation against values known in closed form, its bounds, its units, and that a seed is its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from spar_core.critics.stacked import Problem
+from spar_core.data.dataset import Dataset
+from spar_core.errors import SparError
+from spar_core.fqe import FQESettings, PolicyValue, evaluate_policies, fqe_loss, in_logged_units, value_bounds
+from spar_core.reporter import Reporter
+from tests.fakes import dataset_from
+
+GAMMA = 0.9
+QUICK = {
+    "warm_start_steps": 200,
+    "steps": 800,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "hidden": (32, 32),
+    "discount": GAMMA,
+    "return_range": 10.0,
+}
+TINY = QUICK | {"warm_start_steps": 5, "steps": 7, "batch_size": 8, "hidden": (13, 11)}
+
+
+def line(episodes: int = 60, length: int = 25, ends: bool = False, seed: int = 0) -> Dataset:
+    """A point on [-1, 1] that random actions push about; the reward is where it lands.
+
+    With ``ends`` an episode terminates where the point reaches the right end.
+    """
+    rng = np.random.default_rng(seed)
+    observations, actions, rewards, lengths, terminated = [], [], [], [], []
+    for _ in range(episodes):
+        x, before = rng.uniform(-0.9, 0.9), len(actions)
+        observations.append(x)
+        for _ in range(length):
+            action = rng.uniform(-1, 1)
+            x = np.clip(x + 0.5 * action, -1, 1)
+            for values, value in ((observations, x), (actions, action), (rewards, x)):
+                values.append(value)
+            if ends and x == 1:
+                break
+        lengths.append(len(actions) - before)
+        terminated.append(bool(ends and x == 1))
+    heldout = np.arange(episodes) < 10
+    return dataset_from(
+        np.array(observations)[:, None], np.array(actions)[:, None], np.array(rewards), lengths, terminated, heldout
+    )
+
+
+def truth(dataset: Dataset, action: float, ends: bool = False) -> float:
+    """Mean discounted return of a constant action from the held-out starts, summed step by step."""
+    total = 0.0
+    starts = dataset.observations[dataset.observation_index[dataset.starts[dataset.heldout]], 0]
+    for x in starts.astype(float):
+        for step in range(200):
+            x = np.clip(x + 0.5 * action, -1, 1)
+            total += GAMMA**step * x
+            if ends and x == 1:
+                break
+    return total / len(starts)
+
+
+def always(action: float):
+    return lambda observations: torch.full((len(observations), 1), action)
+
+
+def estimate(dataset: Dataset, acts, seeds=(0,), **settings):
+    return evaluate_policies(dataset, acts, FQESettings(**(QUICK | settings)), seeds, Reporter(seeds), "cpu")
+
+
+@pytest.fixture(scope="module")
+def endless() -> Dataset:
+    return line()
+
+
+def test_values_of_policies_are_those_of_the_chain_and_in_its_order(endless):
+    actions = (0.2, -1.0, 0.0)
+    found = estimate(endless, [always(action) for action in actions], (0, 1, 2)).values
+    known = [truth(endless, action) for action in actions]
+    assert found == pytest.approx(known, abs=0.4)
+    assert found[0] > found[2] > found[1] and known[0] - known[1] > 10
+
+
+def test_the_warm_start_alone_gives_the_behaviours_value_so_the_differences_do_the_work(endless):
+    found = estimate(endless, [always(-1.0)], steps=0).values[0]
+    assert found > truth(endless, -1.0) + 4
+
+
+def test_values_stop_at_a_termination_and_go_through_a_cut(endless):
+    ending = line(ends=True)
+    assert ending.terminated.any() and not ending.terminated.all()
+    found = estimate(ending, [always(1.0)]).values[0]
+    known = truth(ending, 1.0, ends=True)
+    # The same policy without terminations is worth several times as much.
+    assert found == pytest.approx(known, abs=0.4) and truth(endless, 1.0) > known + 5
+
+
+@pytest.mark.parametrize("alone", [(0,), (3,), (3, 5)])
+def test_a_seed_is_the_same_alone_and_beside_others_to_the_bit(endless, alone):
+    acts = {0: always(0.2), 3: always(-1.0), 5: always(0.7)}
+    settings = FQESettings(**TINY)
+
+    def run(seeds):
+        return evaluate_policies(endless, [acts[s] for s in seeds], settings, seeds, Reporter(seeds), "cpu")
+
+    together = run((0, 3, 5))
+    assert run((0, 3, 5)) == together
+    rows = [(0, 3, 5).index(seed) for seed in alone]
+    assert run(alone).values == [together.values[row] for row in rows]
+    assert run(alone).clipped == [together.clipped[row] for row in rows]
+
+
+def test_it_asks_the_policy_at_every_next_observation_and_start_once(endless):
+    asked = []
+
+    def act(observations):
+        asked.append(observations)
+        return torch.zeros(len(observations), 1)
+
+    estimate(endless, [act], **TINY)
+    seen = torch.cat(asked)
+    assert len(seen) == endless.heldout.sum() + len(endless.train_steps)
+    following = endless.observations[endless.observation_index[endless.train_steps] + 1]
+    assert np.array_equal(seen[int(endless.heldout.sum()) :].numpy(), following)
+
+
+def test_a_cut_whose_next_observation_is_unknown_is_never_bootstrapped_from(endless):
+    blind = dataclasses.replace(endless, last_known=np.zeros(len(endless.lengths), bool))
+    asked = []
+
+    def act(observations):
+        asked.append(observations)
+        return torch.zeros(len(observations), 1)
+
+    estimate(blind, [act], **TINY)
+    training = int((~blind.heldout).sum())
+    assert sum(map(len, asked)) == blind.heldout.sum() + len(blind.train_steps) - training
+
+
+def test_no_held_out_step_is_fitted_to(endless):
+    other = endless.rewards.copy()
+    other[endless.heldout_steps] += 50.0
+    changed = dataclasses.replace(endless, rewards=other)
+    assert estimate(changed, [always(0.0)], **TINY) == estimate(endless, [always(0.0)], **TINY)
+
+
+def test_the_loss_bootstraps_with_the_given_actions_within_the_bounds(endless):
+    settings = FQESettings(**TINY)
+    problem = Problem.of(endless, settings, (0,), "cpu")
+    critic = PolicyValue.fresh(problem)
+    target = critic.networks.copy()
+    target.parameters["2.bias"].fill_(1e6)
+    steps = torch.as_tensor(endless.train_steps[:5]).unsqueeze(0)
+    bounds = value_bounds(problem)
+    nothing = torch.zeros(1, len(endless.actions), 1)
+    loss, info = fqe_loss(critic, target, problem.data, steps, nothing, bounds, problem.scale, GAMMA)
+    with torch.no_grad():
+        inputs = torch.cat([problem.data.observations[problem.data.index[steps]], problem.data.actions[steps]], -1)
+        q = critic.networks(inputs).squeeze(-1)
+        backup = problem.scale * problem.data.rewards[steps] + GAMMA * bounds[1]
+    assert loss.item() == pytest.approx((q - backup).square().mean().item(), rel=1e-4)
+    assert info["fqe/clipped_share"].tolist() == [1.0]
+    largest = problem.scale * endless.rewards[endless.train_steps].max() / (1 - GAMMA)
+    assert bounds[1] == pytest.approx(largest)
+
+
+def test_units_are_mapped_back_where_they_can_be():
+    assert in_logged_units(-50.0, "iql", 0.99, ends=False) == pytest.approx(50.0)
+    assert in_logged_units(-50.0, "iql", 0.99, ends=True) is None
+    assert in_logged_units(70.0, "rebrac", 0.99, ends=True) == pytest.approx(0.7)
+    assert in_logged_units(3.5, "none", 0.99, ends=True) == 3.5
+
+
+def test_a_fit_that_diverges_is_one_clear_line(endless):
+    with pytest.raises(SparError, match="diverged"):
+        estimate(endless, [always(0.0)], **(TINY | {"learning_rate": 1e6, "layer_norm": False}))
