@@ -83,8 +83,11 @@ def run(argv: list[str] | None = None) -> None:
         f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
         f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
     )
-    if manifest["environment"]["not_evaluated"]:
-        print(f"policies will not be rolled out: {manifest['environment']['not_evaluated']}")
+    environment = manifest["environment"]
+    if environment["not_evaluated"]:
+        print(f"policies will not be rolled out: {environment['not_evaluated']}")
+    elif environment["replay"]:
+        print(f"replayed in {environment['env_id']}: {environment['replay']['reading']}")
 
 
 if __name__ == "__main__":

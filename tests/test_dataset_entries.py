@@ -150,7 +150,7 @@ def test_entry(row, id_):
         kind = equivalence(named, mine.env_id, mine.allow_environment_mismatch)
         assert {"unverified": "replay"}.get(kind, kind) == row.agreement
         # Scores may stand beside D4RL's only where the environment is documented to be D4RL's.
-        assert mine.comparable_to_d4rl == (row.agreement == "documented")
+        assert mine.comparable_to_d4rl == (row.agreement in ("documented", "replay"))
         assert mine.license == "CC BY 4.0"
     else:
         assert isinstance(mine, MinariEntry) and mine.dataset == row.sources[id_]
@@ -234,7 +234,7 @@ def test_datasets_of_a_study_exist(study):
 def test_paper_suite():
     study = yaml.safe_load((ROOT / "studies" / "paper.yaml").read_text())
     gym = [f"d4rl/{r}-{t}-v2" for r in ("halfcheetah", "hopper", "walker2d") for t in GYM_TYPES[1:4]]
-    adroit = [f"minari/{task}-{t}-v2" for task in ADROIT for t in ADROIT_TYPES]
+    adroit = [f"d4rl/{task}-{t}-v1" for task in ADROIT for t in ADROIT_TYPES]
     kitchen = [f"minari/kitchen-{t}-v2" for t in ("complete", "partial", "mixed")]
     assert study["datasets"] == gym + [f"minari/antmaze-{m}-v1" for m in MAZES] + adroit + kitchen
     assert study["improvements"] == ["anchor", "uniform", "awr", "spar_mlp", "spar_proj"]

@@ -50,7 +50,7 @@ class Verdict:
         kind: see :func:`spar_core.data.environments.environment.equivalence`; ``replayed`` where recorded
             simulator states showed that they agree.
         not_evaluated: why no policy is rolled out; None where policies are.
-        replay: what replaying the file showed, where that was needed.
+        replay: what replaying the file showed, where its ids differ and it holds simulator states.
     """
 
     kind: str
@@ -219,14 +219,16 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     kind = equivalence(data_env_id, env_id, entry.allow_environment_mismatch)
     if kind == "none":
         return Verdict(kind, entry.not_evaluated or "no environment is named for it")
+    replay = None
+    if path is not None and isinstance(entry, D4rlEntry) and kind in ("documented", "unverified"):
+        assert env_id is not None
+        cuts = entry.terminals_are_truncations
+        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
     if kind != "unverified":
-        return Verdict(kind)
-    assert env_id is not None
+        return Verdict(kind, None, replay and replay.to_dict())
     differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
-    if path is None or not isinstance(entry, D4rlEntry):
+    if path is None:
         return Verdict(kind, differs)
-    cuts = entry.terminals_are_truncations
-    replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
     if replay is None:
         return Verdict(kind, f"{differs}, and the file holds no simulator states that could show it")
     if replay.agrees:
