@@ -43,38 +43,32 @@ class Evaluate:
     env_kwargs: dict[str, Any]
     settings: EvaluationSettings
     device: str
-    observation_keys: list[str] | None = None
+    observation_keys: list[str] | None
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> list[EpisodeResult]:
         results = []
-        keys = () if self.observation_keys is None else (self.observation_keys,)
         for seed in seeds:
             policy = load_policy(self.policy, seed, self.device)
-            make = partial(make_env, self.env_id, self.env_kwargs, *keys)
+            make = partial(make_env, self.env_id, self.env_kwargs, self.observation_keys)
             results += roll_out(policy.act, make, seed, env_seeds(self.settings, seed), report.advance)
         return results
 
 
 MISMATCH = "evaluated in another version of the environment than the data came from"
 ESTIMATE = "an estimate from logged data, not a return"
-
-
-def why_not(environment: dict[str, Any]) -> str | None:
-    """Why no policy is rolled out on a dataset, one plain clause; None where policies are.
-
-    Args:
-        environment: the part of that name of the dataset's manifest.
-    """
-    clause = environment.get("not_evaluated")
-    if clause is None and environment["env_id"] is None:
-        return "its entry names no environment"
-    return clause
+# Why the environment may judge policies, by the manifest's `equivalence`.
+AGREEMENT = {
+    "same": "the one that the data comes from",
+    "documented": "documented to behave as the one that the data comes from, `{0}`",
+    "replayed": "replaying states that the data recorded in `{0}` gives its observations, rewards and ends",
+    "mismatch": "not the one that the data comes from, `{0}`",
+}
 
 
 def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, Any]) -> dict[str, Any]:
     """What the report needs to know about the data and the policy, beside the episodes."""
     reference = manifest["reference"]
-    clause = why_not(manifest["environment"])
+    clause = manifest["environment"]["not_evaluated"]
     mismatch = MISMATCH if clause is None and manifest["environment"]["environment_mismatch"] else None
     if clause is not None:
         label = ESTIMATE
@@ -91,6 +85,9 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
         label += f"; {mismatch}"
     return {
         "env_id": manifest["environment"]["env_id"],
+        "agreement": AGREEMENT.get(manifest["environment"]["equivalence"], "").format(
+            manifest["source"]["data_env_id"]
+        ),
         "not_evaluated": clause,
         "mismatch": mismatch,
         "reference": reference and {key: reference[key] for key in ("min", "max", "source")},
@@ -130,7 +127,7 @@ def run(argv: list[str] | None = None) -> None:
     environment = manifest["environment"]
     params = {"evaluation": settings.model_dump(mode="json")}
     inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
-    clause = why_not(environment)
+    clause = environment["not_evaluated"]
     estimated = clause is not None or settings.fqe.always
     critic = layout.critic(args.dataset, args.critic, args.seeds)
     if estimated:
@@ -144,7 +141,7 @@ def run(argv: list[str] | None = None) -> None:
             # Here, not at the top: rollouts need none of it.
             from stages.offline import estimate
 
-            shift = manifest.get("reward_shift", "none")
+            shift = manifest["reward_shift"]
             title = f"{cell.name} (from logged data)"
             offline, found = estimate(layout, args.dataset, policy, critic, settings.fqe, seeds, shift, title)
             context["offline"] = offline
@@ -162,7 +159,7 @@ def rollouts(
 ) -> list[EpisodeResult]:
     """All episodes of a cell, in seed and episode order."""
     seeds = cell.seed_numbers
-    keys = environment.get("observation_keys")
+    keys = environment["observation_keys"]
     job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], settings, device(), keys)
     most = environment["max_episode_steps"] or 0
     with Progress(stage=cell.name, total=most * settings.episodes * len(seeds), unit="env-steps") as bar:

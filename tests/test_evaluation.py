@@ -150,7 +150,7 @@ def test_an_evaluated_seed_is_the_same_alone_and_beside_others(tmp_path, monkeyp
 
     monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy(seed))
     settings = EvaluationSettings(episodes=2)
-    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, settings, "cpu")
+    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, settings, "cpu", None)
     together = job((0, 3, 1), Reporter((0, 3, 1)))
     shares = [row for share in ((0,), (3, 1)) for row in job(share, Reporter(share))]
     assert together == shares
@@ -174,21 +174,18 @@ def test_a_misspelt_key_of_the_estimate_names_the_nearest():
 # --- which datasets are rolled out ---
 
 
-def test_a_dataset_is_rolled_out_unless_its_manifest_says_why_not():
-    from stages.evaluate import why_not
-
-    assert why_not({"env_id": "Hopper-v5", "not_evaluated": None}) is None
-    assert why_not({"env_id": "Hopper-v5"}) is None
-    assert why_not({"env_id": None}) == "its entry names no environment"
-    assert why_not({"env_id": "Hopper-v4", "not_evaluated": "it was not replayed"}) == "it was not replayed"
-
-
 @pytest.mark.parametrize("reference", [None, {"min": 0, "max": 1, "source": "D4RL", "family": "hopper"}])
 def test_the_context_says_whose_environment_it_is(reference):
     from stages.evaluate import MISMATCH, context_of
 
     manifest = {
-        "environment": {"env_id": "Hopper-v5", "environment_mismatch": True, "not_evaluated": None},
+        "environment": {
+            "env_id": "Hopper-v5",
+            "environment_mismatch": True,
+            "equivalence": "mismatch",
+            "not_evaluated": None,
+        },
+        "source": {"data_env_id": "Hopper-v4"},
         "reference": reference,
         "comparable_to_d4rl": False,
         **dict.fromkeys(("steps", "episodes", "heldout_episodes"), 3),
@@ -196,9 +193,11 @@ def test_the_context_says_whose_environment_it_is(reference):
     }
     context = context_of(manifest, "last", {})
     assert context["mismatch"] == MISMATCH and context["label"].endswith(f"; {MISMATCH}")
-    manifest["environment"]["environment_mismatch"] = False
+    assert context["agreement"] == "not the one that the data comes from, `Hopper-v4`"
+    manifest["environment"] |= {"environment_mismatch": False, "equivalence": "same"}
     context = context_of(manifest, "last", {})
     assert context["mismatch"] is None and MISMATCH not in context["label"]
+    assert context["agreement"] == "the one that the data comes from"
 
 
 def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
@@ -220,4 +219,4 @@ def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
     settings = EvaluationSettings(episodes=1, first_env_seed=3)
     for keys in (None, ["a", "b/c"]):
         evaluate.Evaluate(tmp_path, "X-v0", {}, settings, "cpu", keys)((0,), Reporter((0,)))
-    assert asked == [("X-v0", {}), ("X-v0", {}, ["a", "b/c"])]
+    assert asked == [("X-v0", {}, None), ("X-v0", {}, ["a", "b/c"])]

@@ -99,6 +99,9 @@ def test_the_report_says_which_scores_may_be_compared(project):
     assert set(SIZES) <= sections.keys()
     for dataset in ("d4rl/ant-medium-expert-v2", "d4rl/pen-human-v1"):
         assert "*Normalised scores: D4RL reference scores" in sections[dataset]
+    assert "`Ant-v4` (documented to behave as the one that the data comes from, `Ant-v2`)" in page
+    assert "(replaying states that the data recorded in `pen-v1` gives its observations, rewards and ends)" in page
+    assert "Environment `FrankaKitchen-v1` (the one that the data comes from)" in page
     for dataset in ("minari/antmaze-umaze-v1", "minari/kitchen-partial-v2"):
         assert "not comparable with D4RL tables" in sections[dataset]
     assert "no normalised score" in sections["minari/pointmaze-umaze-v2"]

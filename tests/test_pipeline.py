@@ -165,6 +165,7 @@ def test_a_new_seed_group_keeps_the_old_one(clone):
     assert all(stage.endswith("-2") for stage in ran if "@" in stage) and len(ran) == 9
 
 
+@pytest.mark.slow
 def test_two_clones_and_any_number_of_workers_give_equal_digests(tmp_path):
     locks = []
     for name, workers in (("a", "2"), ("b", "1")):

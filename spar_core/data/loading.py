@@ -33,7 +33,7 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
     split, manifest = read_json(data_folder / SPLIT), read_json(data_folder / MANIFEST)
     scaler = Scaler.from_dict(read_json(data_folder / SCALER))
     episodes, _ = read_minari(minari_root / dataset_id)
-    episodes.last_known[split.get("last_observation_unknown", [])] = False
+    episodes.last_known[split["last_observation_unknown"]] = False
     if episodes_digest([episode_digest(episode) for episode in episodes]) != manifest["digest"]:
         raise SparError(
             f"the episodes of '{dataset_id}' are not those of its manifest",
@@ -41,7 +41,7 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
         )
     heldout = np.zeros(len(episodes), dtype=bool)
     heldout[split["heldout"]] = True
-    return from_episodes(episodes, heldout, scaler, manifest.get("reward_shift", "none"))
+    return from_episodes(episodes, heldout, scaler, manifest["reward_shift"])
 
 
 def from_episodes(episodes: Episodes, heldout: np.ndarray, scaler: Scaler, reward_shift: str = "none") -> Dataset:
