@@ -12,8 +12,8 @@ over steps of the training episodes; :math:`H` holds the first observations of t
 
 Source: Le, Voloshin and Yue 2019 ("Batch policy learning under constraints", arXiv 1903.08738), with networks and a
 target copy as in Paine et al. 2020 ("Hyperparameter selection for offline RL", arXiv 2007.09055). Deviations: the
-bounds, the warm start by observed returns (:mod:`spar_core.critics.warm_start`), and the target copy that follows
-at every step, where the first source solves one regression after the other.
+bounds, the warm start by observed returns (:mod:`spar_core.critics.warm_start`) from their mean, and the target copy
+that follows at every step, where the first source solves one regression after the other.
 
 Limits: where the policy acts as no logged action did, Q extrapolates, most often upwards, and nothing here can
 tell. The estimate is a discounted one, from where episodes began, and its spread over seeds is that of the policies
@@ -35,6 +35,7 @@ from spar_core.critics.td import Objective, TDCritic, TDSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
+from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
 from spar_core.networks import CHUNK, Adam, Stack, per_seed_mean
 from spar_core.reporter import Reporter
@@ -52,6 +53,9 @@ class FQESettings(TDSettings):
     # An error of the copy falls by the factor exp(-(1 - discount) * target_rate * steps), here e^-5. The critics' rate
     # of 0.005 would leave most of the behaviour's value in it after as many steps.
     target_rate: float = Field(0.05, gt=0, le=1)
+    # Far below the critics' 1000: a value of some thousand is out of reach of a network that starts near zero and
+    # moves by the learning rate, and what is missing would look like a worse policy.
+    return_range: float = Field(10.0, gt=0)
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,22 @@ class PolicyValue(TDCritic):
     def learn(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
         """Warm start, then temporal differences with the policy's actions."""
         rate = settings.learning_rate
+        self._start_at(problem.scale * _mean_value(problem))
         warm_start(self, problem, settings.warm_start_steps, Adam(rate, self.networks, self.state_value), report)
         self._learn(problem, settings, Adam(rate, self.networks), report)
+
+    def _start_at(self, value: float) -> None:
+        """Add a scaled value to what every network says at first: rewards that are all far from zero put the values
+        far from it too, and the steps are for the differences."""
+        for stack in (self.networks, self.state_value):
+            stack.parameters[f"{len(stack.shape.hidden)}.bias"] += value
+
+
+def _mean_value(problem: Problem) -> float:
+    """Mean discounted return of the training steps, cut episodes continued by the mean reward."""
+    dataset, discount, train = problem.dataset, problem.settings.discount, problem.dataset.train_steps
+    tails = np.full(len(dataset.lengths), dataset.rewards[train].mean(dtype=np.float64) / (1.0 - discount))
+    return float(discounted_returns(dataset, discount, tails)[train].mean(dtype=np.float64))
 
 
 def fqe_loss(

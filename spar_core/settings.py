@@ -66,13 +66,15 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        SparError: the file is missing, is not YAML, or is not a mapping.
+        SparError: the file is missing, is not YAML in UTF-8, or is not a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SparError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise SparError(f"{path} is not UTF-8 text (byte {error.start + 1})", "save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         raise SparError(f"{path} is not valid YAML{line}") from None

@@ -62,7 +62,7 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict:
         write_json(folder / SCALER, prepared.scaler.to_dict())
         write_json(folder / MANIFEST, prepared.manifest)
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
-        params = entry.model_dump(mode="json", exclude={"title", "description", "license"})
+        params = entry.model_dump(mode="json", exclude={"title", "description", "license", "not_evaluated"})
         write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
     return prepared.manifest
 

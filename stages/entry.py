@@ -23,12 +23,15 @@ def stage_main(run: Callable[[list[str] | None], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
-        print(
-            f"error: the disk is full ({error.filename or 'no path given'}); free space and rerun",
-            file=sys.stderr,
+        what = (
+            f"the disk is full ({error.filename or 'no path given'}); free space and rerun"
+            if full
+            else f"{error.strerror or type(error).__name__} ({error.filename})"
         )
+        print(f"error: {what}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,13 +13,19 @@ import h5py
 import numpy as np
 import pytest
 
-from spar_core.data.episodes import Episodes
+from spar_core.anchors.base import AnchorSettings
+from spar_core.anchors.knobs import training_data
+from spar_core.data.d4rl_file import open_d4rl
+from spar_core.data.episodes import Episode, Episodes
 from spar_core.data.loading import from_episodes
 from spar_core.data.readers.d4rl_hdf5 import read_d4rl
+from spar_core.data.readers.fetch import check_sha256
 from spar_core.data.readers.minari_io import read_minari, write_minari
 from spar_core.data.readers.npz_io import read_npz
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
+from stages.download import download
+from stages.layout import Layout
 from tests.test_data_d4rl import HIGH, LOW, assert_same, make_episodes, write_flat
 
 LAYOUT = [(4, True), (5, False), (1, True)]
@@ -114,6 +121,49 @@ def test_hdf5_with_groups_and_without_steps(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["terminals", "timeouts"])
+def test_hdf5_with_flags_that_are_nan(tmp_path, name):
+    flags = np.zeros(10, np.float32)
+    flags[6] = np.nan
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT), **{name: flags})
+    refused(lambda: read_d4rl(path), f"'{name}' of x.hdf5 is NaN at step 6; .*write 0 or 1")
+    flags[6] = 0.0
+    write_flat(path, make_episodes(LAYOUT), **{name: flags})
+    assert read_d4rl(path)[1].rows == 10
+    # A file without the flags in question must not be refused for them.
+    assert read_d4rl(write_flat(path, make_episodes(LAYOUT), ("timeouts",)))[1].rows == 10
+
+
+def test_hdf5_that_cannot_be_opened(tmp_path, monkeypatch):
+    refused(lambda: read_d4rl(tmp_path), f"{tmp_path} is not a file; check 'path'")
+    refused(lambda: check_sha256(tmp_path, "0" * 64), f"{tmp_path} cannot be read .Is a directory")
+    refused(lambda: check_sha256(tmp_path / "none", "0" * 64), "none cannot be read .No such file")
+    path = write_flat(tmp_path / "x.hdf5", make_episodes(LAYOUT))
+    refused(lambda: read_d4rl(path / "y.hdf5"), "y.hdf5 cannot be read .Not a directory|y.hdf5 does not exist")
+
+    def denied(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)  # the tests may run as root, who may read everything
+    refused(lambda: read_d4rl(path), "x.hdf5 cannot be read .Permission denied")
+    refused(lambda: check_sha256(path, "0" * 64), "x.hdf5 cannot be read .Permission denied")
+
+
+def test_hdf5_group_in_another_file(tmp_path):
+    """The states that are replayed lie in a group, which may be a link itself."""
+    episodes = make_episodes(LAYOUT)
+    path = write_flat(tmp_path / "x.hdf5", episodes, infos=h5py.ExternalLink("other.hdf5", "infos"))
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        file["infos/qpos"] = np.zeros((10, 2))
+
+    def read():
+        with open_d4rl(path, ("infos/qpos",)):
+            pass
+
+    refused(read, "'infos/qpos' lies in another file")
+    assert read_d4rl(path)[1].rows == 10
+
+
 # --- a folder of .npz episodes ---
 
 
@@ -142,6 +192,11 @@ def test_npz_episodes_come_back(tmp_path):
         ({"actions": np.array(["left"] * 5)}, "'actions' holds <U4, not numbers"),
         ({"actions": np.array([{}] * 5, dtype=object)}, "001.npz cannot be read as .npz .*allow_pickle"),
         ({"observations": np.zeros((5, 3)), "next_observations": np.zeros((4, 3))}, "001.npz: next_observations"),
+        ({"terminated": np.zeros(4, bool)}, "001.npz: 'terminated' holds 4 values for 5 steps"),
+        ({"terminated": np.zeros(0, bool)}, "001.npz: 'terminated' holds 0 values for 5 steps"),
+        ({"terminated": np.array([0, 0, 1, 0, 1])}, "001.npz: 'terminated' is true at step 2, before the last of 5"),
+        ({"terminated": np.array([0, 0, 0, 0, np.nan])}, "001.npz: 'terminated' holds NaN"),
+        ({"terminated": np.float32(np.nan)}, "001.npz: 'terminated' holds NaN"),
     ],
 )
 def test_npz_refused(tmp_path, replace, message):
@@ -158,6 +213,47 @@ def test_npz_folders_and_files(tmp_path):
     refused(lambda: read_npz(folder), "001.npz cannot be read as .npz")
     (folder / "001.npz").write_bytes(b"")
     refused(lambda: read_npz(folder), "001.npz cannot be read as .npz")
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "message"),
+    [
+        ({"flag_bits": 6}, 1, "is encrypted"),
+        ({"compress_type": 8}, 99, "compression method is not supported"),
+    ],
+)
+def test_npz_archives_of_another_kind(tmp_path, header, value, message):
+    """Headers that zipfile takes and then cannot follow; offsets are those of the ZIP format."""
+    folder = write_npz(tmp_path / "mine")
+    data = bytearray((folder / "001.npz").read_bytes())
+    for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        start = data.find(signature)
+        while start >= 0:
+            for offset in header.values():
+                data[start + offset + shift] = value
+            start = data.find(signature, start + 1)
+    (folder / "001.npz").write_bytes(data)
+    refused(lambda: read_npz(folder), f"001.npz cannot be read as .npz .*{message}")
+
+
+def test_npz_damaged_inside(tmp_path):
+    folder = write_npz(tmp_path / "mine")
+    with np.load(folder / "001.npz") as stored:
+        np.savez_compressed(folder / "001.npz", **{name: stored[name] for name in stored.files})
+    data = bytearray((folder / "001.npz").read_bytes())
+    with zipfile.ZipFile(folder / "001.npz") as archive:
+        info = archive.getinfo("observations.npy")
+    start = info.header_offset + 30 + len(info.filename) + int.from_bytes(data[info.header_offset + 28 :][:2], "little")
+    data[start : start + info.compress_size] = b"\xff" * info.compress_size
+    (folder / "001.npz").write_bytes(data)
+    refused(lambda: read_npz(folder), "001.npz cannot be read as .npz .*while decompressing")
+
+
+def test_links_in_a_circle(tmp_path):
+    folder = write_npz(tmp_path / "mine")
+    (folder / "a.npz").symlink_to(folder / "b.npz")
+    (folder / "b.npz").symlink_to(folder / "a.npz")
+    refused(lambda: read_npz(folder), "a.npz is a link that leads nowhere")
 
 
 def test_npz_link_out_of_the_folder(tmp_path):
@@ -231,6 +327,68 @@ def test_minari_damaged(tmp_path):
     main.unlink()
     refused(lambda: read_minari(folder), "cannot be read")
     refused(lambda: read_minari(tmp_path / "none"), "there is no Minari dataset")
+
+
+def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
+    """HDF5 itself ends in a crash there. What is asked for covers what is then written."""
+    folder = minari_dataset(tmp_path)
+    written = sum(file.stat().st_size for file in folder.rglob("*"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, written))
+    bounds = {"action_low": LOW, "action_high": HIGH}
+    (tmp_path / "other-v0").mkdir()
+    refused(
+        lambda: write_minari(tmp_path / "other-v0", "other-v0", make_episodes(LAYOUT), **bounds),
+        "has room for 0 MB, and the dataset needs some 0 MB; make room",
+    )
+    assert not list((tmp_path / "other-v0").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("limit", "of_entry", "found"), [(77, {}, 77), (10**6, {}, 1000), (77, {"max_episode_steps": 300}, 300)]
+)
+def test_the_dataset_says_in_which_environment_it_is_evaluated(tmp_path, limit, of_entry, found):
+    """Its own arguments and time limit, where they are of the same environment; the entry has the last word."""
+    layout = Layout(tmp_path)
+    folder = tmp_path / "local"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(rng.normal(size=(5, 11)).astype("f4"), np.zeros((4, 3), "f4"), np.full(4, i, "f4"), False)
+        for i in range(3)
+    ]
+    kwargs = {"forward_reward_weight": 2.0, "max_episode_steps": limit}
+    write_minari(
+        folder,
+        "mine/toy-v0",
+        episodes,
+        action_low=-np.ones(3),
+        action_high=np.ones(3),
+        env_id="Hopper-v5",
+        env_kwargs=kwargs,
+    )
+    path = folder / "data/metadata.json"
+    metadata = json.loads(path.read_text())
+    other = json.loads(metadata["env_spec"]) | {"id": "Hopper-v4", "kwargs": {"no_such_argument": 1}}
+    path.write_text(json.dumps(metadata | {"eval_env_spec": json.dumps(other)}))
+    entry = layout.dataset_entry("mine/toy-v0")
+    entry.parent.mkdir(parents=True)
+    entry.write_text(json.dumps({"title": "t", "source": "minari", "path": "local", "env_kwargs": of_entry}))
+    environment = download(layout, "mine/toy-v0", 1)["environment"]
+    assert environment["env_kwargs"]["forward_reward_weight"] == 2.0 and environment["max_episode_steps"] == found
+
+
+def test_failures_cut_short_are_not_ranked_above_successes_by_a_reward_shift():
+    lengths = [50, 20, 50, 20]
+    rewards = np.zeros(sum(lengths), np.float32)
+    rewards[[49, 119]] = 1.0
+    seen = np.zeros((sum(lengths) + 4, 1), np.float32)
+    ends = np.array([True, False, True, False]), np.ones(4, bool)
+    episodes = Episodes(seen, np.zeros((sum(lengths), 1), np.float32), rewards, np.array(lengths), *ends)
+    scaler = Scaler(np.zeros(1, "f4"), np.ones(1, "f4"), -np.ones(1, "f4"), np.ones(1, "f4"))
+    data = from_episodes(episodes, np.zeros(4, bool), scaler, "iql")
+    assert data.episode_returns.tolist() == [-49.0, -20.0, -49.0, -20.0]
+    best = training_data(data, AnchorSettings(top_share=0.5))
+    assert best.terminated.all() and best.returns_as_logged.tolist() == [1.0, 1.0]
 
 
 # --- memory ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import get_args
@@ -14,6 +15,7 @@ from spar_core.data.reference import normalised_score, normalised_spread, refere
 from spar_core.data.reward_shift import REWARD_SHIFTS, shift_rewards
 from spar_core.errors import SparError
 from spar_core.settings import parse
+from stages.entry import stage_main
 
 DATASETS = Path(__file__).parents[1] / "datasets"
 FLAT = {"title": "t", "source": "d4rl_hdf5", "path": "x.hdf5"}
@@ -55,6 +57,37 @@ def test_bad_entry(tmp_path, text, message):
     with pytest.raises(SparError, match=message) as error:
         load_entry(_write(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("title: M\xfcller".encode("latin-1"), "a-v0.yaml is not UTF-8 text .byte 9.; save it as UTF-8"),
+        (b"\xff\xfet\x00", "is not UTF-8 text .byte 1."),
+        (b"title: 2024-13-01", "is not valid YAML"),
+    ],
+)
+def test_entry_that_cannot_be_read(tmp_path, content, message):
+    path = _write(tmp_path, "")
+    path.write_bytes(content)
+    with pytest.raises(SparError, match=message):
+        load_entry(path)
+
+
+def test_a_file_that_cannot_be_used_gives_one_line(tmp_path, capsys):
+    """Whatever a stage opens: its name and the reason. An error without a name is a defect and keeps its traceback."""
+    assert stage_main(lambda _: (tmp_path / "none").read_text()) == 1
+    assert capsys.readouterr().err == f"error: No such file or directory ({tmp_path / 'none'})\n"
+    assert stage_main(lambda _: tmp_path.read_text()) == 1
+    assert capsys.readouterr().err == f"error: Is a directory ({tmp_path})\n"
+
+    def fail(*error: object) -> None:
+        raise OSError(*error)
+
+    assert stage_main(lambda _: fail(errno.ENOSPC, "No space left on device")) == 1
+    assert capsys.readouterr().err == "error: the disk is full (no path given); free space and rerun\n"
+    with pytest.raises(OSError, match="defect"):
+        stage_main(lambda _: fail("defect"))
 
 
 def test_unknown_id_names_the_nearest(tmp_path):

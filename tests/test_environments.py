@@ -122,6 +122,27 @@ def test_refused(env_id, keys, message):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "reason"),
+    [
+        ("Hopper-v5", {"xml_file": "/none.xml"}, "OSError: .*none.xml"),
+        ("Hopper-v5", {"xml_file": 3}, "AttributeError"),
+        ("Hopper-v5", {"max_episode_steps": -5}, "positive"),
+        ("Hopper-v5", {"frame_skip": 0}, "ZeroDivisionError"),
+        ("Hopper-v5", {"no_such": 0}, "unexpected keyword argument 'no_such'"),
+        ("FrankaKitchen-v1", {"tasks_to_complete": ["kettel"]}, "The task kettel cannot be found"),
+        ("PointMaze_UMaze-v3", {"maze_map": []}, "IndexError"),
+        ("a:b:c", {}, "ValueError"),
+        ("", {}, "Malformed environment ID"),
+    ],
+)
+def test_arguments_that_no_environment_takes(env_id, kwargs, reason):
+    for make in (make_env, environment_facts):
+        with pytest.raises(SparError, match=f"'{env_id}' cannot be made: .*{reason}.*; check 'env_id' and") as error:
+            make(env_id, kwargs)
+        assert "\n" not in str(error.value)
+
+
 def test_a_maze_leaves_no_file_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     env = make_env("PointMaze_UMaze-v3")

@@ -29,10 +29,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.etag = CONTENT, '"one"'
-        self.modified = ""
+        self.modified = self.length = ""
         self.serves_ranges = self.heeds_if_range = self.says_length = True
         self.cuts = self.status = self.delay = 0
         self.ranges: list[str] = []
+        self.paths: list[str] = []
 
     @property
     def url(self) -> str:
@@ -49,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range", "")
         server.ranges.append(asked)
+        server.paths.append(self.path)
         if server.status:
             self.send_error(server.status)
             return
@@ -70,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         body = server.content[start:]
         if server.says_length:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", server.length or str(len(body)))
         self.end_headers()
         if server.cuts:
             server.cuts -= 1
@@ -225,6 +227,44 @@ def test_offline_names_the_place(tmp_path, monkeypatch):
     with pytest.raises(SparError, match=r"cannot be fetched .* check the network, or put the file at") as error:
         fetch(url)
     assert str(cache_path(url)) in str(error.value) and "'path' in the entry" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[bad", "'http://.bad' is not a valid URL .*; correct 'url'"),
+        ("http://[bad/\N{GREEK SMALL LETTER ALPHA}.hdf5", "is not a valid URL"),
+        ("http://127.0.0.1:port/x.hdf5", "is not a valid URL .*port"),
+        ("http://127.0.0.1/a b.hdf5", "is not a valid URL"),
+        ("http://127.0.0.1/a\0b.hdf5", "is not a valid URL"),
+        ("http://" + "a" * 70 + "\N{GREEK SMALL LETTER ALPHA}.org/x.hdf5", "is not a valid URL"),
+    ],
+)
+def test_no_url(tmp_path, monkeypatch, url, message):
+    monkeypatch.setenv("SPAR_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SparError, match=message) as error:
+        fetch(url)
+    assert "\n" not in str(error.value)
+
+
+def test_url_that_is_not_ascii(server):
+    assert fetch(f"{server.url}/M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller%20x.hdf5?a=b").read_bytes() == CONTENT
+    assert server.paths == ["/some/file.hdf5/M%C3%BCller%20x.hdf5?a=b"]
+
+
+def test_names_of_any_length(server):
+    """A name that the file system would not take loses its beginning, and nothing of a shorter one is lost."""
+    assert cache_path("http://a.org/b/door-human.hdf5?x=y").name[8:] == "-door-human.hdf5"
+    letter = "\N{GREEK SMALL LETTER ALPHA}"
+    for name in ("a" * 400, letter * 300):
+        path = fetch(f"{server.url}/{name}.hdf5")
+        assert path.read_bytes() == CONTENT and path.name.endswith(f"{name[:50]}.hdf5")
+    assert cache_path(f"{server.url}/1{'a' * 400}") != cache_path(f"{server.url}/2{'a' * 400}")
+
+
+def test_server_that_says_no_number_as_length(server):
+    server.length = "many"
+    refused(server, "broke off|cannot be fetched|is not a valid URL")
 
 
 def test_full_disk(server):

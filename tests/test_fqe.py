@@ -23,7 +23,6 @@ QUICK = {
     "learning_rate": 1e-3,
     "hidden": (32, 32),
     "discount": GAMMA,
-    "return_range": 10.0,
 }
 TINY = QUICK | {"warm_start_steps": 5, "steps": 7, "batch_size": 8, "hidden": (13, 11)}
 
@@ -85,6 +84,15 @@ def test_values_of_policies_are_those_of_the_chain_and_in_its_order(endless):
     known = [truth(endless, action) for action in actions]
     assert found == pytest.approx(known, abs=0.4)
     assert found[0] > found[2] > found[1] and known[0] - known[1] > 10
+
+
+@pytest.mark.parametrize("shift", [-100.0, 100.0])
+def test_rewards_far_from_zero_leave_the_differences_as_they_are(endless, shift):
+    """Values of a thousand where the returns of episodes span some tens."""
+    far = dataclasses.replace(endless, rewards=endless.rewards + np.float32(shift))
+    actions = (0.2, -1.0)
+    found = np.array(estimate(far, [always(action) for action in actions], (0, 1)).values) - shift / (1 - GAMMA)
+    assert found == pytest.approx([truth(endless, action) for action in actions], abs=1.0)
 
 
 def test_the_warm_start_alone_gives_the_behaviours_value_so_the_differences_do_the_work(endless):

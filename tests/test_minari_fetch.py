@@ -132,6 +132,35 @@ def test_half_a_dataset_names_the_folder_to_delete(remote, tmp_path):
         ensure_minari(NAME)
 
 
+@pytest.mark.parametrize("name", ["lab", "lab/hopper"])
+def test_namespace_instead_of_a_dataset(remote, tmp_path, name):
+    """The advice to delete its folder would cost every dataset in it."""
+    for version in range(5):
+        shutil.copytree(remote / NAME, _local() / f"lab/hopper/medium-v{version}")
+    with pytest.raises(SparError, match=f"'{name}' is a namespace .* it holds lab/hopper/medium-v0, ") as error:
+        ensure_minari(name)
+    assert "delete" not in str(error.value) and str(error.value).endswith("medium-v2, ...")
+    assert ensure_minari("lab/hopper/medium-v4") == (_local(), "lab/hopper/medium-v4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "/", "/tmp", "../x-v0", "lab/../../x-v0", "lab/hopper/", "a b-v0", "x-v0\n", "hf://owner/", "hf:///tmp"],
+)
+def test_no_id(remote, tmp_path, name):
+    (tmp_path / "x-v0").mkdir()
+    with pytest.raises(SparError, match="is no Minari id; an id looks like 'D4RL/pen/human-v2'") as error:
+        ensure_minari(name)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "local").exists() and log(remote) == []
+
+
+def test_id_without_a_version(remote):
+    with pytest.raises(SparError, match="'lab/hopper/medium' has no version; add it"):
+        ensure_minari("lab/hopper/medium")
+    assert log(remote) == []
+
+
 def test_written_by_another_minari(remote):
     path = remote / NAME / "data" / "metadata.json"
     metadata = json.loads(path.read_text())

@@ -257,6 +257,54 @@ def test_other_sizes_and_broken_files_are_refused(recorded, tmp_path):
         check(tmp_path / "text.hdf5", "Hopper-v4")
 
 
+@pytest.mark.parametrize("states", [np.float32(3.0), np.array([b"a"] * 600), np.zeros(600), np.zeros((600, 2, 3))])
+def test_states_that_are_none_give_none(recorded, tmp_path, states):
+    path = write(tmp_path / "a.hdf5", recorded("Hopper-v4"), **{"infos/qpos": states})
+    assert replay_check(path, "Hopper-v4") is None
+
+
+def test_states_that_claim_terabytes(recorded, tmp_path):
+    path = write(tmp_path / "a.hdf5", recorded("Hopper-v4"), without=("infos/qpos",))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("infos/qpos", (600, 10**10), "f4", chunks=(1, 1024), compression="gzip")
+    with pytest.raises(SparError, match="'infos/qpos' of a.hdf5 claims to hold"):
+        check(path, "Hopper-v4")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e12])
+@pytest.mark.parametrize("name", ["infos/qpos", "infos/qvel", "observations", "actions", "rewards"])
+def test_steps_that_are_no_numbers_are_left_out(recorded, tmp_path, monkeypatch, name, bad):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would write its log
+    data = recorded("Hopper-v4")
+    values = data[name].copy()
+    values[::2] = bad
+    report = check(write(tmp_path / "a.hdf5", data, without=(), **{name: values}), "Hopper-v4")
+    assert report.agrees and 0 < report.steps < 200
+    values[:] = bad
+    assert replay_check(write(tmp_path / "b.hdf5", data, **{name: values}), "Hopper-v4") is None
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_scenes_come_from_rows_that_are_numbers(recorded, tmp_path, monkeypatch):
+    """The stillest row of each episode is where a scene is inferred from; here it is damaged."""
+    pytest.importorskip("gymnasium_robotics")
+    monkeypatch.chdir(tmp_path)
+    data = recorded(NAME)
+    seen = data["observations"].copy()
+    for start in range(0, len(seen), 80):
+        seen[start + np.abs(data["infos/qvel"][start : start + 80]).max(axis=1).argmin()] = np.nan
+    report = check(write(tmp_path / "a.hdf5", data, observations=seen), NAME)
+    assert report.agrees and report.inferred
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_a_scene_of_another_size(recorded, tmp_path):
+    pytest.importorskip("gymnasium_robotics")
+    places = {"infos/door_body_pos": np.zeros((600, 2))}
+    with pytest.raises(SparError, match="'infos/door_body_pos' holds 2 numbers a step, but the environment has 3"):
+        check(write(tmp_path / "a.hdf5", recorded(NAME), **places), NAME)
+
+
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (0.0, 0.0, -1.0), (0.6, -0.8, 0.0), (-0.48, 0.6, -0.64)])
 def test_turn_to_carries_the_z_axis(direction):
     w, x, y, z = turn_to(2.0 * np.array(direction))

@@ -38,7 +38,7 @@ def training_data(dataset: Dataset, knobs: Knobs) -> Dataset:
         order = torch.randperm(len(train), generator=stream(0, "anchor/data_share")).numpy()
         train = np.sort(train[order[: _count(knobs.data_share, len(train))]])
     if knobs.top_share < 1:
-        order = np.argsort(-dataset.episode_returns[train], kind="stable")
+        order = np.argsort(-dataset.returns_as_logged[train], kind="stable")
         train = np.sort(train[order[: _count(knobs.top_share, len(train))]])
     keep = dataset.heldout.copy()
     keep[train] = True

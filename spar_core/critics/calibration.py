@@ -92,7 +92,7 @@ def _in_chunks(
 def _best_episodes(dataset: Dataset) -> np.ndarray:
     """[E] bool: the best tenth of the held-out episodes by return, at least one."""
     heldout = np.flatnonzero(dataset.heldout)
-    order = heldout[np.argsort(-dataset.episode_returns[heldout], kind="stable")]
+    order = heldout[np.argsort(-dataset.returns_as_logged[heldout], kind="stable")]
     flags = np.zeros(len(dataset.lengths), dtype=bool)
     flags[order[: max(1, round(BEST_SHARE * len(order)))]] = True
     return flags

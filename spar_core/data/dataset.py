@@ -30,6 +30,7 @@ class Dataset:
         numbers: [E] int64, what each episode is called in the whole dataset; None where this is the whole.
         last_known: [E] bool, whether the observation after the episode's last step is known; None where all are.
             Where it is not, that row repeats the one before, and no value may be bootstrapped from it.
+        logged_returns: [E] float64, sums of the rewards as they were logged; None where ``rewards`` are those.
     """
 
     observations: np.ndarray
@@ -41,6 +42,7 @@ class Dataset:
     scaler: Scaler
     numbers: np.ndarray | None = None
     last_known: np.ndarray | None = None
+    logged_returns: np.ndarray | None = None
 
     def of_episodes(self, keep: np.ndarray) -> Dataset:
         """The dataset of the episodes that ``keep`` [E] bool marks, in their order, with the same scaler."""
@@ -56,6 +58,7 @@ class Dataset:
             self.scaler,
             (np.arange(len(keep)) if self.numbers is None else self.numbers)[keep],
             None if self.last_known is None else self.last_known[keep],
+            None if self.logged_returns is None else self.logged_returns[keep],
         )
 
     @property
@@ -123,3 +126,8 @@ class Dataset:
     def episode_returns(self) -> np.ndarray:
         """Undiscounted return of each episode, in the units of ``rewards``, [E] float64."""
         return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+
+    @property
+    def returns_as_logged(self) -> np.ndarray:
+        """What episodes are ranked by, [E] float64: a reward shift must not turn a long success into a failure."""
+        return self.episode_returns if self.logged_returns is None else self.logged_returns

@@ -53,6 +53,7 @@ def from_episodes(episodes: Episodes, heldout: np.ndarray, scaler: Scaler, rewar
         scaler: how to standardise.
         reward_shift: a name of ``spar_core.data.reward_shift``.
     """
+    logged = None if reward_shift == "none" else episodes.returns
     return Dataset(
         observations=scaler.standardise(episodes.observations, in_place=True),
         actions=scaler.actions_to_unit(episodes.actions, in_place=True),
@@ -62,4 +63,5 @@ def from_episodes(episodes: Episodes, heldout: np.ndarray, scaler: Scaler, rewar
         heldout=heldout,
         scaler=scaler,
         last_known=None if episodes.last_known.all() else episodes.last_known,
+        logged_returns=logged,
     )

@@ -150,6 +150,6 @@ def _reference(entry: Entry, data: Collected) -> dict[str, Any] | None:
     scores = normalised_score(data.episodes.returns, row)
     return {
         "family": entry.reference,
-        **row.model_dump(),
+        **row.model_dump(exclude={"note"}),
         "normalised": {"mean": float(scores.mean()), "best": float(scores.max())},
     }

@@ -35,7 +35,7 @@ from spar_core.data.generators.waypoints import roll_out_waypoints
 from spar_core.data.readers.d4rl_hdf5 import read_d4rl
 from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
 from spar_core.data.readers.minari_fetch import ensure_minari
-from spar_core.data.readers.minari_io import read_minari
+from spar_core.data.readers.minari_io import MinariFacts, read_minari
 from spar_core.data.readers.npz_io import read_npz
 from spar_core.errors import SparError
 
@@ -106,7 +106,7 @@ def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None
 
 def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | None) -> Collected:
     folder = behaviour_folder(entry, root)
-    facts = environment_facts(entry.env_id, entry.env_kwargs)
+    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
     episodes, policies = roll_out(
         folder,
         entry.env_id,
@@ -161,9 +161,7 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
     if env_id is None:
         environment = _no_environment(episodes, facts.action_low, facts.action_high)
     else:
-        # The dataset's own arguments, such as its maze, unless the entry names another environment.
-        given = facts.env_kwargs if env_id == facts.env_id else {}
-        environment = environment_facts(env_id, {**given, **entry.env_kwargs}, entry.observation_keys)
+        environment = _minari_environment(entry, env_id, facts)
         if len(facts.action_low) == len(environment.action_low):
             check_bounds(environment, facts.action_low, facts.action_high)
     provenance = {
@@ -172,6 +170,19 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
         "inner_terminations": facts.inner_terminations,
     }
     return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, root)})
+
+
+def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
+    """The environment with the dataset's own arguments, such as its maze, unless the entry names another."""
+    if env_id != facts.env_id:
+        return environment_facts(env_id, entry.env_kwargs, entry.observation_keys)
+    kwargs = {**facts.env_kwargs, **entry.env_kwargs}
+    environment = environment_facts(env_id, kwargs, entry.observation_keys)
+    limit, usual = facts.max_episode_steps, environment.max_episode_steps
+    # Data is often collected under a limit that is never reached, which no evaluation should wait for.
+    if limit and usual and limit < usual and "max_episode_steps" not in entry.env_kwargs:
+        return environment_facts(env_id, {**kwargs, "max_episode_steps": limit}, entry.observation_keys)
+    return environment
 
 
 def _npz(entry: NpzEntry, root: Path) -> Collected:
@@ -246,7 +257,9 @@ def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> Environment
 
 
 def _no_environment(episodes: Episodes, low: np.ndarray, high: np.ndarray) -> EnvironmentFacts:
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(high - low).all() and (low < high).all()
+    if not fits:
         raise SparError("the data's action bounds are not finite and rising", "set 'env_id' in the entry")
     return EnvironmentFacts(None, {}, episodes.observation_size, low, high)
 
@@ -260,6 +273,8 @@ def _finish(
     inputs: dict[str, str],
 ) -> Collected:
     usable, dropped = drop_unusable(episodes, entry.not_finite)
+    if 0 in (usable.observation_size, usable.action_size):
+        raise SparError("the observations or actions of the data hold no numbers", "check its source")
     check_shapes(environment, usable.observation_size, usable.action_size)
     low, high = environment.action_low, environment.action_high
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)

@@ -117,8 +117,17 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
         close = difflib.get_close_matches(env_id, sorted(gymnasium.registry), n=1, cutoff=0.8)
         hint = f"did you mean '{close[0]}'?" if close else "install the package that registers it"
         raise SparError(f"the environment '{env_id}' is not registered with Gymnasium", hint) from None
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # it says itself what to install
         raise SparError(f"the environment '{env_id}' cannot be made: {error}") from None
+    except SparError:
+        raise
+    except Exception as error:  # environments check their arguments each in its own way, or not at all
+        lines = str(error).splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise SparError(
+            f"the environment '{env_id}' cannot be made: {reason}",
+            "check 'env_id' and 'env_kwargs' in the dataset's entry",
+        ) from None
     # Every maze writes a model file into the temporary folder, reads it once and leaves it there.
     leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if leftover is not None:

@@ -133,8 +133,8 @@ def replay_check(
         terminals_are_truncations: ``terminals`` mark cuts, so the environment need not terminate at them.
 
     Returns:
-        None where the file holds no simulator states, or the environment has no way to set one (kitchen,
-        the mazes).
+        None where the file holds no simulator states or none that are numbers, or the environment has no way
+        to set one (kitchen, the mazes).
 
     Raises:
         SparError: the file cannot be read, has no episode of two steps, or its observations, actions or
@@ -155,11 +155,14 @@ def replay_check(
         env.close()
 
 
-def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> ReplayReport:
+def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> ReplayReport | None:
     """Replay a sample of steps, and the verdicts on it; ``cuts``: the file's terminals are cuts."""
     rows = _sample(np.flatnonzero(~states.ends), steps)
     if len(rows) == 0:
         raise SparError("no episode of the file has two steps, so there is nothing to replay")
+    rows = states.usable(rows, following=True)
+    if len(rows) == 0:
+        return None
     wanted = np.stack([states.following(row) for row in rows.tolist()])
     scale = wanted.std(axis=0)
     constant = scale < STILL
@@ -176,7 +179,7 @@ def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> Repla
     reward -= states.rewards[rows]
     step_error = _errors_of(seen - wanted, scale)
 
-    last = _sample(np.flatnonzero(states.terminals), max(1, steps // 10))
+    last = states.usable(_sample(np.flatnonzero(states.terminals), max(1, steps // 10)))
     outcomes = []
     for row in last.tolist():
         states.place(row)
@@ -186,7 +189,7 @@ def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> Repla
     found = [_summary(x.max(axis=1)) for x in (set_error, step_error, floor)]
     paid, paid_floor = _summary(reward), _summary(reward_floor)
     paid_last = _summary(last_reward) if len(last) else None
-    reward_scale = float(f"{states.rewards.std():.4g}")
+    reward_scale = float(f"{states.rewards[np.isfinite(states.rewards)].std():.4g}")
     allowed = max(REWARD_TOLERANCE * (reward_scale or 1.0), FLOOR_FACTOR * paid_floor.p95)
     dynamics = found[1].p95 <= max(OBSERVATION_TOLERANCE, FLOOR_FACTOR * found[2].p95)
     missed = sum(not ended for _, ended in outcomes)

@@ -8,13 +8,14 @@ the episode; ``door_body_pos``, ``board_pos``, ``desired_orien`` and ``target_po
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spar_core.data.d4rl_file import Arrays, open_d4rl, read_flags
 from spar_core.errors import SparError
 
 # The parts of a scene that positions do not hold: the model's field, the environment's name for its index, the
@@ -31,55 +32,40 @@ SCENES: dict[str, tuple[tuple[str, str, slice, int, str], ...]] = {
         ("site_pos", "target_obj_site_id", slice(33, 36), -1, "target_pos"),
     ),
 }
-FLAT = ("observations", "actions", "rewards", "terminals")
 STATES = ("infos/qpos", "infos/qvel")
 # What of an environment is needed to set a state; kitchen and the mazes hide or lack it.
 NEEDED = ("set_state", "_get_obs", "model", "data")
 DOWN = 1e-6 - 1.0
+# MuJoCo's own limit (mjMAXVAL). It resets itself at numbers beyond, and writes a log into the working directory.
+HUGE = 1e10
 
 
 @contextmanager
-def recorded_arrays(path: Path) -> Iterator[dict[str, Any] | None]:
+def recorded_arrays(path: Path) -> Iterator[Arrays | None]:
     """The arrays of a file that ``read_d4rl`` accepts, opened: flat ones by name, states as ``infos/...``.
 
-    Yields None where the file lacks the simulator's positions or velocities.
+    Yields None where the file lacks the simulator's positions or velocities, or holds something else under
+    their names.
 
     Raises:
-        SparError: the file is missing, cannot be read, lacks an array, or holds arrays of different lengths.
+        SparError: see :func:`spar_core.data.d4rl_file.open_d4rl`.
     """
-    import h5py
-
-    if not path.is_file():
-        raise SparError(f"{path} does not exist", "check 'path' in the dataset's entry")
-    parts = (f"infos/{key}" for parts in SCENES.values() for *_, key in parts if key)
-    try:
-        with h5py.File(path, "r") as file:
-            wanted = (*FLAT, "timeouts", "next_observations", *STATES, *parts)
-            arrays = {name: file[name] for name in wanted if isinstance(file.get(name), h5py.Dataset)}
-            if not all(name in arrays for name in STATES):
-                yield None
-                return
-            missing = [name for name in FLAT if name not in arrays]
-            if missing:
-                raise SparError(f"{path.name} has no array '{missing[0]}'", "is it in D4RL's layout?")
-            if len({len(array) for array in arrays.values()}) != 1 or not len(arrays["rewards"]):
-                raise SparError(f"{path.name}: the arrays differ in length, or are empty", "fetch the file again")
-            yield arrays
-    except OSError:
-        raise SparError(f"{path.name} cannot be read as HDF5", "fetch it again") from None
+    parts = [f"infos/{key}" for parts in SCENES.values() for *_, key in parts if key]
+    with open_d4rl(path, (*STATES, *parts)) as arrays:
+        yield arrays if all(name in arrays for name in STATES) else None
 
 
 class RecordedStates:
     """An environment, and the rows of a file to set it to."""
 
-    def __init__(self, env: Any, arrays: Mapping[str, Any]) -> None:
+    def __init__(self, env: Any, arrays: Arrays) -> None:
         """Take a reset environment and what ``recorded_arrays`` yields.
 
         States are set in the simulator, but steps go through the environment's wrappers, since they may change
         rewards and ends.
 
         Raises:
-            SparError: the states are not of the environment's size.
+            SparError: the states or the parts of a scene are not of the environment's size, or an end is NaN.
         """
         self._wrapped, self.env, self.arrays = env, env.unwrapped, arrays
         sizes = tuple(int(np.prod(arrays[name].shape[1:])) for name in STATES)
@@ -92,14 +78,34 @@ class RecordedStates:
         name = type(self.env).__name__
         self.family = next((family for family in SCENES if name.startswith(family)), "")
         self.parts = SCENES.get(self.family, ())
+        self._check_parts()
         self.rewards = np.asarray(arrays["rewards"][()], dtype=np.float64).reshape(-1)
-        self.terminals = np.asarray(arrays["terminals"][()]).astype(bool).reshape(-1)
-        self.ends = self.terminals.copy()
-        if "timeouts" in arrays:
-            self.ends |= np.asarray(arrays["timeouts"][()]).astype(bool).reshape(-1)
+        terminals, timeouts = read_flags(arrays, "terminals"), read_flags(arrays, "timeouts")
+        assert terminals is not None  # open_d4rl asks for them
+        self.terminals = terminals
+        self.ends = terminals.copy() if timeouts is None else terminals | timeouts
         self.ends[-1] = True
         self.starts = np.concatenate([[0], np.flatnonzero(self.ends)[:-1] + 1])
         self._scenes: dict[int, list[np.ndarray]] = {}
+
+    def _check_parts(self) -> None:
+        for field, index, *_, key in self.parts:
+            name, size = f"infos/{key}", getattr(self.env.model, field)[getattr(self.env, index)].size
+            if name in self.arrays and self.arrays[name].shape[1] != size:
+                raise SparError(
+                    f"'{name}' holds {self.arrays[name].shape[1]} numbers a step, but the environment has {size}",
+                    "correct 'env_id' in the dataset's entry",
+                )
+
+    def usable(self, rows: np.ndarray, *, following: bool = False) -> np.ndarray:
+        """Those of the rows that can be simulated and compared; ``following``: also the observation after them."""
+        kept = [row for row in rows.tolist() if self._is_sound(row) and not (following and _bad(self.following(row)))]
+        return np.array(kept, dtype=int)
+
+    def _is_sound(self, row: int) -> bool:
+        names = ["observations", "actions", *STATES, *(f"infos/{key}" for *_, key in self.parts)]
+        found = [self.row(name, row) for name in names if name in self.arrays]
+        return not any(_bad(values) for values in (*found, self.rewards[row]))
 
     def row(self, name: str, row: int) -> np.ndarray:
         """One row of an array, as D4RL stored it (float32), in float64."""
@@ -169,7 +175,9 @@ class RecordedStates:
             start = self.starts[episode]
             stop = self.starts[episode + 1] if episode + 1 < len(self.starts) else len(self.ends)
             # The stillest row, where it matters least which sub-step the observed places belong to.
-            still = start + int(np.abs(self.arrays["infos/qvel"][start:stop]).max(axis=1).argmin())
+            speeds = np.abs(self.arrays["infos/qvel"][start:stop]).max(axis=1)
+            order = start + np.argsort(speeds, kind="stable")
+            still = next(other for other in order.tolist() if self._is_sound(other))
             self._scenes[episode] = self._scene_of(still)
         return self._scenes[episode]
 
@@ -186,6 +194,11 @@ class RecordedStates:
             else:
                 values.append(turn_to(seen[where]))
         return values
+
+
+def _bad(values: np.ndarray) -> bool:
+    """Whether a number is NaN, infinite or beyond what MuJoCo takes."""
+    return not bool((np.abs(values) < HUGE).all())
 
 
 def turn_to(direction: np.ndarray) -> np.ndarray:

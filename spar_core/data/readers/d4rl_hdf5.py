@@ -19,28 +19,18 @@ The file is read in blocks, straight into the arrays that stay, so that it takes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spar_core.data.d4rl_file import Arrays, open_d4rl, read_flags
 from spar_core.data.episodes import Episodes
-from spar_core.data.readers.limits import check_claim
 from spar_core.errors import SparError
-
-if TYPE_CHECKING:
-    import h5py
 
 # Rows of one episode agree up to the rounding of float32.
 SAME_ROW = 1e-5
 BLOCK = 1 << 14  # rows read at a time
-NEEDED = ("observations", "actions", "rewards", "terminals")
-FLAGS = ("terminals", "timeouts")
-ARRAYS = (*NEEDED, "timeouts", "next_observations")
-
-Arrays = dict[str, "h5py.Dataset"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +66,14 @@ def read_d4rl(
         max_episode_steps: cut episodes at this length, for files without timeouts.
 
     Raises:
-        SparError: the file is missing, is truncated or no HDF5 file, lacks an array, holds arrays of
-            different lengths or of no numbers, claims more than it can hold, or does not say where its
-            episodes end.
+        SparError: the file is missing or cannot be read, is truncated or no HDF5 file, lacks an array, holds
+            arrays of different lengths or of no numbers, claims more than it can hold, or does not say where
+            its episodes end.
     """
-    with _opened(path) as arrays:
+    with open_d4rl(path) as arrays:
         rows = len(arrays["rewards"])
-        terminals = _flags(arrays, "terminals")
-        timeouts = None if ignore_timeouts else _flags(arrays, "timeouts")
+        terminals = read_flags(arrays, "terminals")
+        timeouts = None if ignore_timeouts else read_flags(arrays, "timeouts")
         known = "next_observations" in arrays
         if timeouts is None and not known and max_episode_steps is None and not ignore_timeouts:
             raise SparError(
@@ -149,65 +139,3 @@ def _cut_long(ends: np.ndarray, limit: int | None) -> np.ndarray:
 
 def _blocks(rows: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + BLOCK, rows)) for start in range(0, rows, BLOCK))
-
-
-def _flags(arrays: Arrays, name: str) -> np.ndarray | None:
-    return arrays[name][()].astype(bool).reshape(-1) if name in arrays else None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Arrays]:
-    """The checked arrays of a file, still on disk."""
-    import h5py
-
-    if not path.is_file():
-        raise SparError(f"{path} does not exist", "check 'path' in the dataset's entry")
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: _array(path, file, name) for name in ARRAYS if file.get(name, getlink=True) is not None}
-            _check(path, arrays)
-            yield arrays
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = str(error).split("(")[-1].rstrip(")")
-        raise SparError(
-            f"{path.name} cannot be read as HDF5 ({reason}); it is truncated or not an HDF5 file",
-            "fetch it again",
-        ) from None
-
-
-def _array(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """One array that lies in the file itself and can be what it says."""
-    import h5py
-
-    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-        raise SparError(f"{path.name}: '{name}' is a link to another file", "put the array into the file itself")
-    array = file[name]
-    if not isinstance(array, h5py.Dataset) or array.shape is None:
-        raise SparError(f"{path.name}: '{name}' is a group or empty, not an array", "only flat arrays are supported")
-    if array.external or array.is_virtual:
-        raise SparError(f"{path.name}: '{name}' lies in another file", "put the array into the file itself")
-    if array.dtype.kind not in "fiub":
-        raise SparError(f"{path.name}: '{name}' holds {array.dtype}, not numbers", "is it in D4RL's layout?")
-    check_claim(f"'{name}' of {path.name}", array.size * array.dtype.itemsize, array.id.get_storage_size())
-    return array
-
-
-def _check(path: Path, arrays: Arrays) -> None:
-    """Make sure that the needed arrays are there, flat, and of one length."""
-    for name in NEEDED:
-        if name not in arrays:
-            raise SparError(f"{path.name} has no array '{name}'", "is it in D4RL's layout?")
-    for name, array in arrays.items():
-        flat = name in (*FLAGS, "rewards")  # some files keep a trailing axis of one
-        if flat and (array.ndim == 0 or array.size != len(array)):
-            raise SparError(f"{path.name}: '{name}' must hold one number a step")
-        if not flat and array.ndim != 2:
-            raise SparError(f"{path.name}: '{name}' has shape {array.shape}, expected [steps, size]")
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise SparError(f"{path.name}: the arrays differ in length ({listed})", "fetch the file again")
-    if lengths["rewards"] == 0:
-        raise SparError(f"{path.name} holds no steps")
-    if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
-        raise SparError(f"{path.name}: next_observations and observations differ in shape")

@@ -12,8 +12,10 @@ import errno
 import hashlib
 import http.client
 import os
+import string
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from spar_core.errors import SparError
 
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes at most
+LONGEST_NAME = 200  # bytes; file systems take 255, and what is kept beside a file has a longer name than it
 NETWORK = (OSError, http.client.HTTPException)  # URLError, timeouts, resets and TLS errors are OSErrors
 
 
@@ -38,14 +41,16 @@ def cache_folder() -> Path:
 def cache_path(url: str) -> Path:
     """Where ``fetch`` keeps the file of a URL; a file put there by hand is taken as downloaded."""
     name = url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
-    return cache_folder() / f"{digest_bytes(url.encode())[:8]}-{name}"
+    # The end says what kind of file it is; the digest tells files apart that have it in common.
+    short = name.replace("\0", "").encode()[-LONGEST_NAME:].decode(errors="ignore")
+    return cache_folder() / f"{digest_bytes(url.encode())[:8]}-{short}"
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
     """Compare a file's SHA-256 with the expected one, if any.
 
     Raises:
-        SparError: they differ.
+        SparError: they differ, or the file cannot be read.
     """
     if expected is not None:
         _compare(path, sha256_of(path), expected)
@@ -61,8 +66,8 @@ def fetch(url: str, sha256: str | None = None) -> Path:
         sha256: expected SHA-256 of the file, in hexadecimal digits.
 
     Raises:
-        SparError: the server cannot be reached or refuses, the transfer breaks off (the next call goes on from
-            there), the cache cannot be written, or the file is damaged or another one.
+        SparError: the URL is not valid, the server cannot be reached or refuses, the transfer breaks off (the
+            next call goes on from there), the cache cannot be written, or the file is damaged or another one.
     """
     target = cache_path(url)
     if target.is_file():
@@ -111,7 +116,7 @@ def _receive(url: str, part: Path, target: Path) -> None:
         else:
             _tag(part).unlink(missing_ok=True)
         length = answer.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        total = start + int(length) if (length or "").isdigit() else None
         reason = _copy(answer, part, start, total)
     size = part.stat().st_size
     if reason or (total is not None and size != total):
@@ -128,7 +133,8 @@ def _open(url: str, start: int, known: str) -> Any | None:
     headers = {"Accept-Encoding": "identity", "User-Agent": "spar"}
     rest = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers | rest), timeout=TIMEOUT)
+        request = urllib.request.Request(_in_ascii(url), headers=headers | rest)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
@@ -144,6 +150,15 @@ def _open(url: str, start: int, known: str) -> Any | None:
             answer.close()
             return _open(url, 0, "")
     return answer
+
+
+def _in_ascii(url: str) -> str:
+    """A URL as it may be sent: what is not ASCII is encoded, as browsers do, and all else stays as it is."""
+    if url.isascii():
+        return url
+    parts = urllib.parse.urlsplit(url)
+    rest = (urllib.parse.quote(part, safe=string.punctuation) for part in (parts.path, parts.query, parts.fragment))
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.encode("idna").decode("ascii"), *rest))
 
 
 def _validator(answer: Any) -> str:
@@ -210,9 +225,18 @@ def _write_digest(target: Path, digest: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """SHA-256 of a file, 64 hexadecimal digits.
+
+    Raises:
+        SparError: it cannot be read, or is a folder.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise SparError(
+            f"{path} cannot be read ({error.strerror or error})", "it must be a file that you may read"
+        ) from None
 
 
 def _compare(path: Path, found: str, expected: str) -> None:
@@ -236,6 +260,8 @@ def _network(url: str, target: Path) -> Iterator[None]:
     except urllib.error.HTTPError as error:
         what = f"{url} cannot be fetched: the server says {error.code} {error.reason}"
         raise SparError(what, f"if you have it from elsewhere, {instead}") from None
+    except (ValueError, http.client.InvalidURL) as error:  # what no URL may look like
+        raise SparError(f"'{url}' is not a valid URL ({error})", "correct 'url' in the dataset's entry") from None
     except NETWORK as error:
         reason = getattr(error, "reason", error)
         raise SparError(f"{url} cannot be fetched ({reason})", f"check the network, or {instead}") from None

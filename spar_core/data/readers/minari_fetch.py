@@ -39,11 +39,12 @@ def ensure_minari(dataset_id: str) -> tuple[Path, str]:
         Minari's folder, and the dataset's id in it.
 
     Raises:
-        SparError: the id does not exist, is not local and there is no network, the folder cannot be written, or
-            the dataset there is not whole or was written by a newer Minari.
+        SparError: it is no id or a namespace's, does not exist, is not local and there is no network, the folder
+            cannot be written, or the dataset there is not whole or was written by a newer Minari.
     """
     root = minari_root()
     local = dataset_id.split("://", 1)[-1].split("/", 1)[-1] if "://" in dataset_id else dataset_id
+    _check_id(dataset_id, local, root)
     folder = root / local
     if not folder.is_dir():
         _download_whole(dataset_id, local, root)
@@ -54,6 +55,30 @@ def ensure_minari(dataset_id: str) -> tuple[Path, str]:
         )
     check_minari(folder)
     return root, local
+
+
+def _check_id(dataset_id: str, local: str, root: Path) -> None:
+    """Refuse what is no id before a folder is named after it: it might name one that holds other things.
+
+    Args:
+        dataset_id: as it was given, for the message.
+        local: the part that becomes a folder below ``root``.
+        root: Minari's folder.
+
+    Raises:
+        SparError: it does not look like Minari's ids, or is a namespace.
+    """
+    from minari.dataset.minari_dataset import DATASET_ID_RE
+
+    shape = DATASET_ID_RE.fullmatch(local)
+    if shape is None:
+        raise SparError(f"'{dataset_id}' is no Minari id", "an id looks like 'D4RL/pen/human-v2'")
+    below = [] if (root / local / METADATA).is_file() else local_ids(root / local)
+    if below:
+        some = ", ".join(f"{local}/{name}" for name in below[:3]) + (", ..." if len(below) > 3 else "")
+        raise SparError(f"'{dataset_id}' is a namespace of Minari datasets, not one", f"it holds {some}")
+    if shape["version"] is None:
+        raise SparError(f"the Minari id '{dataset_id}' has no version", "add it, such as '-v0', or the whole name")
 
 
 def _download_whole(dataset_id: str, local: str, root: Path) -> None:

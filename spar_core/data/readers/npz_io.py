@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from spar_core.data.episodes import Episode, Episodes
-from spar_core.data.readers.limits import check_claim, check_inside
+from spar_core.data.limits import check_claim, check_inside
 from spar_core.errors import SparError
 
 NEEDED = ("observations", "actions", "rewards")
@@ -74,9 +74,26 @@ def _read(path: Path) -> Episode:
         last = (observations if following is None else following)[-1:]
         nothing = np.zeros((1, observations.shape[1]), np.float32)  # an empty episode, left out later
         observations = np.concatenate([observations, last if steps else nothing])
-    flag = arrays.get("terminated")
-    terminated = flag is not None and flag.size > 0 and bool(flag.reshape(-1)[-1])
-    return Episode(observations, actions, rewards, terminated, known)
+    return Episode(observations, actions, rewards, _terminated(path.name, arrays.get("terminated"), steps), known)
+
+
+def _terminated(name: str, flag: np.ndarray | None, steps: int) -> bool:
+    """Whether an episode's last step is terminal; ``flag`` holds one value for all of it, or one a step."""
+    if flag is None:
+        return False
+    if flag.size not in (1, steps):
+        raise SparError(
+            f"{name}: 'terminated' holds {flag.size} values for {steps} steps", "write one value, or one a step"
+        )
+    flat = flag.reshape(-1)
+    if np.isnan(flat).any():
+        raise SparError(f"{name}: 'terminated' holds NaN", "write 0 or 1")
+    if flat[:-1].any():
+        raise SparError(
+            f"{name}: 'terminated' is true at step {int(flat.argmax())}, before the last of {steps}",
+            "write one file an episode, each up to its end",
+        )
+    return bool(flat.any())
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -87,7 +104,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             check_claim(path.name, sum(info.file_size for info in members), sum(info.compress_size for info in members))
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in KNOWN if name in stored.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, KeyError) as error:
+    except SparError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each have errors of their own for a damaged archive
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SparError(
             f"{path.name} cannot be read as .npz ({reason})", "write it again with numpy.savez, without objects"
