@@ -71,7 +71,11 @@ def _from(page: Path, path: Path) -> str:
 def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
     episodes = int(rows["episodes"].iloc[0] / rows["seeds"].iloc[0])
     timed = "seconds_self_imitation" in rows
+    # Tasks that end at success: there a better policy shows in the steps it takes.
+    judged = rows["success_rate"].notna().any()
+    digits = 0 if rows["return_mean"].abs().max() >= 10 else 2
     head = ["rule", "mean return", "score on D4RL's scale", "gain over the anchor", "of it repair", "of it improvement"]
+    head += ["success", "mean length"] if judged else []
     head += ["parameters it adds", "seconds, all seeds"] if timed else []
     lines = [
         f"`{dataset}`, {rows['seeds'].iloc[0]} seeds of {episodes} episodes (gain: paired difference to the anchor, in "
@@ -81,9 +85,11 @@ def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
         f"|---|{'--:|' * (len(head) - 1)}",
     ]
     for row in rows.to_dict("records"):
-        split = [_number(row[name], "+.0f") for name in ("repair", "improvement_part")]
-        cells = [f"`{row['improvement']}`", f"{row['return_mean']:.0f}", _number(row["normalised_score"], ".1f")]
-        cells += [_gain(row), *split]
+        split = [_number(row[name], f"+.{digits}f") for name in ("repair", "improvement_part")]
+        cells = [f"`{row['improvement']}`", f"{row['return_mean']:.{digits}f}", _number(row["normalised_score"], ".1f")]
+        cells += [_gain(row, digits), *split]
+        if judged:
+            cells += [_number(row["success_rate"], ".2f"), _number(row["length_mean"], ".0f")]
         if timed:
             cells += [_number(row["parameters_rule"], ",.0f"), _number(row["seconds_self_imitation"], ".0f")]
         lines.append(f"| {' | '.join(cells)} |")
@@ -116,11 +122,11 @@ def _number(value: float, form: str) -> str:
     return "" if pd.isna(value) else format(value, form)
 
 
-def _gain(row: dict[str, float]) -> str:
+def _gain(row: dict[str, float], digits: int = 0) -> str:
     if pd.isna(row["gain_over_anchor"]):
         return ""
     low, high = row["gain_low"], row["gain_high"]
-    text = f"{row['gain_over_anchor']:+.0f} [{low:+.0f}, {high:+.0f}]"
+    text = f"{row['gain_over_anchor']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 

@@ -117,6 +117,12 @@ def test_path_variable(tmp_path, monkeypatch):
     assert source_digest(entry, tmp_path) != before
 
 
+@pytest.mark.parametrize("path", ["~no_such_user_here/x.hdf5", "x" * 5000])
+def test_a_path_that_is_none(tmp_path, path):
+    with pytest.raises(SparError, match="is no path"):
+        local_path(path, tmp_path)
+
+
 def test_reasons_and_shifts():
     """A reason for not evaluating needs that there is no environment; reward shifts go by their names alone."""
     with pytest.raises(SparError, match="'not_evaluated' says why there is no environment, but 'env_id' names one"):

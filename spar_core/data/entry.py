@@ -253,8 +253,12 @@ def local_path(path: str, root: Path) -> Path:
             f"the environment variable {unset[1]} is not set, which the path '{path}' needs",
             f"set {unset[1]} to the folder that holds the file",
         )
-    found = root / Path(expanded).expanduser()
-    if not found.exists():
+    try:
+        found = root / Path(expanded).expanduser()
+        there = found.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
+        raise SparError(f"'{path}' is no path ({error})", "check 'path' in the dataset's entry") from None
+    if not there:
         raise SparError(f"{found} does not exist", "check 'path' in the dataset's entry")
     return found
 

@@ -116,7 +116,7 @@ def _receive(url: str, part: Path, target: Path) -> None:
         else:
             _tag(part).unlink(missing_ok=True)
         length = answer.headers.get("Content-Length")
-        total = start + int(length) if (length or "").isdigit() else None
+        total = start + int(length) if (length or "").isdecimal() else None
         reason = _copy(answer, part, start, total)
     size = part.stat().st_size
     if reason or (total is not None and size != total):

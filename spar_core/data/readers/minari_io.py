@@ -20,7 +20,7 @@ import numpy as np
 
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
 from spar_core.data.episodes import Episode, Episodes
-from spar_core.data.readers.limits import check_claim, check_inside
+from spar_core.data.limits import check_claim, check_inside
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
