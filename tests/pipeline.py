@@ -7,10 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from stages import download, evaluate, fit_bc, fit_critic, fit_residual, self_imitation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATASET = "builtin/halfcheetah-replay-v0"
@@ -133,3 +136,19 @@ class Clone:
 
     def metrics(self) -> dict[str, float]:
         return json.loads((self.folder / "reports/default/metrics.json").read_text())
+
+
+def cell_arguments(dataset: str, rule: str, seeds: str) -> list[str]:
+    """Command line of one rule's cell, with the default anchor and critic."""
+    return ["--dataset", dataset, "--anchor", "mlp", "--critic", "iql", "--improvement", rule, "--seeds", seeds]
+
+
+def run_cells(dataset: str, rules: Sequence[str], seeds: str) -> None:
+    """Every stage of one dataset, up to the evaluation of its rules, in this process and the current folder."""
+    download.run(["--dataset", dataset])
+    for stage in (fit_bc, fit_residual):
+        stage.run(["--dataset", dataset, "--anchor", "mlp", "--seeds", seeds])
+    fit_critic.run(["--dataset", dataset, "--critic", "iql", "--seeds", seeds])
+    for rule in rules:
+        for stage in (self_imitation, evaluate):
+            stage.run(cell_arguments(dataset, rule, seeds))

@@ -10,10 +10,10 @@ import pytest
 from spar_core import load_policy
 from spar_core.data.entry import load_entry
 from spar_core.data.readers.fetch import cache_path
-from stages import download, evaluate, fit_bc, fit_critic, fit_residual, plan, report, self_imitation
+from stages import plan, report
 from stages.layout import Layout
 from tests import families
-from tests.pipeline import Clone
+from tests.pipeline import Clone, run_cells
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*share an object", "ignore:.* is set to None")
 
@@ -58,19 +58,9 @@ def project(tmp_path_factory):
             families.minari_dataset(load_entry(Layout().dataset_entry(dataset)).dataset, env_id, **kwargs)
         plan.run([])
         for dataset in SIZES:
-            run_all(["--dataset", dataset])
+            run_cells(dataset, RULES, SEEDS)
         report.run([])
         yield clone
-
-
-def run_all(axes: list[str]) -> None:
-    download.run(axes)
-    for stage in (fit_bc, fit_residual):
-        stage.run([*axes, "--anchor", "mlp", "--seeds", SEEDS])
-    fit_critic.run([*axes, "--critic", "iql", "--seeds", SEEDS])
-    for rule in RULES:
-        for stage in (self_imitation, evaluate):
-            stage.run([*axes, "--anchor", "mlp", "--critic", "iql", "--improvement", rule, "--seeds", SEEDS])
 
 
 @pytest.mark.parametrize("dataset", SIZES)

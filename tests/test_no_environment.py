@@ -19,18 +19,13 @@ from spar_core.reporting.offline import summarise_offline
 from spar_core.study import Study
 from stages import (
     cost,
-    download,
     evaluate,
-    fit_bc,
-    fit_critic,
-    fit_residual,
     plan,
     points,
     report,
-    self_imitation,
 )
 from stages.layout import Layout
-from tests.pipeline import DATASET, Clone
+from tests.pipeline import DATASET, Clone, cell_arguments, run_cells
 
 LOGS, SHIFTED = "mine/logs-v0", "mine/shifted-v0"
 RULES = ("anchor", "uniform", "spar_mlp")
@@ -78,20 +73,13 @@ def project(tmp_path_factory):
         patch.setenv("SPAR_TRACKING", "off")
         plan.run([])
         for dataset in (LOGS, DATASET, SHIFTED):
-            axes = ["--dataset", dataset]
-            download.run(axes)
-            for stage in (fit_bc, fit_residual):
-                stage.run([*axes, "--anchor", "mlp", "--seeds", SEEDS])
-            fit_critic.run([*axes, "--critic", "iql", "--seeds", SEEDS])
-            for rule in RULES:
-                for stage in (self_imitation, evaluate):
-                    stage.run(arguments(dataset, rule))
+            run_cells(dataset, RULES, SEEDS)
         report.run([])
         yield clone
 
 
 def arguments(dataset: str, rule: str) -> list[str]:
-    return ["--dataset", dataset, "--anchor", "mlp", "--critic", "iql", "--improvement", rule, "--seeds", SEEDS]
+    return cell_arguments(dataset, rule, SEEDS)
 
 
 def cell(dataset: str, rule: str):

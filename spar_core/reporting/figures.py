@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
+from spar_core.statistics import Estimate
 
 WIDTH = 5.6  # inches
 ROW = 0.42  # inches a rule
@@ -50,17 +51,10 @@ def returns_figure(summaries: list[Summary], dataset: Mapping[str, Any]) -> byte
     def draw(axes: Axes, rules: list[Summary]) -> None:
         for value, dash, _ in shown:
             axes.axvline(value, color=GREY, linestyle=dash, linewidth=1.2, zorder=1)
-        for row, rule in enumerate(rules):
-            dots = list(rule.per_seed.values())
-            axes.scatter(dots, [row + 0.22] * len(dots), s=16, facecolor="white", edgecolor=GREY, zorder=2)
-            _interval(axes, rule.returns.low, rule.returns.high, row)
-            axes.scatter([rule.returns.value], [row], s=26, color=INK, marker="D", zorder=4)
-        _rows(axes, [rule.improvement for rule in rules])
+        _means(axes, rules, [rule.returns for rule in rules])
 
-    several = any(rule.returns.n > 1 for rule in summaries)
     legend = [
-        _mark("D", INK, "mean over seeds" + (" with interval" if several else "")),
-        _mark("o", "white", "one seed"),
+        *_legend_of_means([rule.returns for rule in summaries]),
         *(Line2D([], [], color=GREY, linestyle=dash, linewidth=1.2, label=label) for _, dash, label in shown),
     ]
     return _panels(summaries, draw, labelled("return of an episode", summaries[0].label), legend)
@@ -70,16 +64,9 @@ def estimates_figure(summaries: Sequence[OfflineSummary]) -> bytes:
     """Fitted-Q estimate of every rule with its interval, a dot a seed; its axis says that these are no returns."""
 
     def draw(axes: Axes, rules: list[OfflineSummary]) -> None:
-        for row, rule in enumerate(rules):
-            dots = list(rule.per_seed.values())
-            axes.scatter(dots, [row + 0.22] * len(dots), s=16, facecolor="white", edgecolor=GREY, zorder=2)
-            _interval(axes, rule.fqe.low, rule.fqe.high, row)
-            axes.scatter([rule.fqe.value], [row], s=26, color=INK, marker="D", zorder=4)
-        _rows(axes, [rule.improvement for rule in rules])
+        _means(axes, rules, [rule.fqe for rule in rules])
 
-    several = any(rule.fqe.n > 1 for rule in summaries)
-    mean = _mark("D", INK, "mean over seeds" + (" with interval" if several else ""))
-    legend = [mean, _mark("o", "white", "one seed")]
+    legend = _legend_of_means([rule.fqe for rule in summaries])
     return _panels(summaries, draw, labelled("FQE value", summaries[0].label), legend)
 
 
@@ -147,6 +134,22 @@ def _panels(
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def _means(axes: Axes, rules: Sequence[Rows], means: Sequence[Estimate]) -> None:
+    """A row a rule: its mean with the interval, and below it a dot a seed."""
+    for row, (rule, mean) in enumerate(zip(rules, means, strict=True)):
+        dots = list(rule.per_seed.values())
+        axes.scatter(dots, [row + 0.22] * len(dots), s=16, facecolor="white", edgecolor=GREY, zorder=2)
+        _interval(axes, mean.low, mean.high, row)
+        axes.scatter([mean.value], [row], s=26, color=INK, marker="D", zorder=4)
+    _rows(axes, [rule.improvement for rule in rules])
+
+
+def _legend_of_means(means: Sequence[Estimate]) -> list[Line2D]:
+    """Legend entries of :func:`_means`."""
+    interval = " with interval" if any(mean.n > 1 for mean in means) else ""
+    return [_mark("D", INK, f"mean over seeds{interval}"), _mark("o", "white", "one seed")]
 
 
 def _interval(axes: Axes, low: float | None, high: float | None, row: float) -> None:

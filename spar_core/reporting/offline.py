@@ -11,26 +11,20 @@ from typing import Any
 
 from spar_core.reporting.cells import Rule
 from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.tables import count_of
-from spar_core.statistics import Estimate, mean_interval, paired_difference
+from spar_core.reporting.tables import RuleSummary, count_of, difference_by_seed, over_common_seeds
+from spar_core.statistics import Estimate, mean_interval
 
 # What of an anchor is measured on held-out episodes, likelihood and error, as the page shows it.
 HELDOUT = ("anchor/heldout_mse", "anchor/heldout_log_density", "anchor/coverage_distance")
 
 
 @dataclass(frozen=True)
-class OfflineSummary:
+class OfflineSummary(RuleSummary):
     """One rule on one dataset without rollouts; None stands for what cannot be had, as in ``tables.Summary``.
 
     ``label`` says that the values are estimates, and of what rewards.
     """
 
-    dataset: str
-    anchor: str
-    critic: str
-    improvement: str
-    baseline: str
-    per_seed: dict[int, float]
     critic_per_seed: dict[int, float]
     fqe: Estimate
     gain: Estimate | None
@@ -38,15 +32,6 @@ class OfflineSummary:
     label: str
     parameters_rule: int | None = None
     parameters_policy: int | None = None
-
-    @property
-    def setting(self) -> tuple[str, str, str]:
-        return self.dataset, self.anchor, self.critic
-
-    @property
-    def key(self) -> str:
-        """Stable name in ``metrics.json``."""
-        return "/".join([*self.setting, self.improvement])
 
     def metrics(self) -> dict[str, float | None]:
         """Its part of ``metrics.json``: no name that a return has."""
@@ -91,12 +76,8 @@ def _summary(
     baseline = values.get((*rule.setting, settings.baseline))
     gain = None
     if baseline is not None and rule.improvement != settings.baseline:
-        both = sorted(set(ours) & set(baseline)) if partial else None
-        if both is None:
-            gain = paired_difference(ours, baseline, settings.confidence)
-        elif both:
-            sides = ({seed: side[seed] for seed in both} for side in (ours, baseline))
-            gain = paired_difference(*sides, settings.confidence)
+        sides = over_common_seeds(ours, baseline, ours) if partial else (ours, baseline)
+        gain, _ = difference_by_seed(*sides, settings)
     return OfflineSummary(
         *rule.setting,
         rule.improvement,

@@ -39,21 +39,12 @@ def section_of(
         members = [rule for rule in rules if rule.setting == setting]
         tables.append(
             {
-                "dataset": dataset,
-                "anchor": setting[1],
-                "critic": setting[2],
-                "rows": rows,
-                "gains": {row.improvement: row.gain for row in rows},
-                "label": rows[0].label,
+                **_table(setting, rows, members),
                 "estimates": False,
-                "digits": digits_for(rows),
                 "verdicts": _verdicts(rows),
-                "diagnostics": diagnostics(members),
-                "all_rules": tuple(row.improvement for row in rows),
                 "has_success": any(row.success is not None for row in rows),
                 "has_parameters": any(row.parameters_rule is not None for row in rows),
                 "has_policy_parameters": any(row.parameters_policy is not None for row in rows),
-                "has_gain": any(row.gain is not None for row in rows),
                 "has_repair": any(row.repair is not None for row in rows),
                 "folded": len(settings) > OPEN_SETTINGS and any(quality.critic == setting[2] for quality in qualities),
             }
@@ -77,6 +68,25 @@ def section_of(
     }
 
 
+def _table(
+    setting: tuple[str, str, str], rows: list[Summary] | list[OfflineSummary], members: list[Rule]
+) -> dict[str, Any]:
+    """What every table needs, of returns or of estimates; ``members`` are the rules of the setting."""
+    dataset, anchor, critic = setting
+    return {
+        "dataset": dataset,
+        "anchor": anchor,
+        "critic": critic,
+        "rows": rows,
+        "gains": {row.improvement: row.gain for row in rows},
+        "label": rows[0].label,
+        "digits": digits_for(rows),
+        "diagnostics": diagnostics(members),
+        "all_rules": tuple(row.improvement for row in rows),
+        "has_gain": any(row.gain is not None for row in rows),
+    }
+
+
 def _verdicts(rows: list[Summary]) -> dict[str, list[Summary]]:
     """Rules with a gain, sorted by what their interval lets one say."""
     names = {1: "better", -1: "worse"}
@@ -94,22 +104,13 @@ def offline_section(
     tables = []
     settings = by_setting(summaries)
     for setting, rows in settings.items():
-        told = diagnostics([rule for rule in rules if rule.setting == setting])
+        table = _table(setting, rows, [rule for rule in rules if rule.setting == setting])
         tables.append(
             {
-                "dataset": dataset,
-                "anchor": setting[1],
-                "critic": setting[2],
-                "rows": rows,
-                "gains": {row.improvement: row.gain for row in rows},
-                "label": rows[0].label,
+                **table,
                 "estimates": True,
-                "digits": digits_for(rows),
                 # They belong to the anchor, so every rule tells the same.
-                "heldout": [item for item in told if item.key in HELDOUT],
-                "diagnostics": told,
-                "all_rules": tuple(row.improvement for row in rows),
-                "has_gain": any(row.gain is not None for row in rows),
+                "heldout": [item for item in table["diagnostics"] if item.key in HELDOUT],
                 "has_critic": any(row.critic_estimate is not None for row in rows),
                 "folded": False,
             }

@@ -35,12 +35,8 @@ METRICS = [
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One rule on one dataset with one anchor and one critic; spreads and intervals are over seeds.
-
-    ``None`` stands for what cannot be had: an interval of one seed, a score without reference returns,
-    a gain in a study without the baseline, the baseline's gain over itself.
-    """
+class RuleSummary:
+    """What every summary says of whom it speaks: the cell, what gains are measured against, and a value a seed."""
 
     dataset: str
     anchor: str
@@ -48,6 +44,25 @@ class Summary:
     improvement: str
     baseline: str
     per_seed: dict[int, float]
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        return self.dataset, self.anchor, self.critic
+
+    @property
+    def key(self) -> str:
+        """Stable name in ``metrics.json``."""
+        return "/".join([*self.setting, self.improvement])
+
+
+@dataclass(frozen=True)
+class Summary(RuleSummary):
+    """One rule on one dataset with one anchor and one critic; spreads and intervals are over seeds.
+
+    ``None`` stands for what cannot be had: an interval of one seed, a score without reference returns,
+    a gain in a study without the baseline, the baseline's gain over itself.
+    """
+
     episodes: int
     episodes_a_seed: tuple[int, int]
     returns: Estimate
@@ -69,15 +84,6 @@ class Summary:
     improvements: dict[int, float] = field(default_factory=dict)
     # What every table must say beside these numbers, such as that the environment is not the data's own.
     label: str | None = None
-
-    @property
-    def setting(self) -> tuple[str, str, str]:
-        return self.dataset, self.anchor, self.critic
-
-    @property
-    def key(self) -> str:
-        """Stable name in ``metrics.json``."""
-        return "/".join([*self.setting, self.improvement])
 
     def metrics(self) -> dict[str, float | None]:
         """Its part of ``metrics.json``."""
@@ -163,10 +169,8 @@ def _summary(
 
     def difference(of: dict[int, float], to: dict[int, float]) -> tuple[Estimate | None, dict[int, float]]:
         if partial:
-            of, to = ({seed: side[seed] for seed in sorted(set(of) & set(to) & set(ours))} for side in (of, to))
-            if not of:
-                return None, {}
-        return paired_difference(of, to, settings.confidence), {seed: of[seed] - to[seed] for seed in sorted(of)}
+            of, to = over_common_seeds(of, to, ours)
+        return difference_by_seed(of, to, settings)
 
     nothing: tuple[None, dict[int, float]] = (None, {})
     gain, gains = difference(ours, baseline) if compared and baseline else nothing
@@ -203,6 +207,27 @@ def _summary(
         improvements=improvements,
         label=rule.context.get("mismatch"),
     )
+
+
+def over_common_seeds(
+    of: dict[int, float], to: dict[int, float], ours: dict[int, float]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Two sides of a comparison, at the seeds that both and the rule itself have."""
+    common = sorted(set(of) & set(to) & set(ours))
+    return {seed: of[seed] for seed in common}, {seed: to[seed] for seed in common}
+
+
+def difference_by_seed(
+    of: dict[int, float], to: dict[int, float], settings: ReportSettings
+) -> tuple[Estimate | None, dict[int, float]]:
+    """The paired difference of two sides with its interval, and seed by seed; nothing where there is no seed.
+
+    Raises:
+        SparError: the sides do not have the same seeds.
+    """
+    if not of and not to:
+        return None, {}
+    return paired_difference(of, to, settings.confidence), {seed: of[seed] - to[seed] for seed in sorted(of)}
 
 
 def count_of(rule: Rule, key: str) -> int | None:
