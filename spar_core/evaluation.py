@@ -1,12 +1,14 @@
 """Roll a policy out in its environment, and keep every episode as a row.
 
-The episodes of one seed run in lock-step, always as a batch of the same shape (a finished episode keeps its
-row until all are done). So what a policy is asked, and how its matrix products round, never depends on how
-many workers share the seeds.
+The unit of work is a block: at most ``BLOCK`` episodes of one seed, which run in lock-step, always as a batch of the
+same shape (a finished episode keeps its row until all are done). Blocks follow from the settings alone, so what a
+policy is asked, and how its matrix products round, never depends on how many workers share the blocks.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,19 +17,27 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from spar_core.errors import SparError
-from spar_core.fqe import FQESettings
 from spar_core.settings import Settings
+
+# Episodes that step together. A policy's time a step is mostly overhead, which a batch shares; with far more of them,
+# few seeds would make too few blocks for the workers.
+BLOCK = 20
+MAZE = re.compile(r"(Point|Ant)Maze")
 
 
 class EvaluationSettings(Settings):
     """The ``evaluation`` section of ``params.yaml``."""
 
     episodes: PositiveInt = 20
+    # In mazes an episode says little more than success or failure, so it takes more of them.
+    maze_episodes: PositiveInt = 100
     # Environment seeds start here: far from every training seed and from those of the built-in data.
     first_env_seed: NonNegativeInt = 1_000_000
     protocol: str = Field("last", pattern="^last$")
-    # Fitted-Q evaluation, which stands in for rollouts where there is no environment.
-    fqe: FQESettings = FQESettings()
+
+    def episodes_in(self, env_id: str) -> int:
+        """Episodes a seed in this environment."""
+        return self.maze_episodes if MAZE.match(env_id) else self.episodes
 
 
 @dataclass(frozen=True)
@@ -50,35 +60,54 @@ class EpisodeResult:
         return values
 
 
-def env_seeds(settings: EvaluationSettings, seed: int) -> list[int]:
+@dataclass(frozen=True)
+class Block:
+    """Episodes of one training seed that step together: their numbers, and the seeds their environments start from."""
+
+    seed: int
+    first_episode: int
+    env_seeds: tuple[int, ...]
+
+
+def env_seeds(settings: EvaluationSettings, seed: int, episodes: int) -> list[int]:
     """Environment seeds of a training seed: the same for every rule, so that comparisons are paired."""
-    first = settings.first_env_seed + seed * settings.episodes
-    return list(range(first, first + settings.episodes))
+    first = settings.first_env_seed + seed * episodes
+    return list(range(first, first + episodes))
+
+
+def blocks(settings: EvaluationSettings, env_id: str, seeds: Sequence[int]) -> list[Block]:
+    """All episodes of a group in blocks of nearly equal size, in seed and episode order."""
+    episodes = settings.episodes_in(env_id)
+    count = -(-episodes // BLOCK)
+    bounds = [round(i * episodes / count) for i in range(count + 1)]
+    return [
+        Block(seed, start, tuple(env_seeds(settings, seed, episodes)[start:stop]))
+        for seed in seeds
+        for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def roll_out(
     act: Callable[[np.ndarray], np.ndarray],
     make_env: Callable[[], Any],
-    seed: int,
-    reset_seeds: Sequence[int],
+    block: Block,
     report: Callable[[int], None] = lambda steps: None,
 ) -> list[EpisodeResult]:
-    """One episode for each reset seed, in lock-step.
+    """The E episodes of a block, in lock-step.
 
     Args:
-        act: raw observations [E, D] to actions [E, A].
+        act: raw observations [E, D] to actions [E, A], of the policy of the block's seed.
         make_env: makes one Gymnasium environment.
-        seed: training seed of the policy, for the rows.
-        reset_seeds: E seeds for ``env.reset``.
+        block: which episodes.
         report: called with the number of environment steps just taken.
 
     Raises:
         SparError: the policy returned NaN.
     """
-    envs = [make_env() for _ in reset_seeds]
+    envs = [make_env() for _ in block.env_seeds]
     try:
         observations = np.stack(
-            [np.asarray(env.reset(seed=s)[0], dtype=np.float32) for env, s in zip(envs, reset_seeds, strict=True)]
+            [np.asarray(env.reset(seed=s)[0], dtype=np.float32) for env, s in zip(envs, block.env_seeds, strict=True)]
         )
         totals, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
         running, terminations = np.ones(len(envs), dtype=bool), np.zeros(len(envs), dtype=bool)
@@ -86,7 +115,9 @@ def roll_out(
         while running.any():
             actions = act(observations)
             if not np.isfinite(actions).all():
-                raise SparError(f"the policy of seed {seed} returned NaN", "its training diverged: see its curves")
+                raise SparError(
+                    f"the policy of seed {block.seed} returned NaN", "its training diverged: see its curves"
+                )
             active = np.flatnonzero(running)
             for i in active:
                 observation, reward, terminated, truncated, info = envs[i].step(actions[i])
@@ -103,6 +134,14 @@ def roll_out(
         for env in envs:
             env.close()
     return [
-        EpisodeResult(seed, i, s, float(totals[i]), int(lengths[i]), bool(terminations[i]), successes[i])
-        for i, s in enumerate(reset_seeds)
+        EpisodeResult(
+            block.seed,
+            block.first_episode + i,
+            s,
+            float(totals[i]),
+            int(lengths[i]),
+            bool(terminations[i]),
+            successes[i],
+        )
+        for i, s in enumerate(block.env_seeds)
     ]

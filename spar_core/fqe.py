@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedSettings, q_values
@@ -45,11 +45,11 @@ Act = Callable[[Tensor], Tensor]
 
 
 class FQESettings(TDSettings):
-    """The part ``fqe`` of the ``evaluation`` section of ``params.yaml``."""
+    """The part ``fqe`` of the ``estimation`` section of ``params.yaml``."""
 
-    # Also beside real rollouts; without an environment it always runs.
-    always: bool = False
     warm_start_steps: NonNegativeInt = 5000
+    # Half the critics' width, a quarter of the time: an estimate a policy is asked for, of every rule of a study.
+    hidden: tuple[PositiveInt, ...] = (128, 128)
     # An error of the copy falls by the factor exp(-(1 - discount) * target_rate * steps), here e^-5. The critics' rate
     # of 0.005 would leave most of the behaviour's value in it after as many steps.
     target_rate: float = Field(0.05, gt=0, le=1)

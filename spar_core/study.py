@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import field_validator, model_validator
 
 from spar_core.errors import SparError
+from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 
 NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+)*")
@@ -44,6 +45,8 @@ class Study(Settings):
     improvements: tuple[str, ...]
     seeds: tuple[str, ...]
     also: Also = Also()
+    # Datasets whose policies are also valued from logged data alone; one without an environment has to be among them.
+    estimated: tuple[str, ...] = ()
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod
@@ -80,6 +83,15 @@ class Study(Settings):
         return groups
 
     @model_validator(mode="after")
+    def _estimates_its_own(self) -> Study:
+        for name in self.estimated:
+            if name not in self.datasets:
+                raise ValueError(f"estimated: '{name}' is not among the study's datasets")
+        if len(set(self.estimated)) < len(self.estimated):
+            raise ValueError("estimated: a dataset is listed twice")
+        return self
+
+    @model_validator(mode="after")
     def _also_adds(self) -> Study:
         also = self.also
         if bool(also.anchors) != bool(also.improvements):
@@ -107,20 +119,3 @@ class Study(Settings):
         for dataset, anchor, critic in itertools.product(self.datasets, self.anchors, self.critics):
             for improvement, seeds in itertools.product(self.rules(anchor), self.seeds):
                 yield EvaluationCell(dataset, anchor, critic, improvement, seeds)
-
-
-def parse_seeds(group: str) -> tuple[int, ...]:
-    """Seeds of a group: ``"0-3"`` is 0, 1, 2, 3; ``"5"`` is 5; ``"0,4-5"`` is 0, 4, 5.
-
-    Raises:
-        SparError: the text is something else, or holds a seed twice.
-    """
-    seeds: list[int] = []
-    for part in str(group).split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise SparError(f"seed group '{group}' is not valid", 'write "0-3", "5" or "0,4-5"')
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(set(seeds)) < len(seeds):
-        raise SparError(f"seed group '{group}' holds a seed twice", "list each seed once")
-    return tuple(seeds)

@@ -22,7 +22,9 @@ from spar_core.errors import SparError
 from spar_core.reporter import CurveRow, Reporter
 
 Result = TypeVar("Result")
-Job = Callable[[Sequence[int], Reporter], Result]
+# What a job is given: seeds, or pieces of work of them such as blocks of episodes.
+Unit = TypeVar("Unit")
+Job = Callable[[Sequence[Any], Reporter], Result]
 
 # Units of work between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
 MESSAGE_EVERY = 50
@@ -49,7 +51,7 @@ class _SendingReporter(Reporter):
 
 def over_seeds(
     job: Job[Result],
-    seeds: Sequence[int],
+    seeds: Sequence[Unit],
     workers: int,
     on_message: Callable[[int, list[CurveRow]], None] = lambda steps, rows: None,
 ) -> list[Result]:
@@ -57,7 +59,7 @@ def over_seeds(
 
     Args:
         job: a picklable callable (a module-level function or an instance of a module-level class).
-        seeds: the group's seeds.
+        seeds: the group's seeds, or pieces of work of them.
         workers: processes at most; with one, the job runs in this process.
         on_message: called in this process with (units of work just done, new curve rows).
 
@@ -87,14 +89,14 @@ def over_seeds(
         listener.join(timeout=5)
 
 
-def _share(seeds: list[int], workers: int) -> list[list[int]]:
+def _share(seeds: list[Unit], workers: int) -> list[list[Unit]]:
     """Contiguous shares of nearly equal size."""
     n = max(1, min(workers, len(seeds)))
     bounds = [round(i * len(seeds) / n) for i in range(n + 1)]
     return [seeds[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _run_here(job: Job[Result], seeds: list[int], on_message: Callable[[int, list[CurveRow]], None]) -> Result:
+def _run_here(job: Job[Result], seeds: list[Any], on_message: Callable[[int, list[CurveRow]], None]) -> Result:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -112,7 +114,7 @@ def _start_worker(outbox: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _run_in_worker(job: Job[Result], seeds: list[int]) -> Result:
+def _run_in_worker(job: Job[Result], seeds: list[Any]) -> Result:
     reporter = _SendingReporter(seeds, send=_outbox.put)
     result = job(seeds, reporter)
     reporter.flush()

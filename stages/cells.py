@@ -9,7 +9,8 @@ from typing import Any
 
 from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
-from spar_core.study import Study, parse_seeds
+from spar_core.seeds import parse_seeds
+from spar_core.study import Study
 from stages.layout import Layout
 
 # The members whose code a stage runs, beside its own; the same entries of digests.yaml stand in dvc.yaml.
@@ -20,6 +21,7 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "fit_critic": ("critic",),
     "self_imitation": ("anchor", "critic", "improvement"),
     "evaluate": ("anchor", "critic", "improvement"),
+    "estimate": ("anchor", "critic", "improvement"),
 }
 STAGES = tuple(_MEMBERS)
 AXES = ("dataset", "anchor", "critic", "improvement", "seeds")
@@ -65,7 +67,18 @@ class Cell:
             return layout.critic(dataset, critic, seeds)
         if self.stage == "self_imitation":
             return layout.policy(dataset, anchor, critic, improvement, seeds)
+        if self.stage == "estimate":
+            return layout.estimate(dataset, anchor, critic, improvement, seeds)
         return layout.evaluation(dataset, anchor, critic, improvement, seeds)
+
+    def parts(self, layout: Layout) -> dict[str, Path]:
+        """Folders of the frozen parts that an improved cell stands on."""
+        dataset, anchor, critic, seeds = self.dataset, self.anchor or "", self.critic or "", self.seeds or ""
+        return {
+            "anchor": layout.anchor(dataset, anchor, seeds),
+            "residual": layout.residual(dataset, anchor, seeds),
+            "critic": layout.critic(dataset, critic, seeds),
+        }
 
     def tags(self) -> dict[str, str]:
         """MLflow tags that name the cell, for filters such as ``tags.anchor = 'mlp'``."""
@@ -95,7 +108,7 @@ def study_cells(study: Study) -> list[Cell]:
         for stage in ("fit_bc", "fit_residual"):
             cells += [Cell(stage, dataset, anchor=a, seeds=s) for a in study.anchors for s in study.seeds]
         cells += [Cell("fit_critic", dataset, critic=c, seeds=s) for c in study.critics for s in study.seeds]
-        for stage in ("self_imitation", "evaluate"):
+        for stage in ("self_imitation", "evaluate", *(["estimate"] if dataset in study.estimated else [])):
             cells += [
                 Cell(stage, dataset, a, c, i, s)
                 for a in study.anchors

@@ -1,30 +1,33 @@
 """Roll the final policy of a cell out in its environment, one row an episode.
 
-A dataset without an environment is not evaluated: its episodes.csv is empty, and context.json says why and holds
-estimates from the logged data instead (fitted-Q evaluation, and the critic's).
+A dataset without an environment is not evaluated: its episodes.csv is empty, and context.json says why
+(``stages.estimate`` values its policies from the logged data instead).
 
-Reads the dataset, the policy, the critic, and ``evaluation`` of params.yaml.
-Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json.
+Reads the manifest, the policy and the curves of its parts, and ``evaluation`` of params.yaml.
+Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json, curves.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.artifacts import META, digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
-from spar_core.evaluation import EpisodeResult, EvaluationSettings, env_seeds, roll_out
-from spar_core.fitted import METRICS
+from spar_core.evaluation import Block, EpisodeResult, EvaluationSettings, blocks, roll_out
+from spar_core.fitted import CURVES, METRICS
 from spar_core.policy import KIND, load_policy
+from spar_core.provenance import changed_settings
 from spar_core.reporter import Reporter
-from spar_core.study import parse_seeds
+from spar_core.seeds import parse_seeds
 from spar_core.workers import over_seeds
 from stages.cells import Cell
 from stages.entry import cell_arguments, device, stage_main, workers
@@ -41,16 +44,18 @@ class Evaluate:
     policy: Path
     env_id: str
     env_kwargs: dict[str, Any]
-    settings: EvaluationSettings
     device: str
     observation_keys: list[str] | None
 
-    def __call__(self, seeds: Sequence[int], report: Reporter) -> list[EpisodeResult]:
+    def __call__(self, share: Sequence[Block], report: Reporter) -> list[EpisodeResult]:
         results = []
-        for seed in seeds:
+        for seed, mine in itertools.groupby(share, lambda block: block.seed):
             policy = load_policy(self.policy, seed, self.device)
-            make = partial(make_env, self.env_id, self.env_kwargs, self.observation_keys)
-            results += roll_out(policy.act, make, seed, env_seeds(self.settings, seed), report.advance)
+            for block in mine:
+                # New ones for each block: an environment that keeps something across resets would make its
+                # episodes depend on who had it before.
+                make = partial(make_env, self.env_id, self.env_kwargs, self.observation_keys)
+                results += roll_out(policy.act, make, block, report.advance)
         return results
 
 
@@ -104,6 +109,15 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
     }
 
 
+def made_with(parts: Mapping[str, Path]) -> dict[str, Any]:
+    """Kind of each part of a policy, and those of its settings that are not the defaults."""
+    found = {}
+    for family, folder in parts.items():
+        params = read_json(folder / META)["params"][family]
+        found[family] = {"kind": params.get("kind", family), "changed": changed_settings(family, params)}
+    return found
+
+
 def write_episodes(path: Path, cell: Cell, results: Sequence[EpisodeResult]) -> None:
     """One row an episode, in seed and episode order; floats as their shortest exact text."""
     axes = {axis: getattr(cell, axis) for axis in ("dataset", "anchor", "critic", "improvement")}
@@ -125,45 +139,34 @@ def run(argv: list[str] | None = None) -> None:
     read_meta(policy, KIND)
     manifest = read_json(data / MANIFEST)
     environment = manifest["environment"]
+    parts = cell.parts(layout)
     params = {"evaluation": settings.model_dump(mode="json")}
     inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
+    inputs |= {name: digest_folder(folder) for name, folder in parts.items()}
     clause = environment["not_evaluated"]
-    estimated = clause is not None or settings.fqe.always
-    critic = layout.critic(args.dataset, args.critic, args.seeds)
-    if estimated:
-        inputs["critic"] = digest_folder(critic)
-    results: list[EpisodeResult] = []
     context = context_of(manifest, settings.protocol, read_json(policy / METRICS))
+    context["made_with"] = made_with({**parts, "improvement": policy})
     with tracked(layout, cell, params, inputs):
-        if clause is None:
-            results = rollouts(cell, policy, environment, settings)
-        if estimated:
-            # Here, not at the top: rollouts need none of it.
-            from stages.offline import estimate
-
-            shift = manifest["reward_shift"]
-            title = f"{cell.name} (from logged data)"
-            offline, found = estimate(layout, args.dataset, policy, critic, settings.fqe, seeds, shift, title)
-            context["offline"] = offline
-            context["diagnostics"] |= found
+        results = rollouts(cell, policy, environment, settings) if clause is None else []
         with new_artifact(cell.folder(layout)) as folder:
             write_episodes(folder / "episodes.csv", cell, results)
             write_json(folder / "context.json", context)
+            condense({**parts, "improvement": policy}, folder / CURVES)
             write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
     if clause is not None:
-        print(f"{args.dataset} is not evaluated: {clause}; its policies' values are estimated from logged data")
+        print(f"{args.dataset} is not evaluated: {clause}")
 
 
 def rollouts(
     cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings
 ) -> list[EpisodeResult]:
     """All episodes of a cell, in seed and episode order."""
-    seeds = cell.seed_numbers
+    work = blocks(settings, environment["env_id"], cell.seed_numbers)
     keys = environment["observation_keys"]
-    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], settings, device(), keys)
-    most = environment["max_episode_steps"] or 0
-    with Progress(stage=cell.name, total=most * settings.episodes * len(seeds), unit="env-steps") as bar:
-        shares = over_seeds(job, seeds, workers(), lambda steps, rows: bar.update(steps))
+    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], device(), keys)
+    most = (environment["max_episode_steps"] or 0) * sum(len(block.env_seeds) for block in work)
+    with Progress(stage=cell.name, total=most, unit="env-steps") as bar:
+        shares = over_seeds(job, work, workers(), lambda steps, rows: bar.update(steps))
     return [result for share in shares for result in share]
 
 

@@ -11,8 +11,8 @@ from spar_core.artifacts import digest_folder, new_artifact, write_meta
 from spar_core.fitted import Fitted
 from spar_core.members import parse_variant, variant_kind
 from spar_core.reporter import CurveRow, Reporter
+from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
-from spar_core.study import parse_seeds
 from spar_core.workers import Job, over_seeds
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of

@@ -48,6 +48,9 @@ class Layout:
     def evaluation(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
         return self.root / "artifacts" / "evaluation" / dataset / anchor / critic / improvement / seeds
 
+    def estimate(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "estimate" / dataset / anchor / critic / improvement / seeds
+
     def seconds(self, folder: Path, stage: str) -> Path:
         """Wall time of the cell whose artifact is ``folder``; no output of DVC, since it changes from run to run."""
         below = folder.relative_to(self.root / "artifacts")

@@ -9,7 +9,7 @@ from spar_core.errors import SparError
 from spar_core.settings import Model, load_yaml, nearest, parse
 from stages.layout import Layout
 
-SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "report")
+SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "estimation", "report")
 
 
 def read_params(layout: Layout) -> Mapping[str, Any]:

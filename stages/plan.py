@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from spar_core.artifacts import digest_file, digest_value
+from spar_core.artifacts import META, digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
 from spar_core.errors import SparError
+from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.members import parse_variant, variant_kind
 from spar_core.reporting.config import ReportSettings
@@ -31,7 +32,8 @@ from stages.layout import Layout
 from stages.params import read_params
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
-CODE_STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "report")
+ESTIMATED = "so that their values are estimated from logged data"
+CODE_STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "estimate", "report")
 
 
 def check(params: Mapping[str, Any]) -> Study:
@@ -39,6 +41,7 @@ def check(params: Mapping[str, Any]) -> Study:
     study = parse(Study, params["study"], "params.yaml, study")
     parse(ResidualSettings, params["residual"], "params.yaml, residual")
     parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
+    parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
     parse(ReportSettings, params["report"], "params.yaml, report")
     for family, section in FAMILIES.items():
         wanted = study.all_rules() if family == "improvement" else getattr(study, section)
@@ -50,20 +53,23 @@ def check(params: Mapping[str, Any]) -> Study:
 
 
 def prune(layout: Layout, study: Study) -> list[Path]:
-    """Remove evaluation folders of cells outside the study; DVC's cache keeps them.
+    """Remove evaluations and estimates of cells outside the study; DVC's cache keeps them.
 
-    The report depends on the whole tree of evaluations, so a leftover would both be a stale input and change
-    the report's dependency.
+    The report depends on the two whole trees, so a leftover would both be a stale input and change the report's
+    dependency. An empty tree stays, since a dependency has to be there.
     """
-    wanted = {layout.evaluation(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in study.cells()}
-    tree = layout.root / "artifacts" / "evaluation"
-    folders = {path.parent for path in tree.rglob("episodes.csv")} if tree.is_dir() else set()
-    dropped = sorted(folders - wanted)
+    dropped: list[Path] = []
+    for folder_of, kept in ((layout.evaluation, study.datasets), (layout.estimate, study.estimated)):
+        cells = [c for c in study.cells() if c.dataset in kept]
+        wanted = {folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in cells}
+        tree = folder_of("", "", "", "", "")
+        tree.mkdir(parents=True, exist_ok=True)
+        dropped += sorted({path.parent for path in tree.rglob(META)} - wanted)
     for folder in dropped:
         shutil.rmtree(folder)
         for parent in folder.parents:
             # Empty folders on the way up go too, but not the root of the tree.
-            if parent == tree or any(parent.iterdir()):
+            if parent.parent == layout.root / "artifacts" or any(parent.iterdir()):
                 break
             parent.rmdir()
     return dropped
@@ -85,10 +91,10 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.
         if entry.env_id is None and entry.source != "minari":
-            print(
-                f"note: datasets/{dataset}.yaml names no 'env_id': policies on it are trained and not rolled out; "
-                "their values are estimated from held-out episodes"
-            )
+            what = f"datasets/{dataset}.yaml names no 'env_id': policies on it are trained and not rolled out"
+            if dataset not in study.estimated:
+                raise SparError(what, f"add it to study.estimated, {ESTIMATED}")
+            print(f"note: {what}; their values are estimated from held-out episodes")
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
 
 

@@ -20,8 +20,8 @@ from spar_core.improvement.base import Frozen
 from spar_core.members import parse_variant, variant_kind
 from spar_core.policy import KIND, save_policy
 from spar_core.reporter import Reporter
+from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
-from spar_core.study import parse_seeds
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main
@@ -29,15 +29,6 @@ from stages.fitting import fit_cell
 from stages.layout import Layout
 from stages.params import read_params
 from stages.parts import load_part, restore_anchor, restore_critic, restore_residual
-
-
-def parts_of(layout: Layout, cell: Cell) -> dict[str, Path]:
-    """Folders of the frozen parts of a cell."""
-    return {
-        "anchor": layout.anchor(cell.dataset, cell.anchor, cell.seeds),
-        "residual": layout.residual(cell.dataset, cell.anchor, cell.seeds),
-        "critic": layout.critic(cell.dataset, cell.critic, cell.seeds),
-    }
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class FitRule:
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
         data = dataset_of(self.layout, self.cell.dataset)
-        folders = parts_of(self.layout, self.cell)
+        folders = self.cell.parts(self.layout)
         parts = {kind: load_part(folder, kind, seeds) for kind, folder in folders.items()}
         frozen = Frozen(
             restore_anchor(parts["anchor"], self.device),
@@ -73,10 +64,10 @@ def run(argv: list[str] | None = None) -> None:
     seeds = parse_seeds(args.seeds)
 
     def write(folder: Path, fitted: Fitted) -> Fitted:
-        parts = {name: load_part(path, name, seeds) for name, path in parts_of(layout, cell).items()}
+        parts = {name: load_part(path, name, seeds) for name, path in cell.parts(layout).items()}
         if not member.acts_with_critic:
             del parts["critic"]
-        for path in parts_of(layout, cell).values():
+        for path in cell.parts(layout).values():
             # The policy carries the measures of its parts, so that evaluation and report need no other artifact.
             fitted.metrics.update(read_json(path / METRICS))
         parts["improvement"] = Part(kind, settings, fitted.tensors)
@@ -97,7 +88,7 @@ def run(argv: list[str] | None = None) -> None:
         FitRule(layout, cell, member, settings, device()),
         steps=getattr(settings, "steps", 0),
         params={"improvement": {"kind": kind, **settings.model_dump(mode="json")}},
-        inputs={**dataset_folders(layout, args.dataset), **parts_of(layout, cell)},
+        inputs={**dataset_folders(layout, args.dataset), **cell.parts(layout)},
         write=write,
     )
 

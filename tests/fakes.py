@@ -16,14 +16,18 @@ from torch import Tensor
 from spar_core import registry
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.mlp import MLPAnchor
+from spar_core.artifacts import write_meta
 from spar_core.critics.base import Critic
 from spar_core.critics.iql import IQLCritic
 from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import Fitted
-from spar_core.improvement.base import Frozen
+from spar_core.fitted import Fitted, Part
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.members import load_member
 from spar_core.networks import Stack
+from spar_core.policy import KIND as POLICY_KIND
+from spar_core.policy import save_policy
 from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
 
@@ -73,13 +77,13 @@ def dataset_from(
     )
 
 
-def toy_dataset(episodes: int = 10, seed: int = 0) -> Dataset:
+def toy_dataset(episodes: int = 10, seed: int = 0, sizes: tuple[int, int] = (OBSERVATION_SIZE, ACTION_SIZE)) -> Dataset:
     """Random episodes of 6 to 19 steps, every other one terminated, every fifth one held out."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(6, 20, episodes)
     n = int(lengths.sum())
-    observations = rng.normal(size=(n + episodes, OBSERVATION_SIZE))
-    actions = np.tanh(rng.normal(size=(n, ACTION_SIZE)))
+    observations = rng.normal(size=(n + episodes, sizes[0]))
+    actions = np.tanh(rng.normal(size=(n, sizes[1])))
     rewards = actions[:, 0] + 0.1 * rng.normal(size=n)
     number = np.arange(episodes)
     return dataset_from(observations, actions, rewards, lengths, number % 2 == 0, number % 5 == 0)
@@ -145,6 +149,25 @@ def fit_parts(dataset: Dataset, seeds: Sequence[int]) -> Parts:
     residual = fit_residual(dataset, restored, parts.settings("residual"), seeds, Reporter(seeds))
     critic = IQLCritic.fit(dataset, parts.settings("critic"), seeds, Reporter(seeds), "cpu")
     return Parts(tuple(seeds), anchor, residual, critic)
+
+
+def save_rule(folder: Path, kind: str, parts: Parts, dataset: Dataset, scaler: Scaler) -> Improvement:
+    """Fit a rule on frozen parts for a few steps, write the policy artifact, and return the rule."""
+    member, seeds = load_member("improvement", kind), parts.seeds
+    settings = tiny_settings(member)
+    fitted = member.fit(dataset, parts.frozen(seeds), settings, seeds, Reporter(seeds), "cpu")
+    saved = {
+        "anchor": Part("mlp", parts.settings("anchor"), parts.anchor.tensors),
+        "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
+        "improvement": Part(kind, settings, fitted.tensors),
+    }
+    if member.acts_with_critic:
+        saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
+    folder.mkdir(parents=True)
+    size = dataset.observation_size
+    whole = save_policy(folder, parts=saved, fitted=fitted, seeds=seeds, scaler=scaler, observation_size=size)
+    write_meta(folder, POLICY_KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(seeds))
+    return member.restore(parts.frozen(seeds), settings, fitted.tensors)
 
 
 def tensors_within(value: Any) -> Iterator[Tensor]:

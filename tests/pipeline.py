@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from stages import download, evaluate, fit_bc, fit_critic, fit_residual, self_imitation
+from stages import download, estimate, evaluate, fit_bc, fit_critic, fit_residual, self_imitation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATASET = "builtin/halfcheetah-replay-v0"
@@ -92,11 +92,11 @@ class Clone:
         path = self.folder / "params.yaml"
         params = yaml.safe_load(path.read_text())
         variants = [v for section in ("anchors", "critics", "improvements") for v in params[section].values()]
-        for values in [*variants, params["residual"]]:
+        for values in [*variants, params["residual"], params["estimation"]["fqe"]]:
             values |= {key: value for key, value in TINY.items() if key in values}
         params["evaluation"]["episodes"] = 2
         path.write_text(yaml.safe_dump(params, sort_keys=False))
-        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"])
+        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[])
 
     def set(self, values: dict[str, object]) -> None:
         """Set params by dotted key."""
@@ -114,6 +114,9 @@ class Clone:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
     def study(self, **lists: object) -> None:
+        """Replace lists of the study; a study of other datasets asks for no estimates but those it names."""
+        if "datasets" in lists:
+            lists = {"estimated": []} | lists
         self.set({f"study.{name}": value for name, value in lists.items()})
 
     def edit(self, file: str, old: str, new: str) -> None:
@@ -143,12 +146,12 @@ def cell_arguments(dataset: str, rule: str, seeds: str) -> list[str]:
     return ["--dataset", dataset, "--anchor", "mlp", "--critic", "iql", "--improvement", rule, "--seeds", seeds]
 
 
-def run_cells(dataset: str, rules: Sequence[str], seeds: str) -> None:
+def run_cells(dataset: str, rules: Sequence[str], seeds: str, *, estimated: bool = False) -> None:
     """Every stage of one dataset, up to the evaluation of its rules, in this process and the current folder."""
     download.run(["--dataset", dataset])
     for stage in (fit_bc, fit_residual):
         stage.run(["--dataset", dataset, "--anchor", "mlp", "--seeds", seeds])
     fit_critic.run(["--dataset", dataset, "--critic", "iql", "--seeds", seeds])
     for rule in rules:
-        for stage in (self_imitation, evaluate):
+        for stage in (self_imitation, evaluate, *([estimate] if estimated else [])):
             stage.run(cell_arguments(dataset, rule, seeds))

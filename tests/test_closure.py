@@ -20,7 +20,7 @@ from stages.layout import Layout
 from stages.plan import CODE_STAGES, FAMILIES, check, digests
 from tests.fakes import ROOT
 
-STUDY = {"datasets": ["mujoco/toy-v0"]}
+STUDY = {"datasets": ["mujoco/toy-v0"], "estimated": []}
 ENTRY = "title: toy\nsource: minari\ndataset: mujoco/hopper/medium-v0\n"
 TRAINING = ("fit_bc", "fit_residual", "fit_critic", "self_imitation")
 
@@ -172,8 +172,8 @@ def test_a_changed_file_of_an_external_anchor_changes_that_anchor_alone(tree, mo
 
 def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
     found = kinds_changed(tree, "spar_core/critics/calibration.py")
-    # The evaluation has a value function of its own, for datasets without an environment.
-    assert found == {"stage evaluate", "improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
+    # The estimates have a value function of their own.
+    assert found == {"stage estimate", "improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
 
 
 def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):
@@ -188,7 +188,7 @@ def test_editing_a_stage_changes_that_stage_alone(tree):
 
 
 def test_editing_the_report_trains_nothing(tree):
-    for file in ("tables", "figures", "render", "console", "offline", "flat", "sections"):
+    for file in ("tables", "figures", "render", "console", "offline", "flat", "sections", "pairs", "provenance"):
         assert changed(tree, append(tree, f"spar_core/reporting/{file}.py", CODE)) == {"stage report"}
 
 
@@ -200,6 +200,12 @@ def test_editing_the_report_trains_nothing(tree):
         ("spar_core/reporting/templates/anchor_quality.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/offline.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/diagnostics.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/pairs.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/agreement.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/overall.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/provenance.md.j2", {"stage report"}),
+        # The page that is no output of DVC.
+        ("spar_core/reporting/templates/page.html.j2", set()),
     ],
 )
 def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages):

@@ -54,7 +54,7 @@ def test_the_command_names_every_axis(stage):
     ]
 
 
-@pytest.mark.parametrize("stage", ["self_imitation", "evaluate"])
+@pytest.mark.parametrize("stage", ["self_imitation", "evaluate", "estimate"])
 def test_the_cells_of_also_are_made_the_same_way(stage):
     main, also = dict(PIPELINE[stage]), dict(PIPELINE[f"{stage}_also"])
     assert also.pop("desc") != main.pop("desc")
@@ -90,4 +90,5 @@ def test_a_stage_watches_the_params_of_its_own_choices():
         "fit_critic": ["critics.${item.critic}"],
         "self_imitation": ["improvements.${item.improvement}"],
         "evaluate": ["evaluation"],
+        "estimate": ["estimation"],
     }

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from spar_core.errors import SparError
-from spar_core.evaluation import EvaluationSettings, env_seeds, roll_out
+from spar_core.evaluation import BLOCK, Block, EvaluationSettings, blocks, env_seeds, roll_out
 from spar_core.settings import parse
-from tests.fakes import ROOT
+from spar_core.workers import over_seeds
+from stages.evaluate import Evaluate
+from tests.fakes import ROOT, fit_parts, save_rule, toy_dataset
 
 STEPS = 20
 
@@ -48,7 +50,7 @@ def _forget():
 
 
 def test_rows_say_how_each_episode_went():
-    rows = roll_out(lambda o: np.full((len(o), 1), 0.5), CountingEnv, 7, [3, 1, 4])
+    rows = roll_out(lambda o: np.full((len(o), 1), 0.5), CountingEnv, Block(7, 0, (3, 1, 4)))
     assert [(r.seed, r.episode, r.env_seed) for r in rows] == [(7, 0, 3), (7, 1, 1), (7, 2, 4)]
     assert [r.length for r in rows] == [3, 1, 4]
     assert [r.total for r in rows] == [1.5, 0.5, 2.0]
@@ -58,7 +60,7 @@ def test_rows_say_how_each_episode_went():
 
 
 def test_success_is_empty_where_the_environment_does_not_say():
-    rows = roll_out(lambda o: np.zeros((len(o), 1)), partial(CountingEnv, says_success=False), 0, [2])
+    rows = roll_out(lambda o: np.zeros((len(o), 1)), partial(CountingEnv, says_success=False), Block(0, 0, (2,)))
     assert rows[0].success is None and rows[0].row()["success"] == ""
 
 
@@ -69,7 +71,7 @@ def test_the_policy_always_sees_a_batch_of_the_same_shape_and_finished_rows_stan
         seen.append(observations.copy())
         return np.zeros((len(observations), 1))
 
-    roll_out(act, CountingEnv, 0, [1, 5, 3])
+    roll_out(act, CountingEnv, Block(0, 0, (1, 5, 3)))
     assert [o.shape for o in seen] == [(3, 2)] * 5
     assert all(o.dtype == np.float32 for o in seen)
     assert [o[0].tolist() for o in seen] == [[1, 0]] + [[1, 1]] * 4
@@ -78,7 +80,7 @@ def test_the_policy_always_sees_a_batch_of_the_same_shape_and_finished_rows_stan
 
 def test_reported_steps_add_up_to_the_steps_taken():
     reported = []
-    rows = roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, 0, [1, 5, 3], reported.append)
+    rows = roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, Block(0, 0, (1, 5, 3)), reported.append)
     assert reported == [3, 2, 2, 1, 1]
     assert sum(reported) == sum(r.length for r in rows)
 
@@ -91,23 +93,51 @@ def test_a_policy_that_returns_nan_is_one_clear_line_and_environments_are_closed
         return actions
 
     with pytest.raises(SparError, match="the policy of seed 4 returned NaN"):
-        roll_out(act, CountingEnv, 4, [5, 5])
+        roll_out(act, CountingEnv, Block(4, 0, (5, 5)))
     assert len(CountingEnv.made) == 2 and all(env.closed for env in CountingEnv.made)
 
 
 def test_environments_are_closed_at_the_end():
-    roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, 0, [1, 2])
+    roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, Block(0, 0, (1, 2)))
     assert all(env.closed for env in CountingEnv.made)
 
 
 def test_environment_seeds_are_disjoint_across_training_seeds_and_far_from_them():
-    settings = EvaluationSettings(episodes=7)
-    seeds = [env_seeds(settings, seed) for seed in range(50)]
+    settings = EvaluationSettings()
+    seeds = [env_seeds(settings, seed, 7) for seed in range(50)]
     assert all(len(group) == 7 for group in seeds)
     everything = [s for group in seeds for s in group]
     assert len(set(everything)) == len(everything)
     assert min(everything) >= 1_000_000
-    assert env_seeds(settings, 3) == seeds[3]
+    assert env_seeds(settings, 3, 7) == seeds[3]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "episodes"),
+    [("PointMaze_UMaze-v3", 100), ("AntMaze_Medium_Diverse_GR-v4", 100), ("HalfCheetah-v5", 20), ("Ant-v5", 20)],
+)
+def test_mazes_get_more_episodes(env_id, episodes):
+    assert EvaluationSettings().episodes_in(env_id) == episodes
+    assert sum(len(block.env_seeds) for block in blocks(EvaluationSettings(), env_id, [0])) == episodes
+
+
+@pytest.mark.parametrize("episodes", [1, 19, 20, 21, 50, 100])
+def test_blocks_hold_every_episode_once_and_follow_from_the_settings_alone(episodes):
+    settings = EvaluationSettings(episodes=episodes)
+    both = blocks(settings, "Hopper-v5", [3, 1])
+    assert both == blocks(settings, "Hopper-v5", [3]) + blocks(settings, "Hopper-v5", [1])
+    assert [s for block in both for s in block.env_seeds] == env_seeds(settings, 3, episodes) + env_seeds(
+        settings, 1, episodes
+    )
+    sizes = [len(block.env_seeds) for block in both]
+    assert max(sizes) <= BLOCK and max(sizes) - min(sizes) <= 1
+    for block in both:
+        assert block.env_seeds[0] == env_seeds(settings, block.seed, episodes)[block.first_episode]
+
+
+def test_rows_of_a_later_block_go_on_counting():
+    rows = roll_out(lambda o: np.zeros((len(o), 1)), CountingEnv, Block(2, 40, (3, 1)))
+    assert [(r.seed, r.episode, r.env_seed) for r in rows] == [(2, 40, 3), (2, 41, 1)]
 
 
 # --- real environments ---
@@ -127,7 +157,7 @@ def test_real_episodes_repeat_bit_by_bit_and_do_not_depend_on_their_neighbours(e
             # Row by row, so that a batch of another size does not round differently.
             return np.stack([np.tanh(row.astype(np.float64) @ weights) for row in observations]).astype(np.float32)
 
-        return roll_out(act, partial(gymnasium.make, env_id, max_episode_steps=STEPS), 1, resets)
+        return roll_out(act, partial(gymnasium.make, env_id, max_episode_steps=STEPS), Block(1, 0, tuple(resets)))
 
     resets = [1_000_020, 1_000_021, 1_000_022]
     rows = roll(resets)
@@ -140,22 +170,44 @@ def test_real_episodes_repeat_bit_by_bit_and_do_not_depend_on_their_neighbours(e
     assert all(row.success is None for row in rows)
 
 
-def test_an_evaluated_seed_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
+class LinearPolicy:
+    def __init__(self, path, seed, device):
+        self.act = linear_policy(seed, 11, 3)
+
+
+def test_an_evaluated_block_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
     from spar_core.reporter import Reporter
     from stages import evaluate
 
-    class FakePolicy:
-        def __init__(self, seed):
-            self.act = linear_policy(seed, 11, 3)
+    monkeypatch.setattr(evaluate, "load_policy", LinearPolicy)
+    work = blocks(EvaluationSettings(episodes=23), "Hopper-v5", (0, 3))
+    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
+    together = job(work, Reporter(work))
+    for cut in range(1, len(work)):
+        shares = [row for share in (work[:cut], work[cut:]) for row in job(share, Reporter(share))]
+        assert together == shares
+    assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3) for e in range(23)]
+    assert len({row.total for row in together}) == 46
 
-    monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy(seed))
-    settings = EvaluationSettings(episodes=2)
-    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, settings, "cpu", None)
-    together = job((0, 3, 1), Reporter((0, 3, 1)))
-    shares = [row for share in ((0,), (3, 1)) for row in job(share, Reporter(share))]
-    assert together == shares
-    assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3, 1) for e in (0, 1)]
-    assert len({row.total for row in together}) == 6
+
+@pytest.fixture(scope="module")
+def hopper_sized():
+    """Parts of two seeds whose networks fit Hopper, and the data that they were fitted to."""
+    data = toy_dataset(sizes=(11, 3))
+    return data, fit_parts(data, (0, 3))
+
+
+@pytest.mark.parametrize("rule", ["spar_mlp", "best_of_n"])
+def test_a_saved_policy_gives_the_same_bits_with_any_number_of_workers(tmp_path, hopper_sized, rule):
+    data, parts = hopper_sized
+    save_rule(tmp_path / "policy", rule, parts, data, data.scaler)
+    job = Evaluate(tmp_path / "policy", "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
+    work = blocks(EvaluationSettings(episodes=50), "Hopper-v5", (0, 3))
+    assert [len(block.env_seeds) for block in work] == [17, 16, 17, 17, 16, 17]
+    alone, two, three = ([row for share in over_seeds(job, work, n) for row in share] for n in (1, 2, 3))
+    assert alone == two == three
+    assert [(r.seed, r.episode) for r in alone] == [(s, e) for s in (0, 3) for e in range(50)]
+    assert len({row.total for row in alone}) > 90, "episodes differ by start and by seed"
 
 
 # --- settings ---
@@ -166,9 +218,9 @@ def test_params_spell_out_every_setting_with_its_default():
     assert shipped == EvaluationSettings().model_dump(mode="json")
 
 
-def test_a_misspelt_key_of_the_estimate_names_the_nearest():
-    with pytest.raises(SparError, match=r"unknown key 'fqe\.stepz'.*did you mean 'steps'"):
-        parse(EvaluationSettings, {"fqe": {"stepz": 3}}, "params.yaml, evaluation")
+def test_a_misspelt_key_names_the_nearest():
+    with pytest.raises(SparError, match=r"unknown key 'maze_episode'.*did you mean 'maze_episodes'"):
+        parse(EvaluationSettings, {"maze_episode": 3}, "params.yaml, evaluation")
 
 
 # --- which datasets are rolled out ---
@@ -216,7 +268,6 @@ def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy())
     monkeypatch.setattr(evaluate, "make_env", make)
-    settings = EvaluationSettings(episodes=1, first_env_seed=3)
     for keys in (None, ["a", "b/c"]):
-        evaluate.Evaluate(tmp_path, "X-v0", {}, settings, "cpu", keys)((0,), Reporter((0,)))
+        evaluate.Evaluate(tmp_path, "X-v0", {}, "cpu", keys)([Block(0, 0, (3,))], Reporter((0,)))
     assert asked == [("X-v0", {}, None), ("X-v0", {}, ["a", "b/c"])]

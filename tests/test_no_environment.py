@@ -10,8 +10,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
+from spar_core import load_policy
 from spar_core.errors import SparError
 from spar_core.reporting.cells import Rule, load_rules
 from spar_core.reporting.config import ReportSettings
@@ -19,11 +21,13 @@ from spar_core.reporting.offline import summarise_offline
 from spar_core.study import Study
 from stages import (
     cost,
+    estimate,
     evaluate,
     plan,
     points,
     report,
 )
+from stages.datasets import dataset_of
 from stages.layout import Layout
 from tests.pipeline import DATASET, Clone, cell_arguments, run_cells
 
@@ -64,16 +68,14 @@ def project(tmp_path_factory):
     entries.mkdir()
     (entries / "logs-v0.yaml").write_text(f"title: logs\nsource: npz\npath: logs\nnot_evaluated: {CLAUSE}\n")
     (entries / "shifted-v0.yaml").write_text("title: logs\nsource: npz\npath: logs\nreward_shift: iql\n")
-    clone.study(datasets=[LOGS, DATASET, SHIFTED], improvements=list(RULES), seeds=[SEEDS])
-    small = {"steps": 30, "warm_start_steps": 20, "hidden": [16, 16]}
-    clone.set({f"evaluation.fqe.{key}": value for key, value in small.items()})
+    clone.study(datasets=[LOGS, DATASET, SHIFTED], improvements=list(RULES), seeds=[SEEDS], estimated=[LOGS, SHIFTED])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone.folder)
         patch.setenv("SPAR_WORKERS", "1")
         patch.setenv("SPAR_TRACKING", "off")
         plan.run([])
         for dataset in (LOGS, DATASET, SHIFTED):
-            run_cells(dataset, RULES, SEEDS)
+            run_cells(dataset, RULES, SEEDS, estimated=dataset != DATASET)
         report.run([])
         yield clone
 
@@ -88,6 +90,14 @@ def cell(dataset: str, rule: str):
 
 def context_of(dataset: str, rule: str) -> dict:
     return json.loads((cell(dataset, rule) / "context.json").read_text())
+
+
+def estimate_cell(dataset: str, rule: str):
+    return Layout().estimate(dataset, "mlp", "iql", rule, SEEDS)
+
+
+def estimates_of(dataset: str, rule: str) -> dict:
+    return json.loads((estimate_cell(dataset, rule) / "estimates.json").read_text())
 
 
 def page_of(dataset: str) -> str:
@@ -105,41 +115,59 @@ def test_an_unevaluated_cell_holds_no_episode_and_says_why(project):
     assert len(rows) == 1 and rows[0].startswith("dataset,anchor,critic,improvement,seed,episode,")
     context = context_of(LOGS, "spar_mlp")
     assert context["not_evaluated"] == CLAUSE and context["env_id"] is None and context["label"] == ESTIMATE
-    offline = context["offline"]
+    offline = estimates_of(LOGS, "spar_mlp")
     assert offline["seeds"] == [0, 1] and offline["rewards"] == "logged"
     for name in ("fqe", "critic_estimate"):
         assert len(offline[name]) == 2 and np.isfinite(offline[name]).all() and offline[name][0] != offline[name][1]
-    assert {"anchor/heldout_mse", "fqe/clipped_share"} <= context["diagnostics"].keys()
+    assert "anchor/heldout_mse" in context["diagnostics"] and "fqe/clipped_share" in offline["diagnostics"]
 
 
 def test_an_evaluated_cell_is_as_ever(project):
     assert len((cell(DATASET, "anchor") / "episodes.csv").read_text().splitlines()) == 1 + 2 * 2
     context = context_of(DATASET, "anchor")
-    assert context["not_evaluated"] is None and "offline" not in context
-    assert "fqe/clipped_share" not in context["diagnostics"]
+    assert context["not_evaluated"] is None and "fqe/clipped_share" not in context["diagnostics"]
+    assert not estimate_cell(DATASET, "anchor").exists()
 
 
 def test_it_says_so_in_one_line_and_writes_the_same_bytes_with_two_workers(project, capsys, monkeypatch):
-    before = {path.name: path.read_bytes() for path in cell(LOGS, "uniform").iterdir()}
+    folders = (cell(LOGS, "uniform"), estimate_cell(LOGS, "uniform"))
+    before = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     monkeypatch.setenv("SPAR_WORKERS", "2")
-    evaluate.run(arguments(LOGS, "uniform"))
-    assert {path.name: path.read_bytes() for path in cell(LOGS, "uniform").iterdir()} == before
+    for stage in (evaluate, estimate):
+        stage.run(arguments(LOGS, "uniform"))
+    assert [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders] == before
     said = [line for line in capsys.readouterr().out.splitlines() if "not evaluated" in line]
-    assert said == [f"{LOGS} is not evaluated: {CLAUSE}; its policies' values are estimated from logged data"]
+    assert said == [f"{LOGS} is not evaluated: {CLAUSE}"]
 
 
-def test_an_estimate_may_stand_beside_rollouts_on_request(project):
-    before = {path.name: path.read_bytes() for path in cell(DATASET, "anchor").iterdir()}
+def test_corrections_are_those_of_the_policy_on_held_out_states(project):
+    rows = pd.read_csv(estimate_cell(LOGS, "spar_mlp") / "corrections.csv")
+    assert list(rows.columns) == ["seed", "quantity", "share", "value", "radius"]
+    assert set(rows["quantity"]) == {"length", "action 0", "action 1"} and set(rows["seed"]) == {0, 1}
+    dataset = dataset_of(Layout(), LOGS)
+    observations = torch.as_tensor(dataset.observations[dataset.observation_index[dataset.heldout_steps]])
+    rule = load_policy(Layout().policy(LOGS, "mlp", "iql", "spar_mlp", SEEDS), 1).rule
+    batch = observations.unsqueeze(0)
+    moved = (rule.act(batch) - rule.frozen.anchor.act(batch))[0].numpy()
+    for name, values in {"length": np.linalg.norm(moved, axis=1), "action 1": moved[:, 1]}.items():
+        mine = rows[(rows["seed"] == 1) & (rows["quantity"] == name)].set_index("share")["value"]
+        assert mine[50] == pytest.approx(np.median(values), abs=1e-6)
+        assert mine[100] == pytest.approx(values.max(), abs=1e-6)
+    anchor = pd.read_csv(estimate_cell(LOGS, "anchor") / "corrections.csv")
+    assert (anchor["value"] == 0).all()
+
+
+def test_a_study_that_asks_for_no_estimate_of_logged_data_is_refused(project, tmp_path):
+    params = project.params()
     try:
-        project.set({"evaluation.fqe.always": True})
-        evaluate.run(arguments(DATASET, "anchor"))
-        assert (cell(DATASET, "anchor") / "episodes.csv").read_bytes() == before["episodes.csv"]
-        context = context_of(DATASET, "anchor")
-        assert len(context["offline"]["fqe"]) == 2 and context["not_evaluated"] is None
+        project.set({"study.estimated": []})
+        with pytest.raises(SparError, match=r"mine/logs-v0.yaml names no 'env_id'.*add it to study.estimated"):
+            plan.run([])
+        with pytest.raises(SparError, match=r"holds no episodes \(the plant .*add 'mine/logs-v0' to study.estimated"):
+            report.run([])
     finally:
-        project.set({"evaluation.fqe.always": False})
-        evaluate.run(arguments(DATASET, "anchor"))
-    assert {path.name: path.read_bytes() for path in cell(DATASET, "anchor").iterdir()} == before
+        project.set({"study": params["study"]})
+        plan.run([])
 
 
 def test_the_page_shows_estimates_and_no_verdict(project):
@@ -149,7 +177,7 @@ def test_the_page_shows_estimates_and_no_verdict(project):
     assert header == (
         "| rule | seeds | FQE value | 95% interval | FQE gain over `anchor`, paired 95% interval | critic's estimate |"
     )
-    offline = {rule: context_of(LOGS, rule)["offline"] for rule in RULES}
+    offline = {rule: estimates_of(LOGS, rule) for rule in RULES}
     for rule in RULES:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{rule}` | 2 |"))
         shown = {float(row.split("|")[column]) for column in (3, -2)}
@@ -181,7 +209,7 @@ def test_the_whole_page_reads_well(project):
 
 
 def test_shifted_rewards_that_cannot_be_mapped_back_are_named(project):
-    assert context_of(SHIFTED, "anchor")["offline"]["rewards"] == "iql"
+    assert estimates_of(SHIFTED, "anchor")["rewards"] == "iql"
     page = page_of(SHIFTED)
     assert "Not evaluated: no environment is named for it." in page
     assert f"*{ESTIMATE.capitalize()}, of rewards after the shift 'iql'.*" in page
@@ -192,8 +220,8 @@ def test_flat_tables_keep_estimates_and_returns_apart(project):
     numbers = json.loads((Layout().report("default") / "metrics.json").read_text())
     ours = {key.rsplit("/", 1)[1] for key in numbers if key.startswith(f"{LOGS}/mlp/iql/spar_mlp/")}
     assert ours == {"fqe_mean", "fqe_gain_over_anchor", "fqe_gain_low", "fqe_gain_high", "critic_estimate"}
-    offline = context_of(LOGS, "spar_mlp")["offline"]["fqe"]
-    anchor = context_of(LOGS, "anchor")["offline"]["fqe"]
+    offline = estimates_of(LOGS, "spar_mlp")["fqe"]
+    anchor = estimates_of(LOGS, "anchor")["fqe"]
     assert numbers[f"{LOGS}/mlp/iql/spar_mlp/fqe_mean"] == pytest.approx(np.mean(offline))
     assert numbers[f"{LOGS}/mlp/iql/spar_mlp/fqe_gain_over_anchor"] == pytest.approx(
         np.subtract(offline, anchor).mean()
@@ -208,7 +236,7 @@ def test_flat_tables_keep_estimates_and_returns_apart(project):
     cost.write_cost(Layout())
     costs = {(row["dataset"], row["improvement"]): row for row in read_csv("cost.csv")}
     assert costs[LOGS, "anchor"]["fqe_mean"] == table[LOGS, "anchor"]["fqe_mean"]
-    assert float(costs[LOGS, "anchor"]["seconds_evaluate"]) > 0
+    assert float(costs[LOGS, "anchor"]["seconds_estimate"]) > 0
 
 
 def test_the_console_shows_them_last_and_says_what_they_are(project, capsys):
@@ -221,19 +249,29 @@ def test_the_console_shows_them_last_and_says_what_they_are(project, capsys):
 
 
 def test_what_mlflow_is_told_has_names_of_its_own(project):
-    folder = cell(LOGS, "spar_mlp")
-    names = {name for name, _, _ in points.evaluation_points(folder / "episodes.csv")}
+    assert points.evaluation_points(cell(LOGS, "spar_mlp") / "episodes.csv") == []
+    names = {name for name, _, _ in points.estimate_points(estimate_cell(LOGS, "spar_mlp") / "estimates.json")}
     assert {"final/fqe", "final/fqe/seed_0", "final/fqe/seed_1", "final/critic_estimate"} <= names
     assert not any("return" in name for name in names)
     key = (LOGS, "mlp", "iql", "spar_mlp")
-    found = points.result_metrics(Layout().root / "nowhere", key, [folder], [cell(LOGS, "anchor")])
-    reported = points.result_metrics(Layout().report("default"), key, [folder], [])
+    evaluations = points.Folders([cell(LOGS, "spar_mlp")], [cell(LOGS, "anchor")])
+    estimates = points.Folders([estimate_cell(LOGS, "spar_mlp")], [estimate_cell(LOGS, "anchor")])
+    found = points.result_metrics(Layout().root / "nowhere", key, evaluations, estimates)
+    reported = points.result_metrics(Layout().report("default"), key, evaluations, estimates)
     assert found.keys() == {"final/fqe_mean", "final/fqe_gain_over_anchor"}
     assert all(reported[name] == pytest.approx(value) for name, value in found.items())
 
 
 def test_a_study_without_any_environment_and_a_partial_report(project, tmp_path):
-    study = Study(name="logs", datasets=(LOGS,), anchors=("mlp",), critics=("iql",), improvements=RULES, seeds=(SEEDS,))
+    study = Study(
+        name="logs",
+        datasets=(LOGS,),
+        anchors=("mlp",),
+        critics=("iql",),
+        improvements=RULES,
+        seeds=(SEEDS,),
+        estimated=(LOGS,),
+    )
     params = project.params()
     try:
         project.set({"study": json.loads(study.model_dump_json())})
@@ -258,25 +296,34 @@ def read_header(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("offline"), "holds neither episodes nor an estimate"),
-        (lambda c: c["offline"].update(fqe=[1.0]), r"'fqe' is not one value a seed of the group '0-1'"),
-        (lambda c: c["offline"].update(seeds=[1, 0]), "is not one value a seed"),
-        (lambda c: c["offline"].update(critic_estimate=[1.0, None]), "'critic_estimate' that is not finite"),
-        (lambda c: c.update(not_evaluated="another reason"), "differ in 'not_evaluated'"),
-        (lambda c: c["offline"].update(discount=0.9), "differ in 'discount'"),
-        (lambda c: c.update(not_evaluated=None), "has no episode"),
+        ({"fqe": None}, "holds no estimate from logged data"),
+        ({"fqe": [1.0]}, r"'fqe' is not one value a seed of the group '0-1'"),
+        ({"seeds": [1, 0]}, "is not one value a seed"),
+        ({"critic_estimate": [1.0, None]}, "'critic_estimate' that is not finite"),
+        ({"not_evaluated": "another reason"}, "differ in 'not_evaluated'"),
+        ({"discount": 0.9}, "differ in 'discount'"),
+        ({"not_evaluated": None}, "has no episode"),
     ],
 )
 def test_broken_estimates_are_refused(project, tmp_path, change, message):
-    shutil.copytree(Layout().root / "artifacts/evaluation", tmp_path / "artifacts/evaluation")
     layout = Layout(tmp_path)
-    path = layout.evaluation(LOGS, "mlp", "iql", "uniform", SEEDS) / "context.json"
-    context = json.loads(path.read_text())
-    change(context)
-    path.write_text(json.dumps(context))
-    study = Study(name="x", datasets=(LOGS,), anchors=("mlp",), critics=("iql",), improvements=RULES, seeds=(SEEDS,))
+    for kind in ("evaluation", "estimate"):
+        shutil.copytree(Layout().root / "artifacts" / kind, tmp_path / "artifacts" / kind)
+    axes = (LOGS, "mlp", "iql", "uniform", SEEDS)
+    said = layout.evaluation(*axes) / "context.json"
+    path = said if "not_evaluated" in change else layout.estimate(*axes) / "estimates.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    study = Study(
+        name="x",
+        datasets=(LOGS,),
+        anchors=("mlp",),
+        critics=("iql",),
+        improvements=RULES,
+        seeds=(SEEDS,),
+        estimated=(LOGS,),
+    )
     with pytest.raises(SparError, match=message):
-        load_rules(study, report.folder_of(layout))
+        load_rules(study, report.folders_of(layout))
 
 
 def rule_with(name: str, values: dict[int, float]) -> Rule:
@@ -306,12 +353,11 @@ def test_dvc_repro_and_publish_on_logged_data_alone(tmp_path):
     write_logs(clone.folder / "logs")
     (clone.folder / "datasets/mine").mkdir()
     (clone.folder / "datasets/mine/logs-v0.yaml").write_text("title: logs\nsource: npz\npath: logs\n")
-    clone.study(datasets=[LOGS])
-    clone.set({"evaluation.fqe.steps": 30, "evaluation.fqe.warm_start_steps": 20})
+    clone.study(datasets=[LOGS], estimated=[LOGS])
     ran = clone.repro()
     assert ran[0] == "plan" and ran[-1] == "report"
     assert sum(name.startswith("evaluate@") for name in ran) == 2 and "is not evaluated" in clone.output
     assert all("/fqe_" in name or name.endswith("/critic_estimate") for name in clone.metrics())
     assert clone.repro() == ["plan"]
     said = clone.run("python", "-m", "stages.publish").stdout
-    assert "10 runs present, 10 added" in said
+    assert "12 runs present, 12 added" in said

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from spar_core import load_policy
-from spar_core.artifacts import META, read_json, write_json, write_meta
+from spar_core.artifacts import META, read_json, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, Part
+from spar_core.fitted import WEIGHTS
 from spar_core.members import load_member
-from spar_core.policy import KIND, POLICY, save_policy
-from spar_core.reporter import Reporter
-from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, tiny_settings, toy_dataset
+from spar_core.policy import POLICY
+from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, save_rule, toy_dataset
 
 SEEDS = (0, 3, 5)
 SCALER = Scaler(
@@ -29,29 +28,10 @@ SCALER = Scaler(
 )
 
 
-def save(folder, kind, parts):
-    member = load_member("improvement", kind)
-    settings = tiny_settings(member)
-    fitted = member.fit(toy_dataset(), parts.frozen(SEEDS), settings, SEEDS, Reporter(SEEDS), "cpu")
-    saved = {
-        "anchor": Part("mlp", parts.settings("anchor"), parts.anchor.tensors),
-        "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
-        "improvement": Part(kind, settings, fitted.tensors),
-    }
-    if member.acts_with_critic:
-        saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
-    folder.mkdir(parents=True)
-    whole = save_policy(
-        folder, parts=saved, fitted=fitted, seeds=SEEDS, scaler=SCALER, observation_size=OBSERVATION_SIZE
-    )
-    write_meta(folder, KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(SEEDS))
-    return member.restore(parts.frozen(SEEDS), settings, fitted.tensors)
-
-
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory, parts):
     root = tmp_path_factory.mktemp("policies")
-    return root, {kind: save(root / kind, kind, parts) for kind in kinds("improvement")}
+    return root, {kind: save_rule(root / kind, kind, parts, toy_dataset(), SCALER) for kind in kinds("improvement")}
 
 
 every_rule = pytest.mark.parametrize("kind", kinds("improvement"))

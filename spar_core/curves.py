@@ -1,0 +1,57 @@
+"""Learning curves of all parts of a policy in one small table: what of training a reader wants to see.
+
+Curves are shown and never selected from: the policy that is evaluated is the one after the last step.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from spar_core.errors import SparError
+from spar_core.fitted import CURVES
+
+COLUMNS = ["part", "metric", "step", "mean", "low", "high"]
+POINTS = 50
+
+
+def condense(parts: Mapping[str, Path], target: Path) -> None:
+    """Write the curves of several fitted parts as means over seeds, with the lowest and the highest seed.
+
+    Args:
+        parts: name ("anchor", "residual", ...) and folder of each; one that trained nothing may have no curves.
+        target: CSV with the columns of ``COLUMNS``, ``POINTS`` evenly spread steps a curve at most.
+
+    Raises:
+        SparError: a curve's file is broken.
+    """
+    with target.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for part, folder in parts.items():
+            for (metric, step), values in _by_point(folder / CURVES).items():
+                mean = float(np.mean(values))
+                writer.writerow([part, metric, step, repr(mean), repr(min(values)), repr(max(values))])
+
+
+def _by_point(path: Path) -> dict[tuple[str, int], list[float]]:
+    """Values of all seeds by metric and step, thinned; empty without a file."""
+    if not path.is_file():
+        return {}
+    curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            for row in csv.DictReader(handle):
+                curves[row["metric"]][int(row["step"])].append(float(row["value"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SparError(f"{path} is broken: {error}", "delete its folder and run `dvc repro`") from None
+    points: dict[tuple[str, int], list[float]] = {}
+    for metric, curve in sorted(curves.items()):
+        steps = sorted(curve)
+        kept = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+        points |= {(metric, steps[i]): curve[steps[i]] for i in kept}
+    return points

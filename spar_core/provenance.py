@@ -1,0 +1,32 @@
+"""Which settings something was made with, and which of them are not the defaults: what a reader asks of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from spar_core.members import load_member
+from spar_core.residual import ResidualSettings
+from spar_core.settings import Settings
+
+
+def changed_settings(family: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an artifact that differ from their defaults, or have none.
+
+    Args:
+        family: "anchor", "critic", "improvement", or "residual", which has no kinds.
+        params: as in the artifact's ``meta.json``, with the member's ``kind`` (but for the residual model).
+    """
+    model: type[Settings] = ResidualSettings if family == "residual" else load_member(family, params["kind"]).Settings
+    defaults = {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in model.model_fields.items()
+        if field.get_default(call_default_factory=True) is not PydanticUndefined
+    }
+    return {
+        name: value
+        for name, value in params.items()
+        if name != "kind" and (name not in defaults or defaults[name] != value)
+    }
