@@ -4,7 +4,7 @@ DVC does not see imports, so this module does: it follows the ``import`` stateme
 the project's own modules and digests what it finds. Docstrings and comments do not count. Left out are
 
 * ``spar_core.registry``, whose lines are the members: a cell's digest holds the member that it loads instead;
-* the modules of ``COSMETIC``: what they do is seen by people, and never reaches an artifact.
+* the modules and packages of ``COSMETIC``: what they do is seen by people, and never reaches an artifact.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from spar_core.artifacts import digest_bytes, digest_file
 
 PACKAGES = ("spar_core", "stages")
 REGISTRY = "spar_core.registry"
-COSMETIC = frozenset(
-    f"stages.{name}" for name in ("cells", "layout", "mlflow_store", "points", "progress", "tracked", "tracking")
-)
+COSMETIC = frozenset(f"stages.{name}" for name in ("cells", "layout", "progress", "tracked", "tracking"))
 
 
 def module_file(root: Path, module: str) -> Path | None:
@@ -64,13 +62,19 @@ def _imported(text: str, top_only: bool) -> frozenset[str]:
     return frozenset(found)
 
 
+def is_cosmetic(module: str) -> bool:
+    """Whether a module, or a package that it is in, is among ``COSMETIC``."""
+    parts = module.split(".")
+    return any(".".join(parts[:length]) in COSMETIC for length in range(2, len(parts) + 1))
+
+
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
     """Modules that ``modules`` reach by imports, themselves included, sorted, without those left out."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in seen or module in COSMETIC or module == REGISTRY:
+        if module in seen or module == REGISTRY or is_cosmetic(module):
             continue
         seen.add(module)
         waiting += imports(root, module)
@@ -107,6 +111,10 @@ RESOURCES = {
         "spar_core/reporting/templates/anchor_quality.md.j2",
         "spar_core/reporting/templates/diagnostics.md.j2",
         "spar_core/reporting/templates/offline.md.j2",
+        "spar_core/reporting/templates/pairs.md.j2",
+        "spar_core/reporting/templates/agreement.md.j2",
+        "spar_core/reporting/templates/overall.md.j2",
+        "spar_core/reporting/templates/provenance.md.j2",
     ),
 }
 

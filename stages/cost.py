@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,7 +24,33 @@ from stages.layout import Layout
 from stages.params import section
 
 # The stages whose time a rule's cost is made of, in pipeline order.
-TIMED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate")
+TIMED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "estimate")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one cell took: wall time, and peak memory in MiB of its own process and of its largest worker."""
+
+    cell: Cell
+    seconds: float
+    workers: int | None = None
+    peak: float | None = None
+    worker_peak: float | None = None
+
+
+def spent(layout: Layout, study: Study) -> tuple[list[Spent], list[Cell]]:
+    """What the cells of a study took, and those of which nothing is known here."""
+    known, unknown = [], []
+    for cell in study_cells(study):
+        path = layout.seconds(cell.folder(layout), cell.stage)
+        if not path.is_file():
+            unknown.append(cell)
+            continue
+        found = read_json(path)
+        # Older files hold no memory.
+        memory = (found.get("peak_mib"), found.get("peak_mib_of_a_worker"))
+        known.append(Spent(cell, float(found["seconds"]), found.get("workers"), *memory))
+    return known, unknown
 
 
 def total_seconds(layout: Layout, cells: Sequence[Cell]) -> float | None:

@@ -1,7 +1,7 @@
 """Run the whole study: `dvc repro`, then publish to MLflow, then say what came out and where to look.
 
 `python -m stages.run` is what `make run` calls. It adds no work of its own: the same results come from
-`dvc repro` followed by `python -m stages.publish`.
+`dvc repro` followed by `python -m stages.publish` and `python -m stages.view`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from stages.entry import stage_main
 from stages.layout import Layout
 from stages.publish import run as publish
 from stages.report import print_table
+from stages.view import run as view
 
 
 def repro(arguments: list[str]) -> None:
@@ -40,6 +41,7 @@ def run(argv: list[str] | None = None) -> None:
     print_table(Layout())
     write_cost(Layout())
     publish([])
+    view([])
     print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")
 
 

@@ -21,8 +21,10 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.glossary import explain
 from spar_core.reporting.render import Report, build_report
 from spar_core.reporting.tables import summarise
-from spar_core.study import EvaluationCell, parse_seeds
+from spar_core.seeds import parse_seeds
+from spar_core.study import EvaluationCell
 from stages.layout import Layout
+from stages.report import folders_of
 
 DATASET, CRITIC = "builtin/halfcheetah-replay-v0", "iql"
 # Anchor returns, and the coverage distance of each: spar_mlp ends at 500 + 0.5 x, so it lifts below 1000.
@@ -44,6 +46,7 @@ class Cells:
     rows: list[EvaluationCell]
     name: str = "anchor_quality"
     question: str = ""
+    estimated: tuple[str, ...] = ()
 
     def cells(self) -> list[EvaluationCell]:
         return self.rows
@@ -54,14 +57,10 @@ def study_of(anchors=tuple(ANCHORS), rules=("anchor", "uniform", "spar_mlp"), se
     return Cells(product + [EvaluationCell(DATASET, a, critic, "awr", s) for a in awr for s in seeds])
 
 
-def folder_in(layout: Layout):
-    return lambda c: layout.evaluation(c.dataset, c.anchor, c.critic, c.improvement, c.seeds)
-
-
 def write_cells(layout: Layout, study: Cells, *, noise=1.0, diagnostics=True) -> None:
     """Two episodes a seed, whose mean is the level plus a wiggle that depends on seed and rule."""
     for cell in study.cells():
-        folder = folder_in(layout)(cell)
+        folder = folders_of(layout).evaluation(cell)
         folder.mkdir(parents=True)
         seeds = parse_seeds(cell.seeds)
         # The rules' wiggles differ, so that paired differences have a spread.
@@ -112,11 +111,11 @@ def write_cells(layout: Layout, study: Cells, *, noise=1.0, diagnostics=True) ->
 
 
 def report_of(layout: Layout, study: Cells) -> Report:
-    return build_report(study, folder_in(layout), ReportSettings())
+    return build_report(study, folders_of(layout), ReportSettings())
 
 
 def quality_of(layout: Layout, study: Cells) -> AnchorQuality:
-    rules = load_rules(study, folder_in(layout))
+    rules = load_rules(study, folders_of(layout))
     (quality,) = anchor_quality(rules, summarise(rules, ReportSettings()), ReportSettings())
     return quality
 
@@ -186,7 +185,7 @@ def test_noise_share_and_diagnostics_by_seed(layout):
     fair = quality.anchors[2]
     assert fair.diagnostics["coverage_distance"] == pytest.approx(0.5)
     assert "modes_missed" not in fair.diagnostics and fair.diagnostics["heldout_log_density"] == 3.5
-    rule = load_rules(study, folder_in(layout))[0]
+    rule = load_rules(study, folders_of(layout))[0]
     assert rule.by_seed["anchor/coverage_distance"] == pytest.approx({0: 0.91, 1: 0.89})
     assert rule.diagnostics["anchor/coverage_distance"] == pytest.approx([0.91, 0.89])
 
@@ -326,8 +325,8 @@ def test_partial_report_says_what_is_missing(layout):
     drop(layout, "weak", "uniform", "2-3")
     with pytest.raises(SparError, match="the study names the cell"):
         report_of(layout, study)
-    part = present_part(study, folder_in(layout))
-    report = build_report(part, folder_in(layout), ReportSettings(), missing=part.missing)
+    part = present_part(study, folders_of(layout))
+    report = build_report(part, folders_of(layout), ReportSettings(), missing=part.missing)
     page = report.files["report.md"].decode()
     assert page.index("**Partial report.** 3 of the study's 30 cells are missing") < page.index("**Protocol.**")
     assert "anchor `good`, critic `iql`: `spar_mlp` (0-1; 2-3)" in page
@@ -364,6 +363,7 @@ def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     written = {path.name for path in (folder / "partial").iterdir()}
     assert written == {
         *("report.md", "table.csv", "returns.csv", "anchors.csv", "metrics.json", "episodes.csv"),
+        *("pairs.csv", "overall.csv"),
         "figures",
     }
 
@@ -377,6 +377,5 @@ def test_every_new_diagnostic_is_explained():
 
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
-    assert {path.name for path in folder.glob("*.j2")} == {
-        f"{name}.md.j2" for name in ("report", "anchor_quality", "offline", "diagnostics")
-    }
+    pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

@@ -15,7 +15,16 @@ import yaml
 from spar_core import registry
 from spar_core.errors import SparError
 from spar_core.members import variant_kind
-from stages.closure import COSMETIC, REGISTRY, closure, code_digest, code_of, member_module
+from stages.closure import (
+    COSMETIC,
+    REGISTRY,
+    closure,
+    code_digest,
+    code_of,
+    is_cosmetic,
+    member_module,
+    module_file,
+)
 from stages.layout import Layout
 from stages.plan import CODE_STAGES, FAMILIES, check, digests
 from tests.fakes import ROOT
@@ -122,11 +131,11 @@ def test_what_trains_reaches_the_networks_and_the_data():
 
 
 def test_nothing_reaches_the_registry_or_what_is_only_seen():
-    assert {m for m in COSMETIC if not (ROOT / (m.replace(".", "/") + ".py")).is_file()} == set()
+    assert {m for m in COSMETIC if module_file(ROOT, m) is None} == set()
     for stage in CODE_STAGES:
         reached = set(closure(ROOT, [f"stages.{stage}"]))
-        assert not reached & (COSMETIC | {REGISTRY})
-        assert not any(m in ("stages.mlflow_store", "stages.progress") for m in reached)
+        assert not [module for module in reached if is_cosmetic(module) or module == REGISTRY]
+        assert not any(m in ("stages.tracking.store", "stages.progress") for m in reached)
 
 
 # --- what an edit changes ---
@@ -213,9 +222,10 @@ def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages)
 
 
 def test_editing_logging_progress_or_the_runner_changes_nothing(tree):
-    for module in sorted(COSMETIC) + ["stages.publish", "stages.run", "stages.closure", "stages.plan"]:
-        file = module.replace(".", "/") + ".py"
-        assert changed(tree, append(tree, file, CODE)) == set(), module
+    others = ["stages.publish", "stages.run", "stages.view", "stages.closure", "stages.plan", "stages.tracking.store"]
+    for module in sorted(COSMETIC) + others:
+        file = module_file(tree, module)
+        assert changed(tree, append(tree, file.relative_to(tree).as_posix(), CODE)) == set(), module
 
 
 def test_comments_docstrings_and_layout_change_nothing_but_code_does(tree):

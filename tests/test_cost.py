@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -12,10 +14,11 @@ from spar_core.artifacts import new_artifact
 from spar_core.errors import SparError
 from spar_core.study import Study
 from stages.cells import Cell
-from stages.cost import cost_table, write_cost
+from stages.cost import Spent, cost_table, spent, write_cost
 from stages.layout import Layout
 from stages.params import SECTIONS
-from stages.tracked import tracked
+from stages.tracked import peak_memory, tracked
+from tests.fakes import ROOT
 
 STUDY = {
     "name": "tiny",
@@ -65,6 +68,36 @@ def test_a_stage_leaves_its_time_beside_its_artifact(layout):
     ]
     found = json.loads(path.read_text())
     assert 0 <= found["seconds"] < 60 and found["seeds"] == 2
+
+
+def test_a_stage_leaves_the_memory_of_its_process_and_of_its_largest_child(layout):
+    program = "x = b'1' * {}_000_000"
+    for size in (150, 250):
+        subprocess.run([sys.executable, "-c", program.format(size)], check=True)
+    cell = Cell("fit_bc", "a/b-v0", anchor="mlp", seeds="0-1")
+    with tracked(layout, cell, {}, {}):
+        big = b"1" * 100_000_000
+    del big
+    found = json.loads(layout.seconds(cell.folder(layout), cell.stage).read_text())
+    assert 100 < found["peak_mib"] < 10_000 and found["peak_mib_of_a_worker"] > 238
+    assert peak_memory()["peak_mib"] > found["peak_mib"] - 1, "a peak, not what is held now"
+
+
+def test_a_process_without_children_has_no_memory_of_a_worker():
+    code = "from stages.tracked import peak_memory; print(peak_memory()['peak_mib_of_a_worker'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"
+
+
+def test_files_from_before_memory_was_measured_still_tell_the_time(layout):
+    cells = [Cell("fit_bc", "a/b-v0", anchor="mlp", seeds=seeds) for seeds in ("0-1", "2")]
+    leave(layout, cells[0], 3.0)
+    path = layout.seconds(cells[1].folder(layout), "fit_bc")
+    path.write_text('{"seconds": 4.0, "seeds": 1, "workers": 2, "peak_mib": 300.5, "peak_mib_of_a_worker": null}')
+    known, unknown = spent(layout, Study(**STUDY))
+    assert known == [Spent(cells[0], 3.0, 1), Spent(cells[1], 4.0, 2, 300.5)]
+    assert len(unknown) > 0 and not set(cells) & set(unknown)
+    assert cost_table(layout, Study(**STUDY))["seconds_fit_bc"].tolist() == [7.0, 7.0]
 
 
 def test_a_stage_that_fails_leaves_no_time(layout):

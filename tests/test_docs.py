@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from spar_core import registry
+from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.fqe import FQESettings
 from spar_core.members import load_member
@@ -142,6 +143,7 @@ def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, ki
     [
         (ResidualSettings, "improvement", "residual-model-stage-i"),
         (EvaluationSettings, "evaluation", "settings"),
+        (EstimationSettings, "evaluation", "estimates-from-logged-data"),
         (FQESettings, "evaluation", "fitted-q-evaluation"),
     ],
 )

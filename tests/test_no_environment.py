@@ -19,16 +19,10 @@ from spar_core.reporting.cells import Rule, load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.offline import summarise_offline
 from spar_core.study import Study
-from stages import (
-    cost,
-    estimate,
-    evaluate,
-    plan,
-    points,
-    report,
-)
+from stages import cost, estimate, evaluate, plan, report
 from stages.datasets import dataset_of
 from stages.layout import Layout
+from stages.tracking import points
 from tests.pipeline import DATASET, Clone, cell_arguments, run_cells
 
 LOGS, SHIFTED = "mine/logs-v0", "mine/shifted-v0"

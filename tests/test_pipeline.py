@@ -128,7 +128,7 @@ def test_an_edit_reruns_exactly_the_cells_whose_imports_reach_it(clone):
 
 def test_editing_logging_progress_plots_or_docs_retrains_nothing(clone):
     clone.edit("stages/progress.py", "10.0", "11.0")
-    clone.edit("stages/tracking.py", "_FLUSH_SECONDS = 5.0", "_FLUSH_SECONDS = 6.0")
+    clone.edit("stages/tracking/live.py", "_FLUSH_SECONDS = 5.0", "_FLUSH_SECONDS = 6.0")
     clone.edit("spar_core/anchors/mlp.py", "Deterministic behaviour cloning.", "Cloning by regression.")
     (clone.folder / "README.md").write_text("new words")
     assert changed(clone) == set()

@@ -16,9 +16,11 @@ from scipy import stats
 from spar_core.errors import SparError
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.render import Report, build_report
+from spar_core.seeds import parse_seeds
 from spar_core.settings import parse
-from spar_core.study import Study, parse_seeds
+from spar_core.study import Study
 from stages.layout import Layout
+from stages.report import folders_of
 
 LEVELS = {"anchor": 1000.0, "uniform": 1040.0, "awr": 990.0, "best_of_n": 400.0, "spar_mlp": 3000.0}
 REFERENCE = {"min": -280.178953, "max": 12135.0, "source": "D4RL"}
@@ -84,11 +86,7 @@ def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERE
 
 
 def report_of(layout: Layout, study: Study, **settings) -> Report:
-    return build_report(
-        study,
-        lambda cell: layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds),
-        parse(ReportSettings, settings, "report"),
-    )
+    return build_report(study, folders_of(layout), parse(ReportSettings, settings, "report"))
 
 
 @pytest.fixture
@@ -171,16 +169,20 @@ def test_another_environment_than_the_datas_is_said_in_every_table(layout, refer
     parts = page.split("\n\n")
     # Diagnostics are not measured in the environment.
     tables = [i for i, part in enumerate(parts) if part.startswith("|") and not part.startswith("| diagnostic")]
-    assert len(tables) == 1 + 3 + 3 * 2, "overview, anchor quality, and returns and gains of three anchors"
+    tables = [i for i in tables if not parts[i].startswith("| rule | anchor, critic | seeds | evaluation")]
+    together = 1 if reference else 0
+    assert len(tables) == 1 + 3 + 3 * 3 + together, "overview, anchor quality; returns, gains, pairs of three anchors"
     for i in tables:
         told = parts[i] if i == tables[0] else parts[i + 1]
         assert MISMATCH[1:] in told, parts[i]
     for block in report.console.split("\n\n"):
-        assert block.splitlines()[1] == MISMATCH
+        assert block.splitlines()[1] == f"protocol last, 4 seeds of 5 episodes; {MISMATCH}"
     for name in ("table.csv", "returns.csv", "anchors.csv"):
         rows = pd.read_csv(io.BytesIO(report.files[name]))
         assert set(rows["label"]) == {MISMATCH}, name
-    assert len(report.figures) == 3 and all(MISMATCH.encode() in data for data in report.figures.values())
+    kinds = {name.split(".")[0] for name in report.figures}
+    assert kinds == {"anchors", "returns", "gains", "profiles", "against"}
+    assert all(MISMATCH.encode() in data for data in report.figures.values())
 
     plain = study_of()
     write_cells(Layout(layout.root / "plain"), plain, reference=reference)
@@ -195,7 +197,7 @@ def test_links_lead_to_figures_and_tables_are_whole(layout):
     linked = {part.split(")")[0] for part in page.split("](figures/")[1:]}
     assert linked == set(report.figures)
     blocks = [block for block in page.split("\n\n") if block.strip().startswith("|")]
-    assert len(blocks) == 3
+    assert len(blocks) == 6, "returns, gains, pairs, diagnostics, all datasets, sources"
     for block in blocks:
         assert len({line.count("|") for line in block.strip().splitlines()}) == 1
     assert "\n\n\n" not in page
@@ -234,7 +236,12 @@ def test_seed_groups_are_joined(layout):
     apart = study_of(seeds=["2-3", "0", "1"])
     write_cells(layout, together)
     write_cells(layout, apart)
-    assert report_of(layout, together) == report_of(layout, apart)
+    one, three = report_of(layout, together), report_of(layout, apart)
+    pages = [report.files.pop("report.md").decode() for report in (one, three)]
+    assert one.files == three.files and one.figures == three.figures and one.console == three.console
+    # Only where the numbers come from differs.
+    before, after = (page.split("## Where the numbers come from") for page in pages)
+    assert before[0] == after[0] and before[1].count("| 0-3 |") == after[1].count("| 2-3 |") == len(LEVELS)
 
 
 def test_missing_cell_is_one_clear_line(layout):
@@ -302,7 +309,10 @@ def test_several_datasets_anchors_and_critics(layout):
     study = study_of(datasets=["a/x", "b"], anchors=["bc", "knn"], critics=["iql", "cql"])
     write_cells(layout, study)
     report = report_of(layout, study)
-    assert set(report.figures) == {"returns.a.x.svg", "gains.a.x.svg", "returns.b.svg", "gains.b.svg"}
+    settings = [f"{anchor}.{critic}" for anchor in ("bc", "knn") for critic in ("iql", "cql")]
+    names = [f"{kind}.{dataset}" for dataset in ("a.x", "b") for kind in ("returns", "gains", "profiles")]
+    names += [f"against.{dataset}.{setting}" for dataset in ("a.x", "b") for setting in settings[:3]]
+    assert set(report.figures) == {f"{name}.svg" for name in names}
     page = report.files["report.md"].decode()
     assert page.count("### Anchor `knn`, critic `cql`") == 2
     short = [line for line in page.splitlines() if line.startswith(("| a/x, ", "| b, "))]
@@ -344,7 +354,7 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     assert not stage_main(run)
     folder = layout.report("demo")
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "report.md"}
+    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "pairs.csv", "overall.csv", "report.md"}
     assert {name for name in written if "/" not in name} == names
     assert "report.md" in capsys.readouterr().out
     print_table(layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 
@@ -78,3 +79,16 @@ def test_a_table_by_anchor_leaves_out_what_was_not_run():
     (table,) = results._by_anchor(frame)
     assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == ["`c`", "`b`", "`a`"]
     assert "| `b` | 5 | **+2 [+1, +3]** |" in table and "| `a` | 9 |  |" in table
+
+
+def test_the_evaluation_benchmark_on_its_page_is_the_committed_result():
+    spec = importlib.util.spec_from_file_location("evaluation_benchmark", ROOT / "benchmarks/evaluation.py")
+    assert spec and spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    result = json.loads(benchmark.RESULT.read_text())
+    shown = re.search(benchmark.MARKED, benchmark.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown and benchmark.table(result) in shown[0]
+    # What it is for: the whole default study in little time, and what batches and processes gain.
+    assert result["study"] == "default" and result["rules"] == 6 and result["episodes_a_seed"] == 10
+    assert result["ways"]["stage"]["median_seconds"] < 90 and result["ways"]["rollouts"]["ratio_to_plain_loop"] > 1

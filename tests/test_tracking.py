@@ -1,145 +1,39 @@
-"""Tracking and publishing, on a real SQLite store and with artifact folders made up here."""
+"""Live tracking of stages, on a real SQLite store and with artifact folders made up here."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import textwrap
+import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from spar_core.artifacts import digest_folder, read_json, write_json, write_meta
+from spar_core.artifacts import read_json
 from spar_core.errors import SparError
-from spar_core.study import Study
-from stages.cells import Cell, cell_digest, study_cells
+from stages.cells import Cell, study_cells
 from stages.layout import Layout
-from stages.mlflow_store import DIGEST_TAG, Store, main_root
-from stages.points import CURVE_POINTS, curve_points
-from stages.publish import publish, summary, version_tags
-from stages.tracking import Thinner, live_run, tracking_uri
-
-REPO = Path(__file__).resolve().parents[1]
-DATASET = "builtin/toy-v0"
-STUDY = Study(
-    name="small",
-    datasets=(DATASET,),
-    anchors=("mlp",),
-    critics=("iql",),
-    improvements=("anchor", "spar_mlp"),
-    seeds=("0-1",),
+from stages.publish import publish
+from stages.tracking import system_metrics
+from stages.tracking.live import Thinner, live_run
+from stages.tracking.place import lock_file, main_root, tracking_uri
+from stages.tracking.points import CURVE_POINTS, curve_points
+from stages.tracking.store import Store
+from tests.mlflow_project import (
+    DATASET,
+    DIGESTS,
+    N_CELLS,
+    N_RUNS,
+    STUDY,
+    all_runs,
+    by_name,
+    digest_of,
+    params_of,
+    python,
 )
-N_CELLS = 8  # download, fit_bc, fit_residual, fit_critic, and two rules with a policy and an evaluation
-N_RUNS = N_CELLS + 2
-DIGESTS = {
-    "code": {
-        "stage": {
-            "download": "c0",
-            "fit_bc": "c1",
-            "fit_residual": "c2",
-            "fit_critic": "c3",
-            "self_imitation": "c4",
-            "evaluate": "c5",
-        },
-        "anchor": {"mlp": "m1"},
-        "critic": {"iql": "m2"},
-        "improvement": {"anchor": "m3", "spar_mlp": "m4"},
-    },
-    "data": {DATASET: "d0"},
-}
-# What is in a store, asked by another process: MLflow keeps databases open for as long as a process lives.
-NAMES = """
-import sys
-from pathlib import Path
-from stages.mlflow_store import Store
-store = Store(Path(sys.argv[1]))
-print(*(run.info.run_name for run in store.runs(store.experiment("builtin/toy-v0"))), sep="\\n")
-"""
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("SPAR_TRACKING", raising=False)
-
-
-@pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory) -> Path:
-    """A database with its tables and nothing else: its creation takes seconds, so tests copy one."""
-    root = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        Store(root)
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def layout(tmp_path, fresh_store) -> Layout:
-    """A project with every artifact of the study and an empty store."""
-    shutil.copy(fresh_store, tmp_path / "mlflow.db")
-    layout = Layout(tmp_path)
-    layout.digests.parent.mkdir(parents=True)
-    layout.digests.write_text(yaml.safe_dump(DIGESTS))
-    for cell in study_cells(STUDY):
-        write_cell(cell, layout)
-    report = layout.report(STUDY.name)
-    (report / "figures").mkdir(parents=True)
-    (report / "report.md").write_text("# Report\n")
-    (report / "figures" / "returns.svg").write_text("<svg/>")
-    return layout
-
-
-def params_of(cell: Cell) -> dict:
-    return {"lr": 0.001, "hidden": [8, 8], "optimiser": {"name": cell.stage, "decay": None}}
-
-
-def inputs_of(cell: Cell) -> dict[str, str]:
-    return {"data": "0123456789abcdef0123456789abcdef"} if cell.stage != "download" else {}
-
-
-def digest_of(cell: Cell) -> str:
-    return cell_digest(params_of(cell), inputs_of(cell), cell.code_digest(DIGESTS))
-
-
-def write_cell(cell: Cell, layout: Layout) -> None:
-    folder = cell.folder(layout)
-    folder.mkdir(parents=True)
-    write_meta(folder, cell.stage, params=params_of(cell), inputs=inputs_of(cell))
-    if cell.stage == "download":
-        manifest = {"source": {"kind": "builtin"}, "digest": "0123456789abcdef0123456789abcdef", "steps": 100}
-        write_json(folder / "manifest.json", {**manifest, "env_id": "Toy-v0", "episodes": 2})
-    elif cell.stage == "evaluate":
-        bonus = 10.0 if cell.improvement == "spar_mlp" else 0.0
-        rows = [
-            f"{cell.dataset},{cell.anchor},{cell.critic},{cell.improvement},{s},{e},{e},{s + e + bonus},5,True,"
-            for s in cell.seed_numbers
-            for e in range(3)
-        ]
-        head = "dataset,anchor,critic,improvement,seed,episode,env_seed,return,length,terminated,success"
-        (folder / "episodes.csv").write_text("\n".join([head, *rows]) + "\n")
-        write_json(folder / "context.json", {"reference": {"min": 0.0, "max": 20.0}})
-    else:
-        lines = ["step,seed,metric,value"]
-        lines += [f"{t},{s},toy/loss,{s + 1 / t}" for t in range(1, 501) for s in cell.seed_numbers]
-        (folder / "curves.csv").write_text("\n".join(lines) + "\n")
-        write_json(folder / "metrics.json", {"loss": [1.0, 3.0], "n": 7})
-
-
-def all_runs(layout: Layout) -> list:
-    store = Store(layout.root)
-    return store.runs(store.experiment(DATASET))
-
-
-def by_name(layout: Layout) -> dict:
-    runs = all_runs(layout)
-    names = {run.info.run_name: run for run in runs}
-    assert len(names) == len(runs), "a run is there twice"
-    return names
+pytest_plugins = ["tests.mlflow_fixtures"]
 
 
 def train(cell: Cell, layout: Layout, steps: int = 500) -> None:
@@ -148,11 +42,6 @@ def train(cell: Cell, layout: Layout, steps: int = 500) -> None:
             for step in range(1, steps + 1):
                 run.log_curve(step, "toy/loss", seed, seed + 1 / step)
         run.log_final({"loss": [1.0, 3.0], "n": 7})
-
-
-def python(code: str, **environment: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(REPO), **environment}
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=environment, text=True)
 
 
 def test_study_cells_are_unique_and_in_pipeline_order():
@@ -213,81 +102,6 @@ def test_live_run_then_publish_makes_no_duplicate(layout):
     assert by_name(layout)[cell.name].info.run_id == live.info.run_id
 
 
-def test_publish_is_idempotent_and_restores_an_empty_store(layout, fresh_store):
-    artifacts = digest_folder(layout.root / "artifacts")
-    publish(STUDY, layout)
-    first = by_name(layout)
-    tally = publish(STUDY, layout)
-    assert (tally.present, tally.added) == (N_RUNS, 0)
-    again = by_name(layout)
-    assert {n: r.info.run_id for n, r in first.items()} == {n: r.info.run_id for n, r in again.items()}
-    assert {n: r.data.tags for n, r in first.items()} == {n: r.data.tags for n, r in again.items()}
-    assert f"{N_RUNS} runs present, 0 added" in summary(tally, layout.root)
-
-    # A new root, since MLflow keeps the files of a database open for as long as the process lives.
-    elsewhere = Layout(layout.root / "clone")
-    for folder in ("artifacts", "reports"):
-        shutil.copytree(layout.root / folder, elsewhere.root / folder)
-    shutil.copy(fresh_store, elsewhere.root / "mlflow.db")
-    assert publish(STUDY, elsewhere).added == N_RUNS
-    restored = by_name(elsewhere)
-    ours = {n: (r.data.metrics, r.data.params, r.data.tags[DIGEST_TAG]) for n, r in first.items()}
-    theirs = {n: (r.data.metrics, r.data.params, r.data.tags[DIGEST_TAG]) for n, r in restored.items()}
-    assert ours == theirs
-    assert digest_folder(layout.root / "artifacts") == artifacts, "publishing changed an artifact"
-
-
-def test_result_run_holds_numbers_report_and_the_way_to_its_stages(layout):
-    (layout.root / "dvc.lock").write_text("schema: '2.0'\n")
-    publish(STUDY, layout)
-    runs = by_name(layout)
-    result = runs["result spar_mlp mlp iql"]
-    assert result.data.metrics["final/return_mean"] == pytest.approx(11.5)
-    assert result.data.metrics["final/normalised_score"] == pytest.approx(57.5)
-    assert result.data.metrics["final/gain_over_anchor"] == pytest.approx(10.0)
-    assert result.data.tags["spar.run.fit_bc"] == runs["fit_bc mlp 0-1"].info.run_id
-    assert runs["fit_critic iql 0-1"].info.run_id in result.data.tags["mlflow.note.content"]
-    policy = runs["self_imitation mlp iql spar_mlp 0-1"]
-    assert policy.data.tags["mlflow.parentRunId"] == result.info.run_id
-    assert runs["evaluate mlp iql anchor 0-1"].data.metrics["final/return"] == pytest.approx(1.5)
-    assert "final/success" not in runs["evaluate mlp iql anchor 0-1"].data.metrics
-    client = Store(layout.root).client
-    assert [f.path for f in client.list_artifacts(result.info.run_id, "report/small")] == [
-        "report/small/figures",
-        "report/small/report.md",
-    ]
-    assert result.info.artifact_uri.startswith((layout.root / "mlartifacts").as_uri())
-    old = result.data.tags["dvc.lock.md5"]
-
-    # New numbers of the report, a new lock file, another study: the same runs, brought up to date.
-    (layout.root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    key = f"{DATASET}/mlp/iql/spar_mlp"
-    write_json(layout.report("small") / "metrics.json", {f"{key}/return_mean": 12.0, f"{key}/gain_low": 8.0})
-    assert publish(STUDY, layout).added == 0
-    result = by_name(layout)["result spar_mlp mlp iql"]
-    assert result.data.metrics["final/return_mean"] == 12.0 and result.data.metrics["final/gain_low"] == 8.0
-    assert result.data.tags["dvc.lock.md5"] != old
-    assert publish(STUDY.model_copy(update={"name": "wide"}), layout).added == 0
-    assert all(run.data.tags["spar.study"] == "small, wide" for run in all_runs(layout))
-
-
-def test_publishers_that_start_together_create_one_database_and_no_duplicate(layout):
-    (layout.root / "mlflow.db").unlink()
-    code = f"""
-        from pathlib import Path
-        from stages.layout import Layout
-        from stages.publish import publish
-        from spar_core.study import Study
-        publish(Study.model_validate_json({STUDY.model_dump_json()!r}), Layout(Path({str(layout.root)!r})))
-        """
-    workers = [python(code) for _ in range(3)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
-    names = subprocess.run(
-        [sys.executable, "-c", NAMES, str(layout.root)], cwd=REPO, capture_output=True, text=True, check=True
-    ).stdout.split("\n")[:-1]
-    assert len(names) == len(set(names)) == N_RUNS
-
-
 def test_a_killed_run_is_replaced(layout):
     cell = study_cells(STUDY)[1]
     ready = layout.root / "ready"
@@ -297,7 +111,7 @@ def test_a_killed_run_is_replaced(layout):
         from pathlib import Path
         from stages.cells import Cell
         from stages.layout import Layout
-        from stages.tracking import live_run
+        from stages.tracking.live import live_run
         cell = Cell("fit_bc", {DATASET!r}, anchor="mlp", seeds="0-1")
         with live_run(cell, {digest_of(cell)!r}, {{}}, Layout(Path({str(layout.root)!r}))) as run:
             run.log_curve(1, "toy/loss", 0, 1.0)
@@ -355,13 +169,6 @@ def test_tracking_never_fails_the_stage(layout, monkeypatch, capsys):
         publish(STUDY, layout)
 
 
-def test_a_missing_artifact_is_one_clear_line(layout):
-    shutil.rmtree(study_cells(STUDY)[2].folder(layout))
-    with pytest.raises(SparError, match=r"1 of 8 artifacts.*'fit_residual mlp 0-1'.*dvc pull") as caught:
-        publish(STUDY, layout)
-    assert "\n" not in str(caught.value)
-
-
 def test_curves_of_a_file_are_thinned_and_averaged(layout):
     points = curve_points(study_cells(STUDY)[1].folder(layout) / "curves.csv")
     keys = [key for key, _, _ in points]
@@ -374,6 +181,44 @@ def test_curves_of_a_file_are_thinned_and_averaged(layout):
     assert read_json(study_cells(STUDY)[1].folder(layout) / "metrics.json")["n"] == 7
 
 
-def test_version_tags_without_git_or_lock_are_empty(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert version_tags(tmp_path) == {}
+def test_a_live_run_has_system_metrics_and_leaves_no_thread(layout, monkeypatch):
+    monkeypatch.setattr(system_metrics, "INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(system_metrics, "_POINTS_PER_INTERVAL", 4)
+    threads = set(threading.enumerate())
+    cell = study_cells(STUDY)[1]
+    with live_run(cell, digest_of(cell), params_of(cell), layout) as run:
+        assert len(set(threading.enumerate()) - threads) == 1
+        time.sleep(2.5)
+    assert not [t for t in set(threading.enumerate()) - threads if "SystemMetrics" in t.name]
+    (logged,) = all_runs(layout)
+    assert logged.info.status == "FINISHED" and run.run_id == logged.info.run_id
+    names = {name for name in logged.data.metrics if name.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= names
+    assert not [name for name in names if "disk" in name or "network" in name]
+    history = Store(layout.root).client.get_metric_history(logged.info.run_id, "system/system_memory_usage_megabytes")
+    # Twenty-five in equal steps; with steps that double after every four, about twelve.
+    assert 4 < len(history) < 17 and all(point.value > 0 for point in history)
+    publish(STUDY, layout)
+    assert by_name(layout)[cell.name].info.run_id == logged.info.run_id
+
+    monkeypatch.setenv("SPAR_TRACKING", "off")
+    with live_run(cell, "another", params_of(cell), layout):
+        assert not set(threading.enumerate()) - threads
+
+
+def test_a_locked_database_costs_a_stage_seconds_and_one_warning(layout, capsys):
+    holder = sqlite3.connect(layout.root / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
+    train(study_cells(STUDY)[1], layout)
+    holder.close()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "not tracked in MLflow (another process holds mlflow.db" in error
+    assert time.monotonic() - begun < 30
+
+
+def test_the_lock_of_a_server_is_keyed_by_its_address_and_not_by_the_project(tmp_path):
+    assert lock_file(f"sqlite:///{tmp_path}/mlflow.db") == tmp_path / "mlflow.db.lock"
+    ours = lock_file("http://localhost:5000")
+    assert ours == lock_file("http://localhost:5000/") != lock_file("http://localhost:5001")
+    assert "localhost" not in ours.name

@@ -10,15 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from stages.cells import Cell
 from stages.layout import Layout
-from stages.mlflow_store import DIGEST_TAG, Point, Store, tracking_uri
-from stages.points import CURVE_POINTS, curve_key, final_points
-
-__all__ = ["LiveRun", "Thinner", "live_run", "tracking_uri"]
+from stages.tracking.points import CURVE_POINTS, curve_key, final_points
+from stages.tracking.store import DIGEST_TAG, Point, Store
+from stages.tracking.system_metrics import start_monitor, stop_monitor
 
 _FLUSH_SECONDS = 5.0
 _LIVE_LOCK_SECONDS = 20.0
@@ -60,6 +59,8 @@ class LiveRun:
         self.cell = cell
         self.run_id: str | None = None
         self._store: Store | None = None
+        self._monitor: Any = None
+        self._experiment = self._digest = ""
         self._total = total_steps
         self._thinners: dict[str, Thinner] = {}
         self._means: dict[tuple[str, int], dict[int, float]] = {}
@@ -111,27 +112,46 @@ class LiveRun:
     def _open(self, cell_digest: str, params: Mapping[str, Any], layout: Layout, tags: Mapping[str, str]) -> None:
         try:
             store = Store(layout.root, lock_timeout=_LIVE_LOCK_SECONDS)
-            experiment = store.experiment(self.cell.dataset)
+            self._experiment, self._digest = store.experiment(self.cell.dataset), cell_digest
             with store.lock():
-                if store.finished(experiment, cell_digest, self.cell.tags()) is not None:
+                if store.finished(self._experiment, cell_digest, self.cell.tags()) is not None:
                     return
                 all_tags = {**self.cell.tags(), **tags, DIGEST_TAG: cell_digest}
-                self.run_id = store.start(experiment, self.cell.name, all_tags, params)
+                all_tags["mlflow.source.name"] = f"stages/{self.cell.stage}.py"
+                self.run_id = store.start(self._experiment, self.cell.name, all_tags, params)
                 self._store = store
+            with suppress(Exception):
+                self._monitor = start_monitor(self.run_id, store.uri)
         except Exception as error:
             self._lose(error)
 
     def _close(self, status: str, layout: Layout) -> None:
+        self._stop_monitor(send=True)
         self.flush()
         if self.active and status == "FINISHED":
             self._try(lambda store, run_id: self._complete(store, run_id, layout))
         if self.active:
             self._try(lambda store, run_id: store.finish(run_id, status))
+        if self.active and status == "FINISHED":
+            self._try(self._settle)
 
     def _complete(self, store: Store, run_id: str, layout: Layout) -> None:
         store.log(run_id, final_points(self._final, self.cell.seed_numbers))
         # At the end, since `download` writes the manifest that the input is described from.
         store.dataset(run_id, self.cell.dataset, layout.data(self.cell.dataset))
+
+    def _settle(self, store: Store, run_id: str) -> None:
+        """Another machine may have logged the same cell meanwhile."""
+        if store.shared:
+            with store.lock():
+                store.finished(self._experiment, self._digest, self.cell.tags())
+
+    def _stop_monitor(self, send: bool) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            # It logs its own troubles, which do not matter, and raises none.
+            with suppress(Exception):
+                stop_monitor(monitor, send)
 
     def _try(self, action: Callable[[Store, str], None]) -> None:
         if self._store is None or self.run_id is None:
@@ -145,6 +165,7 @@ class LiveRun:
         """Stop logging. The run stays unfinished, which is what makes ``publish`` write it anew."""
         self.run_id = self._store = None
         self._buffer.clear()
+        self._stop_monitor(send=False)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         print(
             f"warning: {self.cell.name} is not tracked in MLflow ({reason}); the work goes on, and "

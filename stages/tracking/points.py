@@ -7,14 +7,23 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
-from stages.mlflow_store import Point
+from stages.tracking.store import Point
 
 CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Artifacts of one kind: those of a rule, and those of the anchor alone; one a seed group."""
+
+    own: list[Path]
+    anchor: list[Path]
 
 
 def curve_key(metric: str, seed: int | None) -> str:
@@ -65,12 +74,8 @@ def curve_points(path: Path) -> list[Point]:
 def evaluation_points(path: Path) -> list[Point]:
     """Final values of an evaluation cell from its ``episodes.csv``: the mean, and one a seed.
 
-    Where no policy was rolled out, they are the estimates that ``context.json`` beside it holds, by names of their own.
+    There are none where no policy was rolled out.
     """
-    offline = _estimates(path.parent)
-    if offline:
-        seeds = tuple(offline.pop("seeds"))
-        return final_points(offline, seeds)
     by_seed: dict[int, list[dict[str, str]]] = defaultdict(list)
     for row in _episodes(path):
         by_seed[int(row["seed"])].append(row)
@@ -85,13 +90,27 @@ def evaluation_points(path: Path) -> list[Point]:
     return final_points(finals, seeds)
 
 
+def estimate_points(path: Path) -> list[Point]:
+    """Final values of an estimate cell from its ``estimates.json``, by names that no return has."""
+    found = read_json(path)
+    values = {name: found[name] for name in ("fqe", "critic_estimate") if found.get(name) is not None}
+    return final_points(values, tuple(found["seeds"]))
+
+
 def result_metrics(
-    report: Path, key: tuple[str, str, str, str], folders: list[Path], baseline: list[Path]
+    report: Path, key: tuple[str, str, str, str], evaluations: Folders, estimates: Folders
 ) -> dict[str, float]:
     """``final/...`` metrics of one (dataset, anchor, critic, improvement).
 
-    They are the report's own numbers where the study has a report; else what the evaluation folders give
-    without statistics: mean return, spread over seeds, normalised score, and gain over the baseline.
+    They are the report's own numbers where the study has a report; else what the folders give without statistics:
+    mean return, spread over seeds, normalised score, and gain over the anchor; or, of a policy that was not rolled
+    out, mean estimate and gain over the anchor's.
+
+    Args:
+        report: folder of the study's report.
+        key: which rule.
+        evaluations: evaluation folders of the rule, and of the anchor alone on the same axes.
+        estimates: the same of its estimates, where the study has them.
     """
     table = report / "metrics.json"
     prefix = "/".join(key) + "/"
@@ -99,45 +118,38 @@ def result_metrics(
         values = {k.removeprefix(prefix): v for k, v in read_json(table).items() if k.startswith(prefix)}
         if values:
             return {f"final/{k}": float(v) for k, v in values.items() if isinstance(v, (int, float))}
-    if _estimates(folders[0]):
-        return _estimated_metrics(folders, [] if key[3] == "anchor" else baseline)
-    ours = _seed_returns(folders)
+    ours = _seed_returns(evaluations.own)
+    if not ours:
+        return _estimated_metrics(estimates, key[3] == "anchor")
     mean = _mean(ours.values())
     found = {"return_mean": mean}
     if len(ours) > 1:
         found["return_std"] = statistics.stdev(ours.values())
-    reference = read_json(folders[0] / "context.json").get("reference")
+    reference = read_json(evaluations.own[0] / "context.json").get("reference")
     if reference:
         low, high = float(reference["min"]), float(reference["max"])
         found["normalised_score"] = 100 * (mean - low) / (high - low)
-    theirs = _seed_returns(baseline)
+    theirs = _seed_returns(evaluations.anchor)
     if key[3] != "anchor" and theirs and theirs.keys() == ours.keys():
         found["gain_over_anchor"] = _mean(ours[seed] - theirs[seed] for seed in ours)
     return {f"final/{name}": value for name, value in found.items()}
 
 
-def _estimated_metrics(folders: list[Path], baseline: list[Path]) -> dict[str, float]:
+def _estimated_metrics(estimates: Folders, is_anchor: bool) -> dict[str, float]:
     """The same of a rule that was not rolled out: no name that a return has."""
-    ours, theirs = _seed_estimates(folders), _seed_estimates(baseline)
+    ours, theirs = _seed_estimates(estimates.own), _seed_estimates(estimates.anchor)
+    if not ours:
+        return {}
     found = {"final/fqe_mean": _mean(ours.values())}
-    if theirs and theirs.keys() == ours.keys():
+    if not is_anchor and theirs and theirs.keys() == ours.keys():
         found["final/fqe_gain_over_anchor"] = _mean(ours[seed] - theirs[seed] for seed in ours)
     return found
 
 
 def _seed_estimates(folders: list[Path]) -> dict[int, float]:
-    estimates = [_estimates(folder) for folder in folders]
-    return {seed: value for found in estimates for seed, value in zip(found["seeds"], found["fqe"], strict=True)}
-
-
-def _estimates(folder: Path) -> dict[str, list[Any]]:
-    """Seeds and estimates from logged data of an evaluation; empty where policies were rolled out."""
-    path = folder / "context.json"
-    context = read_json(path) if path.is_file() else {}
-    if context.get("not_evaluated") is None:
-        return {}
-    names = ("seeds", "fqe", "critic_estimate")
-    return {name: context["offline"][name] for name in names if context["offline"].get(name) is not None}
+    estimates = [read_json(folder / "estimates.json") for folder in folders]
+    pairs = ((seed, value) for found in estimates for seed, value in zip(found["seeds"], found["fqe"], strict=True))
+    return {seed: value for seed, value in pairs if value is not None}
 
 
 def _thinned(key: str, curve: Mapping[int, float]) -> list[Point]:

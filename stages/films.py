@@ -1,0 +1,138 @@
+"""Films of the study's anchor beside SPAR, one a dataset, kept in ``reports/<study>/film/`` until a policy changes."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spar_core.artifacts import META, read_json
+from spar_core.data.loading import MANIFEST
+from spar_core.errors import SparError
+from spar_core.evaluation import EvaluationSettings, blocks
+from spar_core.film.offscreen import Offscreen, find_offscreen
+from spar_core.film.shoot import FACTS, MOVING, STRIP, Job, film_apart
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.page import Film
+from spar_core.settings import load_yaml
+from spar_core.study import Study
+from stages.cells import Cell
+from stages.layout import Layout
+from stages.params import read_params, section
+
+FOLDER = "film"
+DATASETS = 3  # at most: a film takes up to half a minute
+_SPAR = ("spar_mlp", "spar_proj")
+
+
+def films(study: Study, layout: Layout) -> list[Film]:
+    """A film a dataset, the first few; where there can be none, why."""
+    offscreen: Offscreen | None = None
+    made, kept = [], set()
+    for dataset in study.datasets[:DATASETS]:
+        try:
+            job, cells = job_of(study, layout, dataset)
+            folder = layout.report(study.name) / FOLDER / f"{dataset.replace('/', '.')}.{job.digest()[:12]}"
+            if not (folder / FACTS).is_file():
+                offscreen = offscreen or find_offscreen()
+                print(f"Filming {', '.join(name for name, _ in job.policies)} on {dataset}")
+                film_apart(job, folder, offscreen)
+            kept.add(folder.name)
+            made.append(_film(dataset, folder, cells, layout))
+        except SparError as error:
+            made.append(Film(dataset, reason=str(error)))
+    _drop_old(layout.report(study.name) / FOLDER, kept)
+    return made
+
+
+def rules_of(study: Study, improvements: Mapping[str, Any], baseline: str) -> list[str]:
+    """The rules to film: the anchor, and SPAR's variants by their own names, else by kind, else the last rule."""
+    others = [rule for rule in study.improvements if rule != baseline]
+    named = [rule for rule in others if rule in _SPAR]
+    kinds = {rule: improvements.get(rule) or {} for rule in others}
+    weighing = [
+        rule
+        for rule, values in kinds.items()
+        if values.get("kind", rule) in _SPAR and values.get("weighting", "critic") == "critic"
+    ]
+    shown = named or weighing[:1] or others[-1:]
+    return [baseline, *shown] if baseline in study.improvements else shown
+
+
+def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]:
+    """What to film on a dataset: its first anchor, critic and seed, and the first environment seed of that.
+
+    Raises:
+        SparError: there is nothing to film.
+    """
+    manifest = layout.data(dataset) / MANIFEST
+    if not manifest.is_file():
+        raise SparError("the artifacts of the study are not here", "`dvc repro` or `dvc pull` brings them")
+    environment = read_json(manifest)["environment"]
+    if environment["env_id"] is None or environment["not_evaluated"]:
+        raise SparError("policies are not rolled out on this dataset")
+    settings = section(layout, "evaluation", EvaluationSettings)
+    report = section(layout, "report", ReportSettings)
+    rules = rules_of(study, read_params(layout)["improvements"], report.baseline)
+    axes = (dataset, study.anchors[0], study.critics[0])
+    cells = [Cell("self_imitation", *axes, rule, study.seeds[0]) for rule in rules]
+    if not all((cell.folder(layout) / META).is_file() for cell in cells):
+        raise SparError("the policies of the study are not here", "`dvc repro` or `dvc pull` brings them")
+    seed = cells[0].seed_numbers[0]
+    block = blocks(settings, environment["env_id"], [seed])[0]
+    policies = tuple((str(cell.improvement), str(cell.folder(layout).resolve())) for cell in cells)
+    keys = environment["observation_keys"]
+    job = Job(policies, environment["env_id"], environment["env_kwargs"], keys, seed, tuple(block.env_seeds))
+    return job, cells
+
+
+def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film:
+    """The pictures of a film folder, and what there is to say about them."""
+    facts = load_yaml(folder / FACTS)
+    rows, seed, env_seed = facts["rows"], facts["seed"], facts["env_seed"]
+    first = cells[0]
+    told = "; ".join(f"`{row['name']}` {row['return']:.1f} in {row['length']} steps" for row in rows)
+    sentences = [
+        f"Anchor `{first.anchor}`, critic `{first.critic}`. Seed {seed} of training is the study's first, and "
+        f"environment seed {env_seed} the first that it is evaluated on: neither was chosen for what it shows. All "
+        "start in the same state. One episode each is no evidence; the tables are.",
+        f"Returns: {told}. {_agreement(facts, cells, layout)}",
+    ]
+    alt = f"Frames of one episode of each policy on {dataset}. Returns: {told.replace('`', '')}."
+    return Film(dataset, (folder / STRIP).read_bytes(), (folder / MOVING).read_bytes(), alt, tuple(sentences))
+
+
+def _agreement(facts: Mapping[str, Any], cells: list[Cell], layout: Layout) -> str:
+    """Whether the filmed episodes are those of the evaluation, to the last digit."""
+    evaluated = []
+    for cell in cells:
+        path = layout.evaluation(cell.dataset, *map(str, (cell.anchor, cell.critic, cell.improvement, cell.seeds)))
+        evaluated.append(_evaluated(path / "episodes.csv", facts["seed"], facts["env_seed"]))
+    if None in evaluated:
+        return ""
+    filmed = [row["return"] for row in facts["rows"]]
+    if filmed == evaluated:
+        return "They are those of the evaluation, to the last digit."
+    gave = ", ".join(f"{value:.1f}" for value in evaluated)
+    return f"The evaluation gave {gave}: on another machine, sums are rounded otherwise, and bodies run elsewhere."
+
+
+def _evaluated(path: Path, seed: int, env_seed: int) -> float | None:
+    """Return of one episode of an evaluation; None where it is not there."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            if (row["seed"], row["env_seed"]) == (str(seed), str(env_seed)):
+                return float(row["return"])
+    return None
+
+
+def _drop_old(folder: Path, kept: set[str]) -> None:
+    """Remove the films of policies that are no more."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and path.name not in kept and re.fullmatch(r".+\.[0-9a-f]{12}", path.name):
+            shutil.rmtree(path)

@@ -1,0 +1,88 @@
+"""What a person finds who opens an experiment: a description, and the results as a table of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from spar_core.study import Study
+from stages.tracking.published import STUDY_TAG, with_study
+from stages.tracking.registered import registered_name
+
+RESULTS = "tags.`spar.stage` = 'result'"
+_VIEW = "results"
+_COLUMNS = (
+    "metrics.`final/return_mean`",
+    "metrics.`final/gain_over_anchor`",
+    "metrics.`final/gain_low`",
+    "metrics.`final/gain_high`",
+    "metrics.`final/fqe_mean`",
+    "tags.`anchor`",
+    "tags.`critic`",
+    "tags.`improvement`",
+)
+
+
+def view_path(experiment: str) -> str:
+    """The page, below the server's address and ``/#``, that shows the results with the columns that matter."""
+    return f"/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_VIEW}"
+
+
+def experiment_tags(experiment: str, there: Mapping[str, str], dataset: str, study: Study) -> dict[str, str]:
+    """A description for who opens the experiment, the studies in it, and the view that it links to.
+
+    Args:
+        experiment: its id.
+        there: the tags that it has.
+        dataset: what it is named by.
+        study: the study that publishes.
+    """
+    studies = with_study(there.get(STUDY_TAG), study)
+    # MLflow shows the first line until a person opens the rest.
+    text = f"""SPAR on `{dataset}`: **[show the results](#{view_path(experiment)})**. Studies: {studies[STUDY_TAG]}.
+
+The results are one run for each anchor, critic and rule. By hand, search for
+
+    {RESULTS}
+
+and show the columns `final/return_mean` and `final/gain_over_anchor`. A result's description links to the stage runs
+that it rests on, its artifacts hold the report, and its model is the trained policy. More filters:
+
+    tags.`spar.stage` = 'fit_critic'
+    tags.anchor = 'mlp' and tags.improvement = 'spar_proj'
+
+The policies behind the aliases are in the registered model
+[{registered_name(dataset)}](#/models/{registered_name(dataset)})."""
+    return {
+        **studies,
+        "mlflow.note.content": text,
+        # Spares a person MLflow's question whether this is about language models.
+        "mlflow.experimentKind": "custom_model_development",
+        # What MLflow's own "share view" stores.
+        f"mlflow.sharedViewState.{_VIEW}": json.dumps(_view()),
+    }
+
+
+def _view() -> dict[str, object]:
+    return {
+        "searchFilter": RESULTS,
+        "orderByKey": "metrics.`final/return_mean`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(_COLUMNS),
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "runsVisibilityMap": {},
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "groupsExpanded": {},
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": False,
+    }

@@ -1,0 +1,221 @@
+"""Trained policies as MLflow models: the rule's policies of all seeds, and the code that acts, in one folder.
+
+A model is written under the client of the project's store alone: MLflow's ``log_model`` would go by the process's
+active run and its tracking address. One model belongs to one result run; it is found by the digest of its policies,
+and one that a killed publish left half-written is deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spar_core.artifacts import digest_folder, digest_value, read_json
+from spar_core.errors import SparError
+from spar_core.policy import POLICY
+from spar_core.study import Study
+from stages.closure import REGISTRY, RESOURCES, closure, member_module, module_file
+from stages.tracking.published import STUDY_TAG, Key, with_study
+from stages.tracking.store import WRITER_TAG, Store, dataset_digest, pages
+
+POLICY_DIGEST_TAG = "spar.policy_digest"
+# This checkout: the code that is served, and the pins that it is served with.
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("served_policy.py")
+REQUIREMENTS = ("numpy", "torch", "safetensors", "pydantic", "pyyaml", "mlflow")
+
+
+def ensure_model(
+    store: Store, experiment: str, run: Any, key: Key, policies: Sequence[Path], study: Study, data: Path
+) -> tuple[Any, bool]:
+    """The logged model of a result run, and whether it was logged now.
+
+    Args:
+        store: where.
+        experiment: its id.
+        run: the result run.
+        key: the rule.
+        policies: its policy artifacts, one a seed group.
+        study: the study that publishes.
+        data: folder of the dataset's artifact.
+    """
+    digest = digest_value([digest_folder(folder) for folder in policies])
+    with store.lock():
+        kept = _logged(store, experiment, run.info.run_id, digest)
+        written = ""
+        if kept is None:
+            written = _log(store, experiment, run.info.run_id, key, policies, digest, study)
+            # Another machine may have logged the same meanwhile.
+            kept = _logged(store, experiment, run.info.run_id, digest)
+        _update(store, run, kept, study, {"dataset_name": key.dataset, "dataset_digest": dataset_digest(data)})
+    return kept, kept.model_id == written
+
+
+def _log(
+    store: Store, experiment: str, run_id: str, key: Key, policies: Sequence[Path], digest: str, study: Study
+) -> str:
+    """Log a model and return its id."""
+    who = {STUDY_TAG: study.name, POLICY_DIGEST_TAG: digest, **store.writer_tag()}
+    model = store.client.create_logged_model(
+        experiment,
+        name=re.sub(r"[/:.%\"']", "-", f"{key.improvement} {key.anchor} {key.critic}"),
+        source_run_id=run_id,
+        model_type="policy",
+        params=_params(policies),
+        tags={**key.tags(), **who},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_model(Path(folder), policies, model_id=model.model_id, run_id=run_id)
+        store.client.log_model_artifacts(model.model_id, str(files))
+    # READY means that everything is there.
+    store.client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id
+
+
+def _logged(store: Store, experiment: str, run_id: str, digest: str) -> Any | None:
+    """The whole model of a run and digest, the oldest of several; every other model of the run is deleted."""
+    query = f"source_run_id = '{run_id}'"
+    found = pages(lambda token: store.client.search_logged_models([experiment], query, page_token=token))
+    whole = [m for m in found if str(m.status) == "READY" and m.tags.get(POLICY_DIGEST_TAG) == digest]
+    kept = min(whole, key=lambda model: (model.creation_timestamp, model.model_id), default=None)
+    for model in found:
+        pending = str(model.status) == "PENDING"
+        if model is kept or (
+            pending and store.shared and store.writing(model.tags.get(WRITER_TAG, ""), model.last_updated_timestamp)
+        ):
+            continue
+        _delete(store, model)
+    return kept
+
+
+def _delete(store: Store, model: Any) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # MLflow keeps the files of a deleted model. Where it cannot delete them, they lie there and nobody sees them.
+    with suppress(Exception):
+        get_artifact_repository(model.artifact_location, tracking_uri=store.uri).delete_artifacts()
+    store.client.delete_logged_model(model.model_id)
+
+
+def _update(store: Store, run: Any, model: Any, study: Study, dataset: dict[str, str]) -> None:
+    """Bring up to date what a model tells beside its files: studies, the run it came from, the rule's numbers."""
+    from mlflow.entities import LoggedModelOutput
+
+    tags = with_study(model.tags.get(STUDY_TAG), study)
+    if any(model.tags.get(name) != value for name, value in tags.items()):
+        store.client.set_logged_model_tags(model.model_id, tags)
+    outputs = store.client.get_run(run.info.run_id).outputs
+    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+        store.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    there = {metric.key: metric.value for metric in sorted(model.metrics or [], key=lambda metric: metric.timestamp)}
+    finals = {name: value for name, value in run.data.metrics.items() if name.startswith("final/")}
+    stale = [(name, 0, value) for name, value in finals.items() if there.get(name) != value]
+    store.log(run.info.run_id, stale, model_id=model.model_id, **dataset)
+
+
+def _params(policies: Sequence[Path]) -> dict[str, str]:
+    descriptions = [read_json(folder / POLICY) for folder in policies]
+    return {
+        "seeds": ", ".join(str(seed) for description in descriptions for seed in description["seeds"]),
+        "observation_size": str(descriptions[0]["observation_size"]),
+        "action_size": str(len(descriptions[0]["scaler"]["action_low"])),
+    }
+
+
+def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path:
+    """Write an MLflow model into a new folder below ``folder``, and return that.
+
+    Args:
+        folder: an empty folder.
+        policies: policy artifacts of one rule, one a seed group.
+        identity: ``model_id`` and ``run_id`` of the logged model, if there is one.
+    """
+    import mlflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    description = read_json(policies[0] / POLICY)
+    mean = np.asarray(description["scaler"]["observation_mean"], np.float32)
+    actions = len(description["scaler"]["action_low"])
+    single = np.dtype(np.float32)
+    signature = ModelSignature(
+        Schema([TensorSpec(single, (-1, mean.size))]),
+        Schema([TensorSpec(single, (-1, actions))]),
+        ParamSchema([ParamSpec("seed", DataType.long, description["seeds"][0])]),
+    )
+    target = folder / "model"
+    # The keys are sorted when the model is loaded.
+    artifacts = {f"group_{number:03}": str(policy.resolve()) for number, policy in enumerate(policies)}
+    model = Model(model_uuid=identity.get("model_id"), **identity)
+    with _quiet():
+        mlflow.pyfunc.save_model(
+            str(target),
+            python_model=str(SCRIPT),
+            artifacts=artifacts,
+            code_paths=[str(_acting_code(folder / "code", policies))],
+            signature=signature,
+            input_example=mean[None],
+            # Named, because MLflow would otherwise load the model in another process to see what it imports.
+            pip_requirements=requirements(policies),
+            mlflow_model=model,
+        )
+    # Where these files lay on this machine is nobody's business.
+    flavor = model.flavors["python_function"]
+    flavor["model_code_path"] = SCRIPT.name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(target / "MLmodel"))
+    for cache in target.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    return target
+
+
+def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
+    """A copy of the modules of ``spar_core`` that these policies act with, and of nothing else."""
+    parts = [part for policy in policies for part in read_json(policy / POLICY)["parts"].items()]
+    members = [member_module(name, part["kind"]) for name, part in parts if name != "residual"]
+    for module in [*closure(ROOT, ["spar_core.policy", *members]), REGISTRY]:
+        file = module_file(ROOT, module)
+        assert file is not None
+        for source in (file, *(ROOT / name for name in RESOURCES.get(module, ()))):
+            target = folder / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    return folder / "spar_core"
+
+
+def requirements(policies: Sequence[Path]) -> list[str]:
+    """The pins of what acting needs, from the project's own list."""
+    anchors = [read_json(policy / POLICY)["parts"]["anchor"]["settings"] for policy in policies]
+    names = [*REQUIREMENTS, *(["onnxruntime"] if any(anchor.get("onnx") for anchor in anchors) else [])]
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = {line.split("==")[0].strip(): line.strip() for line in lines if "==" in line}
+    missing = [name for name in names if name not in pins]
+    if missing:
+        raise SparError(f"requirements.txt does not pin {missing[0]}", "a logged model is served with these versions")
+    return [pins[name] for name in names]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's remarks on the model, none of which the user can act on."""
+    loggers = [logging.getLogger(name) for name in ("mlflow.models", "mlflow.pyfunc", "mlflow.types", "mlflow.utils")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,111 @@
+"""What ``publish`` works on: the study's cells as artifacts, as runs, and gathered by rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spar_core.artifacts import META, read_json
+from spar_core.errors import SparError
+from spar_core.settings import load_yaml
+from spar_core.study import Study
+from stages.cells import Cell, cell_digest, study_cells
+from stages.layout import Layout
+
+STUDY_TAG = "spar.study"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A cell whose artifact is at hand."""
+
+    cell: Cell
+    folder: Path
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    digest: str
+
+
+@dataclass
+class Tally:
+    """What a publish did."""
+
+    present: int = 0
+    added: int = 0
+    models: int = 0
+    models_added: int = 0
+    experiments: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Something to tell the user, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+
+class Key(NamedTuple):
+    """A rule on its parts: what a result is about."""
+
+    dataset: str
+    anchor: str
+    critic: str
+    improvement: str
+
+    def tags(self) -> dict[str, str]:
+        """The axes as MLflow tags."""
+        return self._asdict()
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether the rule's result depends on a cell: on each axis that the cell has, they agree."""
+        axes = (cell.dataset, cell.anchor, cell.critic, cell.improvement)
+        return all(own in (None, wanted) for own, wanted in zip(axes, self, strict=True))
+
+    @property
+    def baseline(self) -> Key:
+        """The anchor alone, on the same axes."""
+        return self._replace(improvement="anchor")
+
+
+Published = list[tuple[Record, Any]]
+
+
+def read_records(study: Study, layout: Layout) -> list[Record]:
+    """The artifacts of every cell of the study.
+
+    Raises:
+        SparError: one is missing.
+    """
+    digests = load_yaml(layout.digests)
+    cells = study_cells(study)
+    missing = [cell for cell in cells if not (cell.folder(layout) / META).is_file()]
+    if missing:
+        raise SparError(
+            f"{len(missing)} of {len(cells)} artifacts of study '{study.name}' are missing, the first is "
+            f"'{missing[0].name}' of {missing[0].dataset} ({missing[0].folder(layout)})",
+            "run `dvc repro` or `dvc pull`",
+        )
+    records = []
+    for cell in cells:
+        folder = cell.folder(layout)
+        meta = read_json(folder / META)
+        digest = cell_digest(meta["params"], meta["inputs"], cell.code_digest(digests))
+        records.append(Record(cell, folder, meta["params"], meta["inputs"], digest))
+    return records
+
+
+def rules(published: Published) -> list[Key]:
+    """The rules that were evaluated, in the study's order."""
+    cells = [record.cell for record, _ in published if record.cell.stage == "evaluate"]
+    return list(dict.fromkeys(Key(c.dataset, str(c.anchor), str(c.critic), str(c.improvement)) for c in cells))
+
+
+def folders(published: Published, key: Key, stage: str) -> list[Path]:
+    """Artifacts of one stage of a rule, one a seed group."""
+    return [record.folder for record, _ in published if record.cell.stage == stage and key.holds(record.cell)]
+
+
+def with_study(there: str | None, study: Study) -> dict[str, str]:
+    """Runs are shared between studies: the tag lists every study that has published the run."""
+    names = set(filter(None, (there or "").split(", ")))
+    return {STUDY_TAG: ", ".join(sorted(names | {study.name}))}

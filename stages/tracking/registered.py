@@ -1,0 +1,216 @@
+"""The model registry: one registered model a dataset, with the policies that an alias points to.
+
+``champion`` is the rule whose interval of the mean return has the best lower end in the study's report, ``anchor``
+the cloned policy that it started from. What was not rolled out, or has no interval, is never a champion.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from spar_core.study import Study
+from stages.layout import Layout
+from stages.tracking.models import POLICY_DIGEST_TAG
+from stages.tracking.published import STUDY_TAG, Key, Tally, with_study
+from stages.tracking.store import Store, pages
+
+_VARIABLE = "MLFLOW_TRACKING_URI"
+CHAMPION, ANCHOR = "champion", "anchor"
+# Of the report's table, what a version's tags tell.
+_NUMBERS = ("return_mean", "return_low", "return_high", "gain_over_anchor", "gain_low", "gain_high")
+
+Models = Mapping[Key, Any]  # the logged model of each rule
+Rows = Mapping[Key, Mapping[str, str]]  # the rows of the report's table
+
+
+def registered_name(dataset: str) -> str:
+    """The registered model of a dataset. Ids hold slashes, which MLflow forbids, and no dots."""
+    return dataset.replace("/", ".")
+
+
+def report_rows(study: Study, layout: Layout) -> Rows | None:
+    """The table of the study's report by rule, or None where there is no report."""
+    table = layout.report(study.name) / "table.csv"
+    if not table.is_file():
+        return None
+    with table.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    return {Key(*(row[axis] for axis in Key._fields)): row for row in rows}
+
+
+def choose(rows: Rows, models: Models) -> dict[str, Key]:
+    """Which rule gets which alias."""
+    known = {key: float(row["return_low"]) for key, row in rows.items() if key in models and row.get("return_low")}
+    chosen: dict[str, Key] = {}
+    if known:
+        chosen[CHAMPION] = max(known, key=lambda key: known[key])
+    start = chosen.get(CHAMPION, next(iter(models))).baseline
+    if start in models:
+        chosen[ANCHOR] = start
+    return chosen
+
+
+def register(store: Store, dataset: str, models: Models, study: Study, layout: Layout, tally: Tally) -> None:
+    """Bring the registered model of a dataset up to date with the study's report."""
+    rows = report_rows(study, layout)
+    if rows is None:
+        tally.note(f"no report of study '{study.name}', so no model is registered: run `dvc repro`, then publish again")
+        return
+    chosen = choose(rows, models)
+    name = registered_name(dataset)
+    if CHAMPION not in chosen:
+        tally.note(f"no champion of {dataset}: the report has no interval of a mean return")
+    with store.lock():
+        registered = _registered(store, name)
+        if registered.tags.get(STUDY_TAG) == study.name and CHAMPION not in chosen and CHAMPION in registered.aliases:
+            store.client.delete_registered_model_alias(name, CHAMPION)
+        versions = _versions(store, name)
+        for alias, key in chosen.items():
+            version = _ensure_version(store, name, key, models[key], rows.get(key, {}), versions, study)
+            if registered.aliases.get(alias) != str(version.version):
+                store.client.set_registered_model_alias(name, alias, version.version)
+        # Last, so that a killed publish is seen to be one.
+        _describe(store, registered, dataset, study, chosen)
+
+
+def _registered(store: Store, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(2):
+        try:
+            found = store.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST" or attempt:
+                raise
+            try:
+                store.client.create_registered_model(name)
+            except MlflowException as other:
+                # Another machine was faster.
+                if other.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        else:
+            # Over HTTP the versions of aliases are text, from a database numbers.
+            found._aliases = {alias: str(version) for alias, version in found.aliases.items()}
+            return found
+    raise AssertionError("created and not there")
+
+
+def _versions(store: Store, name: str) -> list[Any]:
+    query = f"name = '{name}'"
+    found = pages(lambda token: store.client.search_model_versions(query, page_token=token))
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def _ensure_version(
+    store: Store, name: str, key: Key, model: Any, row: Mapping[str, str], versions: list[Any], study: Study
+) -> Any:
+    """The version that holds a logged model, created where there is none, with the numbers of the report."""
+    source = f"models:/{model.model_id}"
+    ours = [version for version in versions if _model_of(version) == model.model_id]
+    if not ours:
+        with _as_default(store.uri):
+            store.client.create_model_version(
+                name, source, run_id=model.source_run_id, model_id=model.model_id, await_creation_for=0
+            )
+        versions[:] = _versions(store, name)
+        ours = [version for version in versions if _model_of(version) == model.model_id]
+    # Of several, which machines that write at once can make, every machine keeps the first.
+    version, *others = ours
+    others += [v for v in versions if _same_policy(v, model) and v not in ours and _is_gone(store, _model_of(v))]
+    for other in others:
+        store.client.delete_model_version(name, other.version)
+    versions[:] = [v for v in versions if v not in others]
+    tags = {
+        **{axis: value for axis, value in key.tags().items() if axis != "dataset"},
+        "seeds": model.params["seeds"],
+        POLICY_DIGEST_TAG: model.tags[POLICY_DIGEST_TAG],
+        **with_study(version.tags.get(STUDY_TAG), study),
+        **{number: f"{float(row[number]):.6g}" for number in _NUMBERS if row.get(number)},
+    }
+    for tag, value in tags.items():
+        if version.tags.get(tag) != value:
+            store.client.set_model_version_tag(name, version.version, tag, value)
+    text = _version_text(key, tags, row, study)
+    if version.description != text:
+        store.client.update_model_version(name, version.version, text)
+    return version
+
+
+@contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """Make a store the process's own for a moment: the registry looks a logged model up there, not in its client's."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    before, variable = utils._tracking_uri, os.environ.get(_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        # Setting the address sets or unsets the variable too.
+        if variable is not None:
+            os.environ[_VARIABLE] = variable
+
+
+def _model_of(version: Any) -> str:
+    return version.model_id or version.source.removeprefix("models:/")
+
+
+def _same_policy(version: Any, model: Any) -> bool:
+    return version.tags.get(POLICY_DIGEST_TAG) == model.tags[POLICY_DIGEST_TAG]
+
+
+def _is_gone(store: Store, model_id: str) -> bool:
+    """Whether a logged model was deleted, in favour of another machine's."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+    return False
+
+
+def _version_text(key: Key, tags: Mapping[str, str], row: Mapping[str, str], study: Study) -> str:
+    text = f"Rule `{key.improvement}` on anchor `{key.anchor}` and critic `{key.critic}`, seeds {tags['seeds']}."
+    if row.get("return_mean"):
+        text += f" Mean return {tags['return_mean']}"
+        if row.get("return_low"):
+            text += f", interval [{tags['return_low']}, {tags['return_high']}]"
+        text += f", in study `{study.name}`."
+    return text
+
+
+def _describe(store: Store, registered: Any, dataset: str, study: Study, chosen: Mapping[str, Key]) -> None:
+    name = registered.name
+    said = {
+        CHAMPION: "the rule whose interval of the mean return has the best lower end",
+        ANCHOR: "the cloned policy that it starts from",
+    }
+    lines = [
+        f"Policies trained offline on `{dataset}`. In: a batch of raw observations. Out: actions, in the environment's "
+        "units. The param `seed` chooses among the trained seeds; the default is the first, and no seed was selected "
+        "by its evaluation.",
+        "",
+        f"Aliases, by the report of study `{study.name}`:",
+        "",
+        *(
+            f"- `{alias}`: `{key.improvement}` on `{key.anchor}` and `{key.critic}`, {said[alias]}"
+            for alias, key in chosen.items()
+        ),
+        "",
+        f"Serve it: `mlflow models serve -m models:/{name}@{next(iter(chosen), ANCHOR)} --env-manager local`",
+    ]
+    text = "\n".join(lines)
+    if registered.description != text:
+        store.client.update_registered_model(name, text)
+    for tag, value in {STUDY_TAG: study.name, "dataset": dataset}.items():
+        if registered.tags.get(tag) != value:
+            store.client.set_registered_model_tag(name, tag, value)
