@@ -18,7 +18,7 @@ from spar_core.errors import SparError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` seeds with its interval; ``low`` and ``high`` are None where ``n`` is below 2."""
+    """A quantity of ``n`` seeds with its interval; ``low`` and ``high`` are None where there is no interval."""
 
     value: float
     low: float | None
@@ -51,6 +51,10 @@ def seed_means(seeds: Iterable[int], values: Iterable[float]) -> dict[int, float
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Mean and two-sided Student t-interval of independent values, ``mean +- t * s / sqrt(n)``.
+
+    It was measured to hold the mean in 93 to 95 of 100 cases with 3 to 20 values as skewed as the returns of this
+    repository, and in fewer where a rare value lies far off, which no interval from few values can allow for
+    (``benchmarks/interval_coverage.py``).
 
     Args:
         values: ``[n]`` one value a seed, n at least 1.

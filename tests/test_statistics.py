@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -63,6 +63,14 @@ def test_equal_seeds_give_a_zero_width_interval_not_nan():
     estimate = statistics.mean_interval([2.0, 2.0, 2.0])
     assert (estimate.low, estimate.high) == (2.0, 2.0)
     assert statistics.gain_in_pooled_stds([3.0, 3.0], [2.0, 2.0]) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.floats(0.1, 50), st.floats(-1e3, 1e3))
+def test_an_interval_says_the_same_of_returns_and_of_their_scores(values, scale, shift):
+    raw, score = statistics.mean_interval(values), statistics.mean_interval([scale * v + shift for v in values])
+    for end in ("value", "low", "high"):
+        assert getattr(score, end) == pytest.approx(scale * getattr(raw, end) + shift, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize(("values", "direction"), [([1, 2, 3, 2], 1), ([-1, -2, -3, -2], -1), ([-9, 9, 1], 0)])
