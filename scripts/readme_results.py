@@ -78,8 +78,8 @@ def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
     head += ["success", "mean length"] if judged else []
     head += ["parameters it adds", "seconds, all seeds"] if timed else []
     lines = [
-        f"`{dataset}`, {rows['seeds'].iloc[0]} seeds of {episodes} episodes (gain: paired difference to the anchor, in "
-        "brackets its 95% t-interval over seeds; bold where that excludes zero):",
+        f"`{dataset}`, {_protocol(rows)}{rows['seeds'].iloc[0]} seeds of {episodes} episodes (gain: paired difference "
+        "to the anchor, in brackets its 95% t-interval over seeds; bold where that excludes zero):",
         "",
         f"| {' | '.join(head)} |",
         f"|---|{'--:|' * (len(head) - 1)}",
@@ -105,8 +105,9 @@ def _by_anchor(frame: pd.DataFrame) -> list[str]:
         anchors = sorted(dict.fromkeys(rows["anchor"]), key=lambda name: by_cell[name, "anchor"]["return_mean"])
         episodes = int(rows["episodes"].iloc[0] / rows["seeds"].iloc[0])
         lines = [
-            f"`{dataset}`, critic `{critic}`, {rows['seeds'].iloc[0]} seeds of {episodes} episodes. Gains over the "
-            "anchor, in brackets the paired 95% t-interval over seeds, bold where that excludes zero; empty: not run:",
+            f"`{dataset}`, critic `{critic}`, {_protocol(rows)}{rows['seeds'].iloc[0]} seeds of {episodes} episodes. "
+            "Gains over the anchor, in brackets the paired 95% t-interval over seeds, bold where that excludes zero; "
+            "empty: not run:",
             "",
             f"| anchor | its return | {' | '.join(f'`{rule}`' for rule in rules)} |",
             f"|---|{'--:|' * (len(rules) + 1)}",
@@ -116,6 +117,12 @@ def _by_anchor(frame: pd.DataFrame) -> list[str]:
             lines.append(f"| `{anchor}` | {by_cell[anchor, 'anchor']['return_mean']:.0f} | {' | '.join(gains)} |")
         parts.append("\n".join(lines))
     return parts
+
+
+def _protocol(rows: pd.DataFrame) -> str:
+    """``protocol `last`, ``; the reports of earlier code do not say, and theirs was the same."""
+    name = rows["protocol"].iloc[0] if "protocol" in rows else "last"
+    return f"protocol `{name}`, "
 
 
 def _number(value: float, form: str) -> str:

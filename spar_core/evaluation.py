@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,10 +19,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from spar_core.errors import SparError
 from spar_core.settings import Settings
+from spar_core.workers import Job, over_seeds
 
 # Episodes that step together. A policy's time a step is mostly overhead, which a batch shares; with far more of them,
 # few seeds would make too few blocks for the workers.
 BLOCK = 20
+# What worker processes take to start: Python, Torch, the environments.
+START_UP_SECONDS = 3.0
 MAZE = re.compile(r"(Point|Ant)Maze")
 
 
@@ -85,6 +89,33 @@ def blocks(settings: EvaluationSettings, env_id: str, seeds: Sequence[int]) -> l
         for seed in seeds
         for start, stop in itertools.pairwise(bounds)
     ]
+
+
+def over_blocks(
+    job: Job[list[EpisodeResult]],
+    work: Sequence[Block],
+    workers: int,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> list[EpisodeResult]:
+    """All episodes of some blocks, in their order; the number of workers changes the time they take and nothing else.
+
+    Args:
+        job: rolls out the blocks of a share (see :func:`spar_core.workers.over_seeds`).
+        work: the blocks.
+        workers: processes at most.
+        on_steps: called with the number of environment steps just taken.
+    """
+
+    def run(share: Sequence[Block], processes: int) -> list[EpisodeResult]:
+        results = over_seeds(job, share, processes, lambda steps, rows: on_steps(steps))
+        return [result for part in results for result in part]
+
+    begun = time.perf_counter()
+    first, rest = run(work[:1], 1), work[1:]
+    left = (time.perf_counter() - begun) * len(rest)
+    # Most policies are so cheap that all is done before another process has imported what it needs.
+    worthwhile = left * (1 - 1 / workers) > START_UP_SECONDS
+    return first + (run(rest, workers if worthwhile else 1) if rest else [])
 
 
 def roll_out(

@@ -22,13 +22,12 @@ from spar_core.artifacts import META, digest_folder, new_artifact, read_json, re
 from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
-from spar_core.evaluation import Block, EpisodeResult, EvaluationSettings, blocks, roll_out
+from spar_core.evaluation import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
 from spar_core.fitted import CURVES, METRICS
 from spar_core.policy import KIND, load_policy
 from spar_core.provenance import changed_settings
 from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
-from spar_core.workers import over_seeds
 from stages.cells import Cell
 from stages.entry import cell_arguments, device, stage_main, workers
 from stages.layout import Layout
@@ -166,8 +165,7 @@ def rollouts(
     job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], device(), keys)
     most = (environment["max_episode_steps"] or 0) * sum(len(block.env_seeds) for block in work)
     with Progress(stage=cell.name, total=most, unit="env-steps") as bar:
-        shares = over_seeds(job, work, workers(), lambda steps, rows: bar.update(steps))
-    return [result for share in shares for result in share]
+        return over_blocks(job, work, workers(), bar.update)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from stages.tracking.place import is_server, tracking_uri, without_password
 from stages.tracking.points import curve_points, estimate_points, evaluation_points, final_points
 from stages.tracking.published import STUDY_TAG, Record, Tally, folders, read_records, rules, with_study
 from stages.tracking.registered import register
-from stages.tracking.results import ensure_result
+from stages.tracking.results import attach_report, ensure_result
 from stages.tracking.store import DIGEST_TAG, Point, Store
 
 # On a shared store another machine may publish the same at this moment. Then MLflow refuses what the other has just
@@ -63,6 +63,14 @@ def publish(study: Study, layout: Layout) -> Tally:
                 break
     tally.added, tally.models_added = added, models_added
     return tally
+
+
+def attach(study: Study, layout: Layout) -> None:
+    """Attach the report as it now lies there to the study's result runs: its page names the runs, so it comes last."""
+    with _readable_errors(layout.root):
+        store = Store(layout.root)
+        for dataset in study.datasets:
+            attach_report(store, store.experiment(dataset), study, layout)
 
 
 def _publish_dataset(

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 from spar_core.errors import SparError
+from spar_core.study import Study
 from stages.cost import write_cost
 from stages.entry import stage_main
 from stages.layout import Layout
+from stages.params import section
+from stages.publish import attach
 from stages.publish import run as publish
 from stages.report import print_table
 from stages.view import run as view
@@ -42,6 +45,8 @@ def run(argv: list[str] | None = None) -> None:
     write_cost(Layout())
     publish([])
     view([])
+    # The page names the runs, so it is attached to them last.
+    attach(section(Layout(), "study", Study), Layout())
     print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from spar_core import evaluation
 from spar_core.errors import SparError
-from spar_core.evaluation import BLOCK, Block, EvaluationSettings, blocks, env_seeds, roll_out
+from spar_core.evaluation import BLOCK, Block, EvaluationSettings, blocks, env_seeds, over_blocks, roll_out
 from spar_core.settings import parse
-from spar_core.workers import over_seeds
 from stages.evaluate import Evaluate
 from tests.fakes import ROOT, fit_parts, save_rule, toy_dataset
 
@@ -198,16 +198,37 @@ def hopper_sized():
 
 
 @pytest.mark.parametrize("rule", ["spar_mlp", "best_of_n"])
-def test_a_saved_policy_gives_the_same_bits_with_any_number_of_workers(tmp_path, hopper_sized, rule):
+def test_a_saved_policy_gives_the_same_bits_with_any_number_of_workers(tmp_path, hopper_sized, rule, monkeypatch):
     data, parts = hopper_sized
     save_rule(tmp_path / "policy", rule, parts, data, data.scaler)
     job = Evaluate(tmp_path / "policy", "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
     work = blocks(EvaluationSettings(episodes=50), "Hopper-v5", (0, 3))
     assert [len(block.env_seeds) for block in work] == [17, 16, 17, 17, 16, 17]
-    alone, two, three = ([row for share in over_seeds(job, work, n) for row in share] for n in (1, 2, 3))
-    assert alone == two == three
+    # Whether processes are worth their start is a matter of time, so that both ways are asked for.
+    monkeypatch.setattr(evaluation, "START_UP_SECONDS", 1e9)
+    alone = over_blocks(job, work, 1)
+    assert over_blocks(job, work, 2) == alone
+    monkeypatch.setattr(evaluation, "START_UP_SECONDS", 0.0)
+    assert over_blocks(job, work, 2) == over_blocks(job, work, 3) == alone
     assert [(r.seed, r.episode) for r in alone] == [(s, e) for s in (0, 3) for e in range(50)]
     assert len({row.total for row in alone}) > 90, "episodes differ by start and by seed"
+
+
+def test_processes_are_started_only_where_they_save_more_than_their_start(monkeypatch):
+    asked = []
+
+    def over_seeds(job, share, processes, on_message):
+        asked.append((len(share), processes))
+        clock[0] += job(share, None)
+        return [list(share)]
+
+    clock = [0.0]
+    monkeypatch.setattr(evaluation, "over_seeds", over_seeds)
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    for seconds, processes in ((0.5, 1), (5.0, 2)):
+        assert over_blocks(lambda share, report, s=seconds: s * len(share), [1, 2, 3, 4], 2) == [1, 2, 3, 4]
+        assert asked[-2:] == [(1, 1), (3, processes)]
+    assert over_blocks(lambda share, report: 9.0, [7], 2) == [7] and asked[-1] == (1, 1)
 
 
 # --- settings ---

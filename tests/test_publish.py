@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from spar_core.artifacts import digest_folder, write_json
 from spar_core.errors import SparError
 from stages.cells import study_cells
 from stages.layout import Layout
-from stages.publish import publish, summary, version_tags
+from stages.publish import attach, publish, summary, version_tags
 from stages.tracking.store import DIGEST_TAG, Store
 from tests.mlflow_project import (
     DATASET,
@@ -89,6 +90,27 @@ def test_result_run_holds_numbers_report_and_the_way_to_its_stages(layout):
     assert result.data.tags["dvc.lock.md5"] != old
     assert publish(STUDY.model_copy(update={"name": "wide"}), layout).added == 0
     assert all(run.data.tags["spar.study"] == "small, wide" for run in all_runs(layout))
+
+
+def test_a_page_that_was_written_after_publishing_is_attached_once(layout):
+    publish(STUDY, layout)
+    page = layout.report("small") / "report.html"
+    page.write_text("<p>names the runs</p>")
+    attach(STUDY, layout)
+    results = [run for run in by_name(layout).values() if run.data.tags["spar.stage"] == "result"]
+    client = Store(layout.root).client
+    for run in results:
+        copy = client.download_artifacts(run.info.run_id, "report/small/report.html")
+        assert Path(copy).read_text() == page.read_text()
+    attach(STUDY, layout)
+    publish(STUDY, layout)
+    again = [run for run in by_name(layout).values() if run.data.tags["spar.stage"] == "result"]
+    assert [run.data.tags for run in again] == [run.data.tags for run in results]
+    raw = layout.report("small") / "raw/evaluation"
+    raw.mkdir(parents=True)
+    (raw / "episodes.csv").write_text("rows\n")
+    attach(STUDY, layout)
+    assert not [f for f in client.list_artifacts(results[0].info.run_id, "report/small") if "raw" in f.path]
 
 
 def test_publishers_that_start_together_create_one_database_and_no_duplicate(layout):

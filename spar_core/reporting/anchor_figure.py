@@ -6,7 +6,6 @@ colour, and a phone held upright shows it whole. Anchors are numbered as in the 
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
 
@@ -18,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from spar_core.reporting.anchor_quality import AnchorQuality, RuleTrend
-from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH, labelled
+from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH, labelled, svg
 from spar_core.reporting.tables import Summary
 
 PANEL = 3.1  # inches a rule
@@ -56,9 +55,7 @@ def anchor_quality_figure(quality: AnchorQuality, baseline: str) -> bytes | None
         figure.draw_without_rendering()
         for axes, trend in zip(panels, quality.trends, strict=True):
             _number_marks(axes, trend, figure.dpi)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        return svg(figure)
 
 
 def _panel(axes: Axes, trend: RuleTrend) -> None:

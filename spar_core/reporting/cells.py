@@ -13,14 +13,16 @@ import pandas as pd
 
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
-from spar_core.study import parse_seeds
+from spar_core.seeds import parse_seeds
 
-EPISODES = "episodes.csv"
+EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estimates.json", "corrections.csv"
+# A file of each kind of artifact, which is there once the whole folder is.
+MARKS = {"evaluation": EPISODES, "estimate": ESTIMATES}
 KEYS = ["dataset", "anchor", "critic", "improvement"]
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # What must be the same in every cell of a dataset, or its rules cannot stand in one table.
 SHARED = ("env_id", "not_evaluated", "mismatch", "reference", "label", "dataset", "protocol")
-# What is estimated from logged data where nothing is rolled out; the first is always there.
+# What is estimated from logged data; the first is always there.
 OFFLINE = ("fqe", "critic_estimate")
 # And what its values are sums of.
 OFFLINE_SHARED = ("discount", "rewards")
@@ -41,9 +43,27 @@ class StudyLists(Protocol):
 
     name: str
     question: str
+    # Datasets whose policies are valued from logged data too.
+    estimated: tuple[str, ...]
 
     def cells(self) -> Iterable[Cell]:
         """Every cell, in the study's order."""
+
+
+FolderOf = Callable[[Cell], Path]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the artifacts of a cell lie: of its evaluation, and of its estimates from logged data."""
+
+    evaluation: FolderOf
+    estimate: FolderOf
+
+    def of(self, cell: Cell, study: StudyLists) -> dict[str, Path]:
+        """The folders that a cell of the study has to have, by the kind of artifact."""
+        found = {"evaluation": self.evaluation(cell)}
+        return found | ({"estimate": self.estimate(cell)} if cell.dataset in study.estimated else {})
 
 
 @dataclass
@@ -59,8 +79,13 @@ class Rule:
     diagnostics: dict[str, list[float]] = field(default_factory=dict)
     # The same by seed, for those with one value a seed (or one for all); a seed without a finite value is left out.
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
-    # Estimates from logged data by name and seed; empty where policies were rolled out.
+    # Estimates from logged data by name and seed; empty where the study asks for none.
     offline: dict[str, dict[int, float]] = field(default_factory=dict)
+    # Learning curves of each seed group (spar_core.curves), and quantiles of the corrections (spar_core.estimation).
+    curves: list[pd.DataFrame] = field(default_factory=list)
+    corrections: list[pd.DataFrame] = field(default_factory=list)
+    # The artifacts of each seed group that these numbers are from.
+    sources: dict[str, dict[str, Path]] = field(default_factory=dict)
 
     @property
     def not_evaluated(self) -> str | None:
@@ -73,26 +98,32 @@ class Rule:
         return self.dataset, self.anchor, self.critic
 
 
-def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rule]:
+def load_rules(study: StudyLists, folders: Folders) -> list[Rule]:
     """Read every cell of the study and join its seed groups.
 
     Args:
         study: the lists that say what belongs to the study.
-        folder_of: where the evaluation of a cell lies.
+        folders: where the artifacts of a cell lie.
 
     Returns:
         One rule an entry, in the study's order; episodes sorted by seed and episode.
 
     Raises:
-        SparError: a cell is missing or broken, a seed comes twice, or cells of a dataset disagree on
-            environment, reference scores, checkpoint protocol, or on what was estimated instead of rollouts.
+        SparError: a cell is missing or broken, a seed comes twice, nothing at all is known of a policy, or cells of a
+            dataset disagree on environment, reference scores, checkpoint protocol, or on what was estimated.
     """
     rules: dict[tuple[str, ...], Rule] = {}
     shared: dict[str, tuple[Path, dict[str, Any]]] = {}
     for cell in study.cells():
-        folder = folder_of(cell)
+        sources = folders.of(cell, study)
+        folder = sources["evaluation"]
         episodes, context = _read_cell(cell, folder)
-        offline = _offline(cell, folder, context)
+        offline = _read_estimates(cell, sources["estimate"], context) if "estimate" in sources else {}
+        if context.get("not_evaluated") is not None and not offline:
+            raise SparError(
+                f"{folder} holds no episodes ({context['not_evaluated']}), and the study asks for no estimates",
+                f"add '{cell.dataset}' to study.estimated in params.yaml and run `dvc repro`",
+            )
         first, agreed = shared.setdefault(cell.dataset, (folder, context))
         theirs = _shared(agreed)
         for name, value in _shared(context).items():
@@ -114,6 +145,11 @@ def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rul
         _add_diagnostics(rule, context.get("diagnostics", {}), parse_seeds(cell.seeds))
         for name, values in offline.items():
             rule.offline.setdefault(name, {}).update(values)
+        rule.sources[cell.seeds] = sources
+        if (folder / CURVES).is_file():
+            rule.curves.append(_table(folder / CURVES))
+        if "estimate" in sources:
+            rule.corrections.append(_table(sources["estimate"] / CORRECTIONS))
     if not rules:
         raise SparError(f"study '{study.name}' has no cell", "give it at least one entry in each of its lists")
     for rule in rules.values():
@@ -122,25 +158,36 @@ def load_rules(study: StudyLists, folder_of: Callable[[Cell], Path]) -> list[Rul
     return list(rules.values())
 
 
+def _table(path: Path) -> pd.DataFrame:
+    """A small table of numbers that another stage wrote."""
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise SparError(f"{path} does not exist", "run `dvc repro`") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise SparError(f"{path} is broken: {error}", "delete its folder and run `dvc repro`") from None
+
+
 def _shared(context: dict[str, Any]) -> dict[str, Any]:
     """What all cells of a dataset agree on."""
     offline = context.get("offline") or {}
     return {name: context.get(name) for name in SHARED} | {name: offline.get(name) for name in OFFLINE_SHARED}
 
 
-def _offline(cell: Cell, folder: Path, context: dict[str, Any]) -> dict[str, dict[int, float]]:
-    """Estimates by name and seed of a cell without rollouts, checked; nothing where there were some."""
-    if context.get("not_evaluated") is None:
-        return {}
-    path, found, seeds = folder / "context.json", context.get("offline") or {}, parse_seeds(cell.seeds)
+def _read_estimates(cell: Cell, folder: Path, context: dict[str, Any]) -> dict[str, dict[int, float]]:
+    """Estimates by name and seed, checked; ``context`` is handed them, and their diagnostics, too."""
+    path, seeds = folder / ESTIMATES, parse_seeds(cell.seeds)
+    found = read_json(path)
     by_name = {name: found[name] for name in OFFLINE if found.get(name) is not None}
     if "fqe" not in by_name:
-        raise SparError(f"{path} holds neither episodes nor an estimate from logged data", "run `dvc repro`")
+        raise SparError(f"{path} holds no estimate from logged data", "run `dvc repro`")
     for name, values in by_name.items():
         if len(values) != len(seeds) or tuple(found["seeds"]) != seeds:
             raise SparError(f"{path}: '{name}' is not one value a seed of the group '{cell.seeds}'", "run `dvc repro`")
         if any(value is None or not math.isfinite(value) for value in values):
             raise SparError(f"{path} holds a value of '{name}' that is not finite", "its fit diverged")
+    context["offline"] = found
+    context["diagnostics"] = {**context.get("diagnostics", {}), **found.get("diagnostics", {})}
     return {name: dict(zip(seeds, values, strict=True)) for name, values in by_name.items()}
 
 
@@ -163,6 +210,7 @@ class PresentPart:
 
     name: str
     question: str
+    estimated: tuple[str, ...]
     present: tuple[Cell, ...]
     missing: tuple[Cell, ...]
 
@@ -171,8 +219,8 @@ class PresentPart:
         return self.present
 
 
-def present_part(study: StudyLists, folder_of: Callable[[Cell], Path]) -> PresentPart:
-    """Split a study by whether the evaluation of a cell exists.
+def present_part(study: StudyLists, folders: Folders) -> PresentPart:
+    """Split a study by whether the artifacts of a cell exist.
 
     Raises:
         SparError: none does.
@@ -180,10 +228,11 @@ def present_part(study: StudyLists, folder_of: Callable[[Cell], Path]) -> Presen
     there: list[Cell] = []
     missing: list[Cell] = []
     for cell in study.cells():
-        (there if (folder_of(cell) / EPISODES).is_file() else missing).append(cell)
+        whole = all((folder / MARKS[kind]).is_file() for kind, folder in folders.of(cell, study).items())
+        (there if whole else missing).append(cell)
     if not there:
         raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
-    return PresentPart(study.name, study.question, tuple(there), tuple(missing))
+    return PresentPart(study.name, study.question, study.estimated, tuple(there), tuple(missing))
 
 
 def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:

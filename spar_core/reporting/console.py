@@ -72,6 +72,18 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
+def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
+    """``protocol last, 4 seeds of 20 episodes``: what every table of returns says; ``mark`` quotes the name."""
+
+    def span(values: set[int], name: str) -> str:
+        low, high = min(values), max(values)
+        return f"{low}{'' if low == high else f' to {high}'} {name}{'' if high == 1 else 's'}"
+
+    names = ", ".join(f"{mark}{name}{mark}" for name in dict.fromkeys(row.protocol for row in rows))
+    seeds = span({len(row.per_seed) for row in rows}, "seed")
+    return f"protocol {names}, {seeds} of {span({n for row in rows for n in row.episodes_a_seed}, 'episode')}"
+
+
 def by_setting(summaries: Sequence[Rows]) -> dict[tuple[str, str, str], list[Rows]]:
     """Summaries by (dataset, anchor, critic), in order: the rules that are compared with one another."""
     groups: dict[tuple[str, str, str], list[Rows]] = {}
@@ -104,7 +116,8 @@ def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
         line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
         verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
         lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
-    return _block(rules[0], rules[0].label, [rule.returns.n for rule in rules], lines)
+    label = "; ".join(filter(None, [protocol_text(rules), rules[0].label]))
+    return _block(rules[0], label, [rule.returns.n for rule in rules], lines)
 
 
 def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:

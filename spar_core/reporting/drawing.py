@@ -6,36 +6,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spar_core.reporting.agreement import Agreement
 from spar_core.reporting.anchor_figure import anchor_quality_figure
 from spar_core.reporting.anchor_quality import AnchorQuality
+from spar_core.reporting.cells import Rule
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import by_setting
+from spar_core.reporting.curve_figure import curves_figure
+from spar_core.reporting.episode_figures import against_figure, profiles_figure
 from spar_core.reporting.figures import estimates_figure, gains_figure, returns_figure
 from spar_core.reporting.offline import OfflineSummary
+from spar_core.reporting.offline_figures import agreement_figure, corrections_figure
 from spar_core.reporting.tables import Summary
 
 # Panels one above the other that still make one figure.
 PANELS = 4
+# Settings of a dataset whose single episodes and corrections are pictured; a study of many anchors would drown in them.
+PICTURED = 3
 
 
 @dataclass
 class Drawn:
-    """Names of a dataset's figures; ``anchors`` by critic, ``estimates`` where nothing was rolled out."""
+    """Names of a dataset's figures; ``anchors`` by critic, ``estimates`` where nothing was rolled out.
+
+    ``against`` and ``corrections`` are by (dataset, anchor, critic), for the first ``PICTURED`` settings.
+    """
 
     returns: list[str] = field(default_factory=list)
     estimates: list[str] = field(default_factory=list)
     gains: list[str] = field(default_factory=list)
     anchors: dict[str, str] = field(default_factory=dict)
+    profiles: list[str] = field(default_factory=list)
+    against: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    corrections: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    curves: str | None = None
+    agreement: str | None = None
 
 
 def draw(
     summaries: Sequence[Summary],
+    rules: Sequence[Rule],
+    agreements: Sequence[Agreement],
     qualities: Sequence[AnchorQuality],
     context: Mapping[str, Any],
     settings: ReportSettings,
     figures: dict[str, bytes],
 ) -> Drawn:
-    """Add the figures of one dataset to ``figures``.
+    """Add the figures of one dataset to ``figures``; ``rules`` are those of ``summaries``, in the same order.
 
     Up to four (anchor, critic) settings share one figure. Beyond, those that a figure of anchor quality covers
     have no other, and the rest are split over several.
@@ -62,10 +79,45 @@ def draw(
         if gains is not None:
             drawn.gains.append(f"gains.{slug}{suffix}.svg")
             figures[drawn.gains[-1]] = gains
+        settings_here = {row.setting for row in rows}
+        drawn.profiles.append(f"profiles.{slug}{suffix}.svg")
+        members = [rule for rule in rules if rule.setting in settings_here]
+        figures[drawn.profiles[-1]] = profiles_figure(members, summaries[0].label)
+    pictured = [rule for rule in rules if rule.setting in {rows[0].setting for rows in panels}]
+    _draw_settings(pictured, settings.baseline, summaries[0].label, slug, drawn, figures)
+    drawn.curves = _keep(f"curves.{slug}.svg", curves_figure(rules), figures)
+    drawn.agreement = _keep(f"agreement.{slug}.svg", agreement_figure(rules, agreements, summaries[0].label), figures)
     return drawn
 
 
-def draw_offline(summaries: Sequence[OfflineSummary], figures: dict[str, bytes]) -> Drawn:
+def _draw_settings(
+    rules: Sequence[Rule], baseline: str, label: str | None, slug: str, drawn: Drawn, figures: dict[str, bytes]
+) -> None:
+    """Figures of single settings: of episodes, where there are some, and of corrections."""
+    settings = list(dict.fromkeys(rule.setting for rule in rules))
+    for setting in settings[:PICTURED]:
+        members = [rule for rule in rules if rule.setting == setting]
+        suffix = "" if len(settings) == 1 else "." + ".".join(name.replace("/", ".") for name in setting[1:])
+        if members[0].not_evaluated is None:
+            name = _keep(f"against.{slug}{suffix}.svg", against_figure(members, baseline, label), figures)
+            if name:
+                drawn.against[setting] = name
+        name = _keep(f"corrections.{slug}{suffix}.svg", corrections_figure(members), figures)
+        if name:
+            drawn.corrections[setting] = name
+
+
+def _keep(name: str, picture: bytes | None, figures: dict[str, bytes]) -> str | None:
+    """Add a picture by its name; None where there is none."""
+    if picture is None:
+        return None
+    figures[name] = picture
+    return name
+
+
+def draw_offline(
+    summaries: Sequence[OfflineSummary], rules: Sequence[Rule], settings: ReportSettings, figures: dict[str, bytes]
+) -> Drawn:
     """Add the figures of one dataset without rollouts to ``figures``, four settings each."""
     slug = summaries[0].dataset.replace("/", ".")
     drawn = Drawn()
@@ -75,4 +127,6 @@ def draw_offline(summaries: Sequence[OfflineSummary], figures: dict[str, bytes])
         drawn.estimates.append(f"estimates.{slug}{suffix}.svg")
         rows = [row for panel in panels[start : start + PANELS] for row in panel]
         figures[drawn.estimates[-1]] = estimates_figure(rows)
+    _draw_settings(rules, settings.baseline, summaries[0].label, slug, drawn, figures)
+    drawn.curves = _keep(f"curves.{slug}.svg", curves_figure(rules), figures)
     return drawn

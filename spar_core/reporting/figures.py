@@ -24,6 +24,17 @@ WIDTH = 5.6  # inches
 ROW = 0.42  # inches a rule
 Rows = TypeVar("Rows", Summary, OfflineSummary)
 INK, GREY, PALE = "#111111", "#767676", "#cfcfcf"
+# Dash and shade tell lines apart.
+LINES = [
+    {"color": INK, "linestyle": "-", "linewidth": 1.8},
+    {"color": INK, "linestyle": "--", "linewidth": 1.5},
+    {"color": INK, "linestyle": ":", "linewidth": 1.9},
+    {"color": GREY, "linestyle": "-", "linewidth": 2.6},
+    {"color": GREY, "linestyle": (0, (5, 1.2, 1, 1.2)), "linewidth": 1.8},
+    {"color": INK, "linestyle": "-.", "linewidth": 1.2},
+    {"color": "#9a9a9a", "linestyle": "--", "linewidth": 2.2},
+    {"color": "#9a9a9a", "linestyle": ":", "linewidth": 2.4},
+]
 STYLE = {
     "svg.hashsalt": "spar",  # otherwise element ids are random
     "svg.fonttype": "path",  # the same look on a machine without the font
@@ -131,9 +142,19 @@ def _panels(
                 axes.set_title(f"anchor {anchor}, critic {critic}", fontsize=10, loc="left")
         panels[-1, 0].set_xlabel(label)
         figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return svg(figure)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG without a date; to be called within the style context that it was drawn in."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How to draw a line of each name, so that they differ in print without colour."""
+    return {name: dict(LINES[i % len(LINES)]) for i, name in enumerate(names)}
 
 
 def _means(axes: Axes, rules: Sequence[Rows], means: Sequence[Estimate]) -> None:

@@ -14,14 +14,19 @@ from typing import Any
 
 import pandas as pd
 
+from spar_core.reporting.agreement import Agreement, agreements
 from spar_core.reporting.cells import KEYS, Rule
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.offline import OfflineSummary, summarise_offline
+from spar_core.reporting.overall import Overall, overall
+from spar_core.reporting.pairs import Pair, pairs_of
 from spar_core.reporting.tables import Summary, summarise
 from spar_core.statistics import normalised_score, seed_means
 
 # Counts, which stay whole numbers where some are missing.
 COUNTS = ["parameters_rule", "parameters_policy"]
+# Columns of summaries that are there only where a rule has a value.
+WHERE_FILLED = ("fqe_mean", "critic_estimate", "label")
 RETURNS = [*KEYS, "rule", "seed", "return_mean", "normalised_score", "length_mean"]
 
 
@@ -33,6 +38,9 @@ class Numbers:
     summaries: list[Summary]
     unrolled: list[Rule]
     offline: list[OfflineSummary]
+    pairs: list[Pair]
+    overall: list[Overall]
+    agreements: list[Agreement]
 
     @property
     def every(self) -> list[Summary | OfflineSummary]:
@@ -44,11 +52,15 @@ def numbers_of(rules: Sequence[Rule], settings: ReportSettings, *, partial: bool
     """Summaries of all rules; see :func:`spar_core.reporting.tables.summarise`."""
     rolled = [rule for rule in rules if rule.not_evaluated is None]
     unrolled = [rule for rule in rules if rule.not_evaluated is not None]
+    summaries = summarise(rolled, settings, partial=partial)
     return Numbers(
         rolled,
-        summarise(rolled, settings, partial=partial),
+        summaries,
         unrolled,
         summarise_offline(unrolled, settings, partial=partial),
+        pairs_of(summaries, settings, partial=partial),
+        overall(rolled, summaries, settings),
+        agreements(rolled),
     )
 
 
@@ -69,6 +81,7 @@ def seed_frame(numbers: Numbers) -> pd.DataFrame:
         for seed, value in summary.per_seed.items():
             score = normalised_score(value, reference["min"], reference["max"]) if reference else None
             known = {"return_mean": value, "normalised_score": score, "length_mean": lengths[seed]}
+            known |= {name: values.get(seed) for name, values in rule.offline.items()}
             rows.append({**_axes(summary), "rule": name, "seed": seed, **known, "label": summary.label})
     for summary in numbers.offline:
         name = next(names)
@@ -79,13 +92,17 @@ def seed_frame(numbers: Numbers) -> pd.DataFrame:
 
 
 def metrics(numbers: Numbers) -> dict[str, float]:
-    """Flat ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number; what is missing has no key."""
-    return {
+    """Flat ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number; what is missing has no key.
+
+    Keys that begin with ``overall/`` and ``agreement/`` speak of several cells together.
+    """
+    by_rule = {
         f"{summary.key}/{name}": value
         for summary in numbers.every
         for name, value in summary.metrics().items()
         if value is not None
     }
+    return by_rule | {k: v for part in (*numbers.overall, *numbers.agreements) for k, v in part.metrics().items()}
 
 
 def summary_frame(numbers: Numbers) -> pd.DataFrame:
@@ -96,9 +113,9 @@ def summary_frame(numbers: Numbers) -> pd.DataFrame:
     # The plots of dvc.yaml ask for these two, even where no rule has a return.
     plotted = ["seeds", "return_mean", f"gain_over_{first.baseline}"]
     returns = list(numbers.summaries[0].flat()) if numbers.summaries else [*_axes(first), *plotted, *COUNTS]
-    always = ["rule", *(name for name in returns if name != "label")]
+    always = ["rule", *(name for name in returns if name not in WHERE_FILLED)]
     estimates = [name for name in (numbers.offline[0].flat() if numbers.offline else []) if name not in always]
-    frame = _frame(rows, always, [*(name for name in estimates if name != "label"), "label"])
+    frame = _frame(rows, always, list(dict.fromkeys([*(n for n in estimates if n != "label"), *WHERE_FILLED])))
     return frame.astype({name: "Int64" for name in ["episodes", *COUNTS] if name in frame})
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 
 from spar_core.reporting.anchor_quality import PREDICTORS, anchor_quality, anchors_frame
-from spar_core.reporting.cells import Cell, Rule, StudyLists, all_episodes, load_rules
+from spar_core.reporting.cells import Cell, Folders, Rule, StudyLists, all_episodes, load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import (
     NOTHING,
@@ -26,6 +26,9 @@ from spar_core.reporting.console import (
 from spar_core.reporting.drawing import draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
+from spar_core.reporting.overall import overall_frame
+from spar_core.reporting.pairs import pairs_frame
+from spar_core.reporting.provenance import INPUTS, changed, raw_files, sources_of
 from spar_core.reporting.sections import offline_section, section_of
 
 TEMPLATE = "report.md.j2"
@@ -33,26 +36,27 @@ TEMPLATE = "report.md.j2"
 
 @dataclass(frozen=True)
 class Report:
-    """A rendered report; ``files`` and ``figures`` map names to bytes, figures belong in ``figures/``."""
+    """A rendered report; figures belong in ``figures/``, and what it was made from in ``raw/``, by name to bytes."""
 
     files: dict[str, bytes]
     figures: dict[str, bytes] = field(default_factory=dict)
+    raw: dict[str, bytes] = field(default_factory=dict)
     console: str = ""
 
 
 def build_report(
     study: StudyLists,
-    folder_of: Callable[[Cell], Path],
+    folders: Folders,
     settings: ReportSettings,
     missing: Sequence[Cell] | None = None,
 ) -> Report:
     """Read the cells of the study and render its report; nothing is written.
 
-    The bytes are a function of the evaluation folders, the study and the settings alone.
+    The bytes are a function of the cells' folders, the study and the settings alone.
 
     Args:
         study: a whole study, or the part of one that is there (:func:`spar_core.reporting.cells.present_part`).
-        folder_of: where the evaluation of a cell lies.
+        folders: where the artifacts of a cell lie.
         settings: what is compared with what.
         missing: for a partial report, the cells that are not there; the page then says so at its top, rules are
             compared over the seeds that they share, and ``episodes.csv`` holds every episode read.
@@ -61,7 +65,7 @@ def build_report(
         SparError: see :func:`spar_core.reporting.cells.load_rules`.
     """
     partial = missing is not None
-    rules = load_rules(study, folder_of)
+    rules = load_rules(study, folders)
     numbers = numbers_of(rules, settings, partial=partial)
     qualities = anchor_quality(numbers.rules, numbers.summaries, settings)
     figures: dict[str, bytes] = {}
@@ -69,14 +73,16 @@ def build_report(
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
         context = next(rule.context for rule in rules if rule.dataset == dataset)
         offline = [summary for summary in numbers.offline if summary.dataset == dataset]
+        members = [rule for rule in rules if rule.dataset == dataset]
         if offline:
-            drawn = draw_offline(offline, figures)
+            drawn = draw_offline(offline, members, settings, figures)
             sections.append(offline_section(dataset, offline, numbers.unrolled, context, drawn))
             continue
         ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
-        drawn = draw(ours, about, context, settings, figures)
-        sections.append(section_of(dataset, ours, about, numbers.rules, context, drawn))
+        agreements = [found for found in numbers.agreements if found.dataset == dataset]
+        drawn = draw(ours, members, agreements, about, context, settings, figures)
+        sections.append(section_of(dataset, ours, about, numbers, context, drawn))
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -91,6 +97,11 @@ def build_report(
             has_baseline=settings.baseline in named,
             has_repair=settings.repair in named,
             glossary=_glossary(rules),
+            overall=numbers.overall,
+            overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
+            sources=sources_of(rules),
+            changed=changed(rules),
+            inputs=INPUTS,
             confidence=f"{100 * settings.confidence:g}%",
             partial=partial,
             missing=_by_setting_and_rule(missing or ()),
@@ -104,11 +115,15 @@ def build_report(
         "returns.csv": to_csv(seed_frame(numbers)),
         "table.csv": to_csv(summary_frame(numbers)),
         "anchors.csv": to_csv(anchors_frame(qualities)),
+        "pairs.csv": to_csv(pairs_frame(numbers.pairs)),
+        "overall.csv": to_csv(overall_frame(numbers.overall)),
         "report.md": page.encode(),
     }
     if partial:
         files["episodes.csv"] = to_csv(all_episodes(rules))
-    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline))
+    # A partial report has every episode in one file; what it is made of is about to change.
+    raw = {} if partial else raw_files(rules)
+    return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:

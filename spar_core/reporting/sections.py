@@ -6,9 +6,11 @@ from typing import Any
 
 from spar_core.reporting.anchor_quality import AnchorQuality
 from spar_core.reporting.cells import Rule
-from spar_core.reporting.console import by_setting, digits_for, digits_of
+from spar_core.reporting.console import by_setting, digits_for, digits_of, protocol_text
 from spar_core.reporting.drawing import Drawn
+from spar_core.reporting.flat import Numbers
 from spar_core.reporting.offline import HELDOUT, OfflineSummary
+from spar_core.reporting.pairs import best_of
 from spar_core.reporting.tables import Summary, diagnostics
 
 # With more (anchor, critic) settings in a dataset than this, what is long in each folds away.
@@ -19,7 +21,7 @@ def section_of(
     dataset: str,
     summaries: list[Summary],
     qualities: list[AnchorQuality],
-    rules: list[Rule],
+    numbers: Numbers,
     context: dict[str, Any],
     drawn: Drawn,
 ) -> dict[str, Any]:
@@ -29,18 +31,24 @@ def section_of(
         dataset: its id.
         summaries: of the dataset.
         qualities: of the dataset.
-        rules: of the study, as far as they were rolled out.
+        numbers: of the study.
         context: of any of the dataset's cells.
         drawn: its figures.
     """
     tables = []
     settings = by_setting(summaries)
     for setting, rows in settings.items():
-        members = [rule for rule in rules if rule.setting == setting]
+        members = [rule for rule in numbers.rules if rule.setting == setting]
         tables.append(
             {
-                **_table(setting, rows, members),
+                **_table(setting, rows, members, drawn),
                 "estimates": False,
+                "protocol": protocol_text(rows, "`"),
+                "best": best_of(rows, numbers.pairs),
+                "pairs": {(pair.rule, pair.other): pair for pair in numbers.pairs if pair.setting == setting},
+                "against": drawn.against.get(setting),
+                "has_estimates": any(row.fqe is not None for row in rows),
+                "chance_shown": any(p.chance.low is not None for p in numbers.pairs if p.setting == setting),
                 "verdicts": _verdicts(rows),
                 "has_success": any(row.success is not None for row in rows),
                 "has_parameters": any(row.parameters_rule is not None for row in rows),
@@ -64,12 +72,13 @@ def section_of(
         "tables": tables,
         "anchor_quality": described,
         "figures": drawn,
+        "agreements": [found for found in numbers.agreements if found.dataset == dataset],
         "compact": len(settings) > OPEN_SETTINGS,
     }
 
 
 def _table(
-    setting: tuple[str, str, str], rows: list[Summary] | list[OfflineSummary], members: list[Rule]
+    setting: tuple[str, str, str], rows: list[Summary] | list[OfflineSummary], members: list[Rule], drawn: Drawn
 ) -> dict[str, Any]:
     """What every table needs, of returns or of estimates; ``members`` are the rules of the setting."""
     dataset, anchor, critic = setting
@@ -84,6 +93,7 @@ def _table(
         "diagnostics": diagnostics(members),
         "all_rules": tuple(row.improvement for row in rows),
         "has_gain": any(row.gain is not None for row in rows),
+        "corrections": drawn.corrections.get(setting),
     }
 
 
@@ -104,7 +114,7 @@ def offline_section(
     tables = []
     settings = by_setting(summaries)
     for setting, rows in settings.items():
-        table = _table(setting, rows, [rule for rule in rules if rule.setting == setting])
+        table = _table(setting, rows, [rule for rule in rules if rule.setting == setting], drawn)
         tables.append(
             {
                 **table,

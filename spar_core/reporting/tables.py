@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics as stdlib_statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ METRICS = [
     "improvement_part",
     "length_mean",
     "success_rate",
+    "fqe_mean",
+    "critic_estimate",
 ]
 
 
@@ -84,11 +87,16 @@ class Summary(RuleSummary):
     improvements: dict[int, float] = field(default_factory=dict)
     # What every table must say beside these numbers, such as that the environment is not the data's own.
     label: str | None = None
+    # Which of its checkpoints a policy is judged by, as every table says.
+    protocol: str = "not stated"
+    # Estimates from logged data beside the return, means over seeds; None where the study asks for none.
+    fqe: float | None = None
+    critic_estimate: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
         """Its part of ``metrics.json``."""
         row = self.flat()
-        return {name: row[name] for name in (template.format(baseline=self.baseline) for template in METRICS)}
+        return {name: row.get(name) for name in (template.format(baseline=self.baseline) for template in METRICS)}
 
     def flat(self) -> dict[str, Any]:
         """One row of ``table.csv``."""
@@ -97,6 +105,7 @@ class Summary(RuleSummary):
             "anchor": self.anchor,
             "critic": self.critic,
             "improvement": self.improvement,
+            "protocol": self.protocol,
             "seeds": len(self.per_seed),
             "episodes": self.episodes,
             "return_mean": self.returns.value,
@@ -120,6 +129,7 @@ class Summary(RuleSummary):
         row["success_rate"] = self.success
         row["parameters_rule"] = self.parameters_rule
         row["parameters_policy"] = self.parameters_policy
+        row["fqe_mean"], row["critic_estimate"] = self.fqe, self.critic_estimate
         row["label"] = self.label
         return row
 
@@ -206,6 +216,9 @@ def _summary(
         repairs=repairs,
         improvements=improvements,
         label=rule.context.get("mismatch"),
+        protocol=str(rule.context.get("protocol", "not stated")),
+        fqe=mean_of(rule, "fqe"),
+        critic_estimate=mean_of(rule, "critic_estimate"),
     )
 
 
@@ -228,6 +241,12 @@ def difference_by_seed(
     if not of and not to:
         return None, {}
     return paired_difference(of, to, settings.confidence), {seed: of[seed] - to[seed] for seed in sorted(of)}
+
+
+def mean_of(rule: Rule, estimate: str) -> float | None:
+    """Mean over seeds of an estimate from logged data; None where there is none."""
+    values = rule.offline.get(estimate)
+    return math.fsum(values.values()) / len(values) if values else None
 
 
 def count_of(rule: Rule, key: str) -> int | None:

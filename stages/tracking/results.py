@@ -10,7 +10,7 @@ from spar_core.study import Study
 from stages.cells import STAGES
 from stages.layout import Layout
 from stages.tracking.points import Folders, result_metrics
-from stages.tracking.published import Key, Published, Tally, folders
+from stages.tracking.published import STUDY_TAG, Key, Published, Tally, folders
 from stages.tracking.store import DIGEST_TAG, Store
 
 _REPORT_FILES = (".md", ".html", ".svg", ".png", ".json", ".csv")
@@ -86,12 +86,22 @@ def _links(experiment: str, stages: Published) -> dict[str, str]:
     return {**tags, "mlflow.note.content": f"Rests on {' · '.join(links)}"}
 
 
+def attach_report(store: Store, experiment: str, study: Study, layout: Layout) -> None:
+    """Bring the report that every result run of a study has up to date, such as after its page was written."""
+    with store.lock():
+        for run in store.runs(experiment, "tags.`spar.stage` = 'result'"):
+            if study.name in run.data.tags.get(STUDY_TAG, "").split(", "):
+                _attach_report(store, run, study, layout)
+
+
 def _attach_report(store: Store, run: Any, study: Study, layout: Layout) -> None:
-    """Copy the report and its figures to the run, unless it has them already."""
+    """Copy the report and its figures to the run, unless it has them already.
+
+    The raw rows and a partial report stay out: each result would hold those of all.
+    """
     folder = layout.report(study.name)
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix in _REPORT_FILES and path.stat().st_size <= _REPORT_FILE_BYTES
-    )
+    found = (path for path in folder.rglob("*") if not {"raw", "partial"} & set(path.relative_to(folder).parts))
+    files = sorted(path for path in found if path.suffix in _REPORT_FILES and path.stat().st_size <= _REPORT_FILE_BYTES)
     if not files:
         return
     digest = digest_bytes("".join(digest_file(path) for path in files).encode())
