@@ -38,7 +38,7 @@ ui: setup ## open the MLflow UI on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath mlflow.db)}
 
 test: setup-dev ## the tests, without those that take minutes each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: setup-dev ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow

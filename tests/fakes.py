@@ -151,8 +151,18 @@ def fit_parts(dataset: Dataset, seeds: Sequence[int]) -> Parts:
     return Parts(tuple(seeds), anchor, residual, critic)
 
 
-def save_rule(folder: Path, kind: str, parts: Parts, dataset: Dataset, scaler: Scaler) -> Improvement:
-    """Fit a rule on frozen parts for a few steps, write the policy artifact, and return the rule."""
+def save_rule(
+    folder: Path,
+    kind: str,
+    parts: Parts,
+    dataset: Dataset,
+    scaler: Scaler,
+    names: tuple[int, ...] | None = None,
+) -> Improvement:
+    """Fit a rule on frozen parts for a few steps, write the policy artifact, and return the rule.
+
+    The artifact calls the seeds ``names``, or what they are.
+    """
     member, seeds = load_member("improvement", kind), parts.seeds
     settings = tiny_settings(member)
     fitted = member.fit(dataset, parts.frozen(seeds), settings, seeds, Reporter(seeds), "cpu")
@@ -165,8 +175,9 @@ def save_rule(folder: Path, kind: str, parts: Parts, dataset: Dataset, scaler: S
         saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
     folder.mkdir(parents=True)
     size = dataset.observation_size
-    whole = save_policy(folder, parts=saved, fitted=fitted, seeds=seeds, scaler=scaler, observation_size=size)
-    write_meta(folder, POLICY_KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(seeds))
+    called = names or seeds
+    whole = save_policy(folder, parts=saved, fitted=fitted, seeds=called, scaler=scaler, observation_size=size)
+    write_meta(folder, POLICY_KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(called))
     return member.restore(parts.frozen(seeds), settings, fitted.tensors)
 
 

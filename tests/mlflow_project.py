@@ -24,15 +24,12 @@ import yaml
 
 from spar_core.artifacts import write_json, write_meta
 from spar_core.data.scaler import Scaler
-from spar_core.fitted import Part
-from spar_core.members import load_member
-from spar_core.policy import KIND, save_policy
-from spar_core.reporter import Reporter
+from spar_core.policy import KIND
 from spar_core.study import Study
 from stages.cells import Cell, cell_digest, study_cells
 from stages.layout import Layout
 from stages.tracking.store import Store
-from tests.fakes import OBSERVATION_SIZE, fit_parts, tiny_settings, toy_dataset
+from tests.fakes import fit_parts, save_rule, toy_dataset
 
 REPO = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -237,20 +234,9 @@ def _parts():
 @functools.cache
 def tiny_policy(kind: str, names: tuple[int, ...] = SEEDS) -> dict[str, bytes]:
     """Weights and description of a policy that was trained for a few steps; its two seeds are called ``names``."""
-    parts = _parts()
-    member = load_member("improvement", kind)
-    settings = tiny_settings(member)
-    fitted = member.fit(toy_dataset(), parts.frozen(SEEDS), settings, SEEDS, Reporter(SEEDS), "cpu")
-    saved = {
-        "anchor": Part("mlp", parts.settings("anchor"), parts.anchor.tensors),
-        "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
-        "improvement": Part(kind, settings, fitted.tensors),
-    }
-    if member.acts_with_critic:
-        saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_policy(folder, parts=saved, fitted=fitted, seeds=names, scaler=SCALER, observation_size=OBSERVATION_SIZE)
+        folder = Path(name) / "policy"
+        save_rule(folder, kind, _parts(), toy_dataset(), SCALER, names)
         return {file: (folder / file).read_bytes() for file in ("policy.json", "weights.safetensors")}
 
 

@@ -74,6 +74,18 @@ def project(tmp_path_factory):
         yield clone
 
 
+def study_of_logs(name: str) -> Study:
+    return Study(
+        name=name,
+        datasets=(LOGS,),
+        anchors=("mlp",),
+        critics=("iql",),
+        improvements=RULES,
+        seeds=(SEEDS,),
+        estimated=(LOGS,),
+    )
+
+
 def arguments(dataset: str, rule: str) -> list[str]:
     return cell_arguments(dataset, rule, SEEDS)
 
@@ -257,15 +269,7 @@ def test_what_mlflow_is_told_has_names_of_its_own(project):
 
 
 def test_a_study_without_any_environment_and_a_partial_report(project, tmp_path):
-    study = Study(
-        name="logs",
-        datasets=(LOGS,),
-        anchors=("mlp",),
-        critics=("iql",),
-        improvements=RULES,
-        seeds=(SEEDS,),
-        estimated=(LOGS,),
-    )
+    study = study_of_logs("logs")
     params = project.params()
     try:
         project.set({"study": json.loads(study.model_dump_json())})
@@ -307,17 +311,8 @@ def test_broken_estimates_are_refused(project, tmp_path, change, message):
     said = layout.evaluation(*axes) / "context.json"
     path = said if "not_evaluated" in change else layout.estimate(*axes) / "estimates.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    study = Study(
-        name="x",
-        datasets=(LOGS,),
-        anchors=("mlp",),
-        critics=("iql",),
-        improvements=RULES,
-        seeds=(SEEDS,),
-        estimated=(LOGS,),
-    )
     with pytest.raises(SparError, match=message):
-        load_rules(study, report.folders_of(layout))
+        load_rules(study_of_logs("x"), report.folders_of(layout))
 
 
 def rule_with(name: str, values: dict[int, float]) -> Rule:

@@ -76,3 +76,22 @@ def changed(rules: Sequence[Rule]) -> list[tuple[str, str, str, dict[str, Any]]]
                 key = (part, getattr(rule, axis), made[part]["kind"])
                 found.setdefault(key, made[part]["changed"])
     return [(*key, settings) for key, settings in found.items() if settings]
+
+
+def judged_with(rules: Sequence[Rule]) -> dict[str, dict[str, Any]]:
+    """Every setting of the evaluations and of the estimates, as their ``meta.json`` has them; all cells share them."""
+    sections = {"evaluation": "evaluation", "estimate": "estimation"}
+    found: dict[str, dict[str, Any]] = {}
+    for kind, section in sections.items():
+        folders = [source[kind] for rule in rules for source in rule.sources.values() if kind in source]
+        if folders and (folders[0] / META).is_file():
+            found[kind] = _flat(read_json(folders[0] / META)["params"].get(section, {}))
+    return {kind: settings for kind, settings in found.items() if settings}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -28,7 +28,7 @@ from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, s
 from spar_core.reporting.glossary import explain
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
-from spar_core.reporting.provenance import INPUTS, changed, raw_files, sources_of
+from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
 from spar_core.reporting.sections import offline_section, section_of
 
 TEMPLATE = "report.md.j2"
@@ -101,6 +101,7 @@ def build_report(
             overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
             sources=sources_of(rules),
             changed=changed(rules),
+            judged=judged_with(rules),
             inputs=INPUTS,
             confidence=f"{100 * settings.confidence:g}%",
             partial=partial,
