@@ -133,6 +133,8 @@ def _gain(row: dict[str, float], digits: int = 0) -> str:
     if pd.isna(row["gain_over_anchor"]):
         return ""
     low, high = row["gain_low"], row["gain_high"]
+    if pd.isna(low):
+        return f"{row['gain_over_anchor']:+.{digits}f} (one seed)"
     text = f"{row['gain_over_anchor']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 

@@ -15,8 +15,8 @@ import numpy as np
 from spar_core.errors import SparError
 from spar_core.fitted import CURVES
 
-COLUMNS = ["part", "metric", "step", "mean", "low", "high"]
-POINTS = 50
+COLUMNS = ["part", "metric", "step", "seeds", "mean", "low", "high"]
+POINTS = 32
 
 
 def condense(parts: Mapping[str, Path], target: Path) -> None:
@@ -35,7 +35,7 @@ def condense(parts: Mapping[str, Path], target: Path) -> None:
         for part, folder in parts.items():
             for (metric, step), values in _by_point(folder / CURVES).items():
                 mean = float(np.mean(values))
-                writer.writerow([part, metric, step, repr(mean), repr(min(values)), repr(max(values))])
+                writer.writerow([part, metric, step, len(values), repr(mean), repr(min(values)), repr(max(values))])
 
 
 def _by_point(path: Path) -> dict[tuple[str, int], list[float]]:

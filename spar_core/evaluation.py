@@ -152,7 +152,6 @@ def roll_out(
             active = np.flatnonzero(running)
             for i in active:
                 observation, reward, terminated, truncated, info = envs[i].step(actions[i])
-                observations[i] = observation
                 totals[i] += reward
                 lengths[i] += 1
                 success = info.get("success", info.get("is_success"))
@@ -160,6 +159,9 @@ def roll_out(
                     successes[i] = bool(successes[i]) or bool(success)
                 terminations[i] = terminated
                 running[i] = not (terminated or truncated)
+                # An episode may end because its state is no number any more; nobody is asked about it.
+                if running[i]:
+                    observations[i] = observation
             report(len(active))
     finally:
         for env in envs:

@@ -96,6 +96,7 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
         "mismatch": mismatch,
         "reference": reference and {key: reference[key] for key in ("min", "max", "source")},
         "label": label,
+        "comparable_to_d4rl": manifest["comparable_to_d4rl"],
         "dataset": {
             "steps": manifest["steps"],
             "episodes": manifest["episodes"],
@@ -153,7 +154,9 @@ def run(argv: list[str] | None = None) -> None:
             condense({**parts, "improvement": policy}, folder / CURVES)
             write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
     if clause is not None:
-        print(f"{args.dataset} is not evaluated: {clause}")
+        print(
+            f"{args.dataset} is not evaluated: {clause}; with it in study.estimated, its policies' values are estimated"
+        )
 
 
 def rollouts(

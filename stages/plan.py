@@ -90,8 +90,9 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
     entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.
-        if entry.env_id is None and entry.source != "minari":
-            what = f"datasets/{dataset}.yaml names no 'env_id': policies on it are trained and not rolled out"
+        if entry.not_evaluated is not None or (entry.env_id is None and entry.source != "minari"):
+            why = "says 'not_evaluated'" if entry.not_evaluated is not None else "names no 'env_id'"
+            what = f"datasets/{dataset}.yaml {why}: policies on it are trained and not rolled out"
             if dataset not in study.estimated:
                 raise SparError(what, f"add it to study.estimated, {ESTIMATED}")
             print(f"note: {what}; their values are estimated from held-out episodes")

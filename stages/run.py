@@ -43,8 +43,15 @@ def run(argv: list[str] | None = None) -> None:
     print()
     print_table(Layout())
     write_cost(Layout())
-    publish([])
+    failed = None
+    try:
+        publish([])
+    except SparError as error:
+        failed = error
+    # Without a store too: it then says that there is none.
     view([])
+    if failed is not None:
+        raise failed
     # The page names the runs, so it is attached to them last.
     attach(section(Layout(), "study", Study), Layout())
     print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")

@@ -16,9 +16,10 @@ from scipy import stats
 
 from spar_core.errors import SparError
 from spar_core.reporting.anchor_quality import AnchorQuality, anchor_quality
-from spar_core.reporting.cells import load_rules, present_part
+from spar_core.reporting.cells import load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.glossary import explain
+from spar_core.reporting.present import present_part
 from spar_core.reporting.render import Report, build_report
 from spar_core.reporting.tables import summarise
 from spar_core.seeds import parse_seeds

@@ -74,8 +74,22 @@ def test_the_policy_always_sees_a_batch_of_the_same_shape_and_finished_rows_stan
     roll_out(act, CountingEnv, Block(0, 0, (1, 5, 3)))
     assert [o.shape for o in seen] == [(3, 2)] * 5
     assert all(o.dtype == np.float32 for o in seen)
-    assert [o[0].tolist() for o in seen] == [[1, 0]] + [[1, 1]] * 4
-    assert [o[2].tolist() for o in seen] == [[3, 0], [3, 1], [3, 2], [3, 3], [3, 3]]
+    assert [o[0].tolist() for o in seen] == [[1, 0]] * 5
+    assert [o[2].tolist() for o in seen] == [[3, 0], [3, 1], [3, 2], [3, 2], [3, 2]]
+
+
+def test_an_episode_that_ends_in_a_state_that_is_no_number_disturbs_no_other():
+    class Exploding(CountingEnv):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation * (np.inf if rest[1] else 1.0), *rest
+
+    def act(observations):
+        assert np.isfinite(observations).all()
+        return np.zeros((len(observations), 1))
+
+    rows = roll_out(act, Exploding, Block(0, 0, (1, 4)))
+    assert [(r.length, r.terminated) for r in rows] == [(1, True), (4, False)]
 
 
 def test_reported_steps_add_up_to_the_steps_taken():

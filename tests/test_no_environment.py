@@ -18,6 +18,7 @@ from spar_core.errors import SparError
 from spar_core.reporting.cells import Rule, load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.offline import summarise_offline
+from spar_core.reporting.present import present_part
 from spar_core.study import Study
 from stages import cost, estimate, evaluate, plan, report
 from stages.datasets import dataset_of
@@ -143,7 +144,8 @@ def test_it_says_so_in_one_line_and_writes_the_same_bytes_with_two_workers(proje
         stage.run(arguments(LOGS, "uniform"))
     assert [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders] == before
     said = [line for line in capsys.readouterr().out.splitlines() if "not evaluated" in line]
-    assert said == [f"{LOGS} is not evaluated: {CLAUSE}"]
+    hint = "with it in study.estimated, its policies' values are estimated"
+    assert said == [f"{LOGS} is not evaluated: {CLAUSE}; {hint}"]
 
 
 def test_corrections_are_those_of_the_policy_on_held_out_states(project):
@@ -167,7 +169,7 @@ def test_a_study_that_asks_for_no_estimate_of_logged_data_is_refused(project, tm
     params = project.params()
     try:
         project.set({"study.estimated": []})
-        with pytest.raises(SparError, match=r"mine/logs-v0.yaml names no 'env_id'.*add it to study.estimated"):
+        with pytest.raises(SparError, match=r"mine/logs-v0.yaml says 'not_evaluated'.*add it to study.estimated"):
             plan.run([])
         with pytest.raises(SparError, match=r"holds no episodes \(the plant .*add 'mine/logs-v0' to study.estimated"):
             report.run([])
@@ -285,6 +287,19 @@ def test_a_study_without_any_environment_and_a_partial_report(project, tmp_path)
         if (tmp_path / "aside").exists():
             shutil.move(tmp_path / "aside", cell(LOGS, "anchor"))
         project.set({"study": params["study"]})
+
+
+def test_a_partial_report_shows_returns_whose_estimates_are_still_missing(project, tmp_path):
+    study = study_of_logs("x").model_copy(update={"datasets": (LOGS, DATASET), "estimated": (LOGS, DATASET)})
+    part = present_part(study, report.folders_of(Layout()))
+    assert part.estimated == (LOGS,) and not part.missing, "the returns of the other stand without estimates"
+    held = estimate_cell(LOGS, "uniform")
+    try:
+        shutil.move(held, tmp_path / "aside")
+        part = present_part(study, report.folders_of(Layout()))
+        assert [cell.improvement for cell in part.missing] == ["uniform"], "nothing at all is known of it"
+    finally:
+        shutil.move(tmp_path / "aside", held)
 
 
 def read_header(name: str) -> set[str]:

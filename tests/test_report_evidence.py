@@ -59,9 +59,9 @@ def test_pairs_are_paired_by_seed_and_mirror_each_other():
     there, back = pairs["awr", "anchor"], pairs["anchor", "awr"]
     known = stats.ttest_rel(means["awr"], means["anchor"]).confidence_interval(0.95)
     assert (there.difference.low, there.difference.high) == pytest.approx((known.low, known.high))
-    assert there.difference.value == -back.difference.value and there.chance.value == 1 - back.chance.value
+    assert there.difference.value == -back.difference.value and there.chance == pytest.approx(1 - back.chance)
     # 2 beats 1, 7 beats all three, 3.5 beats 1 and 3: 6 of 9.
-    assert there.chance.value == pytest.approx(6 / 9) and (there.wins, back.wins) == (3, 0)
+    assert there.chance == pytest.approx(6 / 9) and (there.wins, back.wins) == (3, 0)
     row = pairs_frame(list(pairs.values())).set_index(["rule", "other"]).loc[("awr", "anchor")]
     assert row["seeds_above"] == 3 and row["difference"] == pytest.approx(3.5 / 3)
 
@@ -112,6 +112,22 @@ def test_overall_takes_the_datasets_that_every_rule_has():
     assert entries["spar"].metrics() == {}, "one dataset says it in its own keys"
 
 
+def test_scores_that_may_stand_in_d4rl_tables_are_never_put_together_with_others():
+    rules = []
+    for dataset, comparable, level in (("d4rl", True, 500.0), ("built", False, 100.0)):
+        for name in ("anchor", "spar"):
+            rule = rule_of(name, {0: level, 1: level}, dataset=dataset)
+            rule.context |= {"comparable_to_d4rl": comparable, "label": f"label of {dataset}"}
+            rules.append(rule)
+    entries = overall(rules, summaries_of(rules), ReportSettings())
+    told = [(e.improvement, e.comparable, e.tasks, e.label, e.values["mean"].value) for e in entries]
+    assert told == [
+        (name, comparable, (dataset,), f"label of {dataset}", pytest.approx(score))
+        for dataset, comparable, score in (("d4rl", True, 50.0), ("built", False, 10.0))
+        for name in ("anchor", "spar")
+    ]
+
+
 def test_nothing_is_put_together_without_reference_returns():
     rules = [rule_of("anchor", {0: 1.0}, reference=None)]
     assert overall(rules, summaries_of(rules), ReportSettings()) == []
@@ -136,18 +152,19 @@ def test_an_estimate_that_ranks_as_returns_do_has_correlation_one_and_no_regret(
     rules = with_estimates({"anchor": (100.0, 1.0), "awr": (300.0, 3.0), "spar": (500.0, 50.0)})
     fqe, critic = agreements(rules)
     assert fqe.over_rules.rho == pytest.approx(1) and fqe.over_policies.rho == pytest.approx(1)
-    assert (fqe.rules, fqe.policies) == (3, 6) and fqe.choices[0].rule == "spar" and fqe.choices[0].regret == 0
-    assert critic.over_rules.rho == pytest.approx(-1) and critic.choices[0].rule == "anchor"
-    assert critic.choices[0].regret == pytest.approx(400.0)
+    assert (fqe.rules, fqe.policies) == (3, 6) and fqe.first == "spar" and fqe.regret == 0
+    assert critic.over_rules.rho == pytest.approx(-1) and critic.first == "anchor"
+    assert critic.regret == pytest.approx(400.0)
     assert fqe.metrics() == {
-        "agreement/d/fqe/rank_correlation_rules": pytest.approx(1),
-        "agreement/d/fqe/rank_correlation_policies": pytest.approx(1),
+        "agreement/d/a/c/fqe/rank_correlation_rules": pytest.approx(1),
+        "agreement/d/a/c/fqe/rank_correlation_policies": pytest.approx(1),
     }
+    assert agreements(rules[:1]) == [], "one rule leaves no choice"
 
 
 def test_a_dataset_of_which_a_rule_lacks_estimates_is_left_out():
     rules = [*with_estimates({"anchor": (1.0, 1.0), "spar": (2.0, 2.0)}), rule_of("awr", {0: 3.0}, dataset="e")]
-    assert {found.dataset for found in agreements(rules)} == {"d"}
+    assert {found.setting for found in agreements(rules)} == {("d", "a", "c")}
     rules[0].offline["critic_estimate"].pop(1)
     assert [found.estimate for found in agreements(rules)] == ["fqe"]
 
@@ -190,7 +207,7 @@ def test_curves_are_condensed_to_means_and_ends(tmp_path):
 
 def test_a_part_that_several_rules_share_is_drawn_once():
     def curves(part: str, level: float) -> pd.DataFrame:
-        return pd.DataFrame([[part, f"{part}/loss", 1, level, level - 1, level + 1]], columns=COLUMNS)
+        return pd.DataFrame([[part, f"{part}/loss", 1, 4, level, level - 1, level + 1]], columns=COLUMNS)
 
     rules = []
     for name, level in (("awr", 5.0), ("spar", 7.0)):
@@ -199,6 +216,14 @@ def test_a_part_that_several_rules_share_is_drawn_once():
         rules.append(rule)
     found = curves_of(rules).set_index(["part", "owner"])["mean"]
     assert found.to_dict() == {("anchor", "a"): 2.0, ("improvement", "awr"): 5.0, ("improvement", "spar"): 7.0}
+
+
+def test_seed_groups_of_a_curve_weigh_as_many_seeds_as_they_have():
+    rule = rule_of("spar", {0: 1.0})
+    rows = [["improvement", "improvement/loss", 1, seeds, mean, mean, mean] for seeds, mean in ((4, 0.0), (1, 10.0))]
+    rule.curves = [pd.DataFrame([row], columns=COLUMNS) for row in rows]
+    (found,) = curves_of([rule]).to_dict("records")
+    assert (found["mean"], found["low"], found["high"]) == (2.0, 0.0, 10.0)
 
 
 def test_quantiles_of_corrections_are_means_over_seeds():

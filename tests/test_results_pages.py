@@ -55,6 +55,7 @@ def test_gains_are_bold_where_the_interval_excludes_zero():
     assert results._gain(row) == "**+10 [+1, +19]**"
     assert results._gain({**row, "gain_low": -1.0}) == "+10 [-1, +19]"
     assert results._gain({**row, "gain_over_anchor": float("nan")}) == ""
+    assert results._gain({**row, "gain_low": float("nan"), "gain_high": float("nan")}) == "+10 (one seed)"
 
 
 def test_a_table_by_anchor_leaves_out_what_was_not_run():

@@ -1,4 +1,4 @@
-"""Do estimates from logged data rank policies as their returns do? One analysis a dataset that has both.
+"""Do estimates from logged data rank policies as their returns do? One analysis an anchor and critic that has both.
 
 A practitioner has no simulator and must choose by estimates alone. Where there is one, this says what such a choice
 would have been worth. Ranks are compared, not values: an estimate is a discounted sum from the first logged states of
@@ -21,28 +21,22 @@ NAMES = {"fqe": "fitted-Q evaluation", "critic_estimate": "the critic's own esti
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The rule that an estimate puts first, and what choosing it costs against the best rule (both by mean return)."""
-
-    rule: str
-    regret: float
-
-
-@dataclass(frozen=True)
 class Agreement:
-    """One estimate against the returns of one dataset.
+    """One estimate against the returns of one dataset, anchor and critic.
 
     ``over_rules`` takes each rule's means over seeds as one point, ``over_policies`` every seed's policy, of which
-    those of one rule are alike. ``choices`` has an entry for each (anchor, critic).
+    those of one rule are alike. ``first`` is the rule that the estimate puts first, and ``regret`` what choosing it
+    costs against the best rule, both by mean return.
     """
 
-    dataset: str
+    setting: tuple[str, str, str]
     estimate: str
     rules: int
     policies: int
     over_rules: RankCorrelation | None
     over_policies: RankCorrelation | None
-    choices: tuple[Choice, ...]
+    first: str
+    regret: float
 
     @property
     def name(self) -> str:
@@ -53,7 +47,7 @@ class Agreement:
         """Its part of ``metrics.json``."""
         known = {"rules": self.over_rules, "policies": self.over_policies}
         return {
-            f"agreement/{self.dataset}/{self.estimate}/rank_correlation_{over}": found.rho
+            f"agreement/{'/'.join(self.setting)}/{self.estimate}/rank_correlation_{over}": found.rho
             for over, found in known.items()
             if found is not None
         }
@@ -72,28 +66,26 @@ def policies_frame(rules: Sequence[Rule]) -> pd.DataFrame:
 
 
 def agreements(rules: Sequence[Rule]) -> list[Agreement]:
-    """The analysis of every dataset and estimate, in the study's order."""
+    """The analysis of every (dataset, anchor, critic) with two rules or more, and every estimate, in order."""
     policies = policies_frame(rules)
     found = []
-    for dataset, frame in policies.groupby("dataset", sort=False):
+    for setting, frame in policies.groupby(KEYS[:3], sort=False):
         for estimate in OFFLINE:
             known = frame[frame[estimate].notna()].astype({estimate: float})
-            if len(known) < len(frame) or frame.empty:
+            means = known.groupby("improvement", sort=False)[["return", estimate]].mean()
+            if len(known) < len(frame) or len(means) < 2:
                 continue
-            means = known.groupby(KEYS, sort=False)[["return", estimate]].mean().reset_index()
-            choices = []
-            for _, setting in means.groupby(["anchor", "critic"], sort=False):
-                first = setting.loc[setting[estimate].idxmax()]
-                choices.append(Choice(first["improvement"], float(setting["return"].max() - first["return"])))
+            first = str(means[estimate].idxmax())
             found.append(
                 Agreement(
-                    str(dataset),
+                    setting,
                     estimate,
                     len(means),
                     len(known),
                     rank_correlation(means[estimate].tolist(), means["return"].tolist()),
                     rank_correlation(known[estimate].tolist(), known["return"].tolist()),
-                    tuple(choices),
+                    first,
+                    float(means["return"].max() - means["return"][first]),
                 )
             )
     return found

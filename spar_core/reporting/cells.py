@@ -16,8 +16,6 @@ from spar_core.errors import SparError
 from spar_core.seeds import parse_seeds
 
 EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estimates.json", "corrections.csv"
-# A file of each kind of artifact, which is there once the whole folder is.
-MARKS = {"evaluation": EPISODES, "estimate": ESTIMATES}
 KEYS = ["dataset", "anchor", "critic", "improvement"]
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # What must be the same in every cell of a dataset, or its rules cannot stand in one table.
@@ -202,37 +200,6 @@ def _add_diagnostics(rule: Rule, diagnostics: dict[str, Any], seeds: Sequence[in
             pairs = zip(seeds, each, strict=True)
             found = {seed: float(v) for seed, v in pairs if v is not None and math.isfinite(v)}
             rule.by_seed.setdefault(name, {}).update(found)
-
-
-@dataclass(frozen=True)
-class PresentPart:
-    """The part of a study whose evaluations lie on disk, and the cells that are still missing."""
-
-    name: str
-    question: str
-    estimated: tuple[str, ...]
-    present: tuple[Cell, ...]
-    missing: tuple[Cell, ...]
-
-    def cells(self) -> Iterable[Cell]:
-        """Those that are there, in the study's order."""
-        return self.present
-
-
-def present_part(study: StudyLists, folders: Folders) -> PresentPart:
-    """Split a study by whether the artifacts of a cell exist.
-
-    Raises:
-        SparError: none does.
-    """
-    there: list[Cell] = []
-    missing: list[Cell] = []
-    for cell in study.cells():
-        whole = all((folder / MARKS[kind]).is_file() for kind, folder in folders.of(cell, study).items())
-        (there if whole else missing).append(cell)
-    if not there:
-        raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
-    return PresentPart(study.name, study.question, study.estimated, tuple(there), tuple(missing))
 
 
 def all_episodes(rules: Iterable[Rule]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from spar_core.reporting.tables import Summary
 from spar_core.statistics import Estimate
 
 NOTHING = "-"
+WIDTH = 100  # of the console's table
 Rows = TypeVar("Rows", Summary, OfflineSummary)
 
 
@@ -116,7 +118,8 @@ def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
         line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
         verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
         lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
-    label = "; ".join(filter(None, [protocol_text(rules), rules[0].label]))
+    # The label of the scores ends in the other one, where there is a score.
+    label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
     return _block(rules[0], label, [rule.returns.n for rule in rules], lines)
 
 
@@ -148,5 +151,5 @@ def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[i
     numbers = sorted(set(seeds))
     count = f"{numbers[0]} seed" + ("" if numbers == [1] else "s")
     title = [f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {count}"]
-    title += [label] if label else []
+    title += textwrap.wrap(label or "", WIDTH)
     return "\n".join([*title, rule_line, text[0], rule_line, *text[1:]])

@@ -25,7 +25,7 @@ MOST_LINES = 8
 def curves_of(rules: Sequence[Rule]) -> pd.DataFrame:
     """Curves of a dataset's rules: part, metric, owner, step, mean, low, high, each part's owner once.
 
-    Seed groups of one owner are put together: the mean over groups, and the ends over all seeds.
+    Seed groups of one owner are put together: mean and ends are over all seeds.
     """
     frames = []
     seen: set[tuple[str, str]] = set()
@@ -39,8 +39,12 @@ def curves_of(rules: Sequence[Rule]) -> pd.DataFrame:
             frames.append(mine.assign(owner=mine["part"].map(wanted)))
     if not frames:
         return pd.DataFrame(columns=["part", "metric", "owner", "step", "mean", "low", "high"])
-    together = pd.concat(frames, ignore_index=True).groupby(["part", "metric", "owner", "step"], sort=False)
-    return together.agg(mean=("mean", "mean"), low=("low", "min"), high=("high", "max")).reset_index()
+    everything = pd.concat(frames, ignore_index=True)
+    everything["total"] = everything["mean"] * everything["seeds"]
+    together = everything.groupby(["part", "metric", "owner", "step"], sort=False)
+    sums = together.agg(total=("total", "sum"), seeds=("seeds", "sum"), low=("low", "min"), high=("high", "max"))
+    sums["mean"] = sums["total"] / sums["seeds"]
+    return sums.reset_index()
 
 
 def curves_figure(rules: Sequence[Rule]) -> bytes | None:

@@ -29,7 +29,7 @@ PICTURED = 3
 class Drawn:
     """Names of a dataset's figures; ``anchors`` by critic, ``estimates`` where nothing was rolled out.
 
-    ``against`` and ``corrections`` are by (dataset, anchor, critic), for the first ``PICTURED`` settings.
+    ``against``, ``agreement`` and ``corrections`` are by (dataset, anchor, critic), for the first ``PICTURED``.
     """
 
     returns: list[str] = field(default_factory=list)
@@ -39,8 +39,8 @@ class Drawn:
     profiles: list[str] = field(default_factory=list)
     against: dict[tuple[str, str, str], str] = field(default_factory=dict)
     corrections: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    agreement: dict[tuple[str, str, str], str] = field(default_factory=dict)
     curves: str | None = None
-    agreement: str | None = None
 
 
 def draw(
@@ -84,27 +84,36 @@ def draw(
         members = [rule for rule in rules if rule.setting in settings_here]
         figures[drawn.profiles[-1]] = profiles_figure(members, summaries[0].label)
     pictured = [rule for rule in rules if rule.setting in {rows[0].setting for rows in panels}]
-    _draw_settings(pictured, settings.baseline, summaries[0].label, slug, drawn, figures)
+    _draw_settings(pictured, agreements, settings.baseline, summaries[0].label, slug, drawn, figures)
     drawn.curves = _keep(f"curves.{slug}.svg", curves_figure(rules), figures)
-    drawn.agreement = _keep(f"agreement.{slug}.svg", agreement_figure(rules, agreements, summaries[0].label), figures)
     return drawn
 
 
 def _draw_settings(
-    rules: Sequence[Rule], baseline: str, label: str | None, slug: str, drawn: Drawn, figures: dict[str, bytes]
+    rules: Sequence[Rule],
+    agreements: Sequence[Agreement],
+    baseline: str,
+    label: str | None,
+    slug: str,
+    drawn: Drawn,
+    figures: dict[str, bytes],
 ) -> None:
-    """Figures of single settings: of episodes, where there are some, and of corrections."""
+    """Figures of single settings: episodes and estimates beside returns, where there are some, and corrections."""
     settings = list(dict.fromkeys(rule.setting for rule in rules))
     for setting in settings[:PICTURED]:
         members = [rule for rule in rules if rule.setting == setting]
         suffix = "" if len(settings) == 1 else "." + ".".join(name.replace("/", ".") for name in setting[1:])
-        if members[0].not_evaluated is None:
-            name = _keep(f"against.{slug}{suffix}.svg", against_figure(members, baseline, label), figures)
-            if name:
-                drawn.against[setting] = name
-        name = _keep(f"corrections.{slug}{suffix}.svg", corrections_figure(members), figures)
-        if name:
-            drawn.corrections[setting] = name
+        mine = [found for found in agreements if found.setting == setting]
+        rolled = members[0].not_evaluated is None
+        made = {
+            "against": against_figure(members, baseline, label) if rolled else None,
+            "agreement": agreement_figure(members, mine, label),
+            "corrections": corrections_figure(members),
+        }
+        for kind, picture in made.items():
+            if picture is not None:
+                getattr(drawn, kind)[setting] = f"{kind}.{slug}{suffix}.svg"
+                figures[f"{kind}.{slug}{suffix}.svg"] = picture
 
 
 def _keep(name: str, picture: bytes | None, figures: dict[str, bytes]) -> str | None:
@@ -127,6 +136,6 @@ def draw_offline(
         drawn.estimates.append(f"estimates.{slug}{suffix}.svg")
         rows = [row for panel in panels[start : start + PANELS] for row in panel]
         figures[drawn.estimates[-1]] = estimates_figure(rows)
-    _draw_settings(rules, settings.baseline, summaries[0].label, slug, drawn, figures)
+    _draw_settings(rules, [], settings.baseline, summaries[0].label, slug, drawn, figures)
     drawn.curves = _keep(f"curves.{slug}.svg", curves_figure(rules), figures)
     return drawn

@@ -26,7 +26,7 @@ from spar_core.statistics import normalised_score, seed_means
 # Counts, which stay whole numbers where some are missing.
 COUNTS = ["parameters_rule", "parameters_policy"]
 # Columns of summaries that are there only where a rule has a value.
-WHERE_FILLED = ("fqe_mean", "critic_estimate", "label")
+WHERE_FILLED = ("fqe_mean", "critic_estimate", "score_label", "label")
 RETURNS = [*KEYS, "rule", "seed", "return_mean", "normalised_score", "length_mean"]
 
 
@@ -82,13 +82,14 @@ def seed_frame(numbers: Numbers) -> pd.DataFrame:
             score = normalised_score(value, reference["min"], reference["max"]) if reference else None
             known = {"return_mean": value, "normalised_score": score, "length_mean": lengths[seed]}
             known |= {name: values.get(seed) for name, values in rule.offline.items()}
+            known["score_label"] = summary.score_label
             rows.append({**_axes(summary), "rule": name, "seed": seed, **known, "label": summary.label})
     for summary in numbers.offline:
         name = next(names)
         for seed, value in summary.per_seed.items():
             known = {"fqe": value, "critic_estimate": summary.critic_per_seed.get(seed)}
             rows.append({**_axes(summary), "rule": name, "seed": seed, **known, "label": summary.label})
-    return _frame(rows, RETURNS, ["fqe", "critic_estimate", "label"])
+    return _frame(rows, RETURNS, ["fqe", "critic_estimate", "score_label", "label"])
 
 
 def metrics(numbers: Numbers) -> dict[str, float]:

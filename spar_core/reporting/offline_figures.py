@@ -19,11 +19,11 @@ from spar_core.reporting.figures import GREY, INK, PALE, STYLE, WIDTH, labelled,
 
 
 def agreement_figure(rules: Sequence[Rule], agreements: Sequence[Agreement], label: str | None) -> bytes | None:
-    """Each policy's estimates against its return, a panel an estimate; None where a dataset has none.
+    """Each policy's estimates against its return, a panel an estimate; None where there are none.
 
     Args:
-        rules: of one dataset.
-        agreements: of the same dataset.
+        rules: of one dataset, anchor and critic.
+        agreements: of the same.
         label: what every picture of the dataset says.
     """
     policies = policies_frame(rules)

@@ -1,12 +1,13 @@
 """Scores of all datasets of a study as one number a rule: mean, IQM, median and optimality gap.
 
-A task is a dataset, a run a seed; scores are normalised, so only datasets with reference returns count. Rules are
-compared over the same datasets: those on which each of them was run.
+A task is a dataset, a run a seed; scores are normalised, so only datasets with reference returns count, and scores that
+may be compared with D4RL tables are never put together with scores that may not. Rules are compared over the same
+datasets: those on which each of them was run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.tables import Summary
 from spar_core.statistics import Estimate, normalised_score
 
-COLUMNS = ["anchor", "critic", "improvement", "tasks", "runs"]
+COLUMNS = ["anchor", "critic", "improvement", "tasks", "runs", "comparable_to_d4rl"]
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,21 @@ class Overall:
     improvement: str
     tasks: tuple[str, ...]
     runs: int
+    comparable: bool
     values: dict[str, Estimate]
-    label: str | None
+    label: str
 
     def metrics(self) -> dict[str, float]:
         """Its part of ``metrics.json``: what several datasets say together (one says it in its own keys)."""
         if len(self.tasks) < 2:
             return {}
-        prefix = f"overall/{self.anchor}/{self.critic}/{self.improvement}"
+        scale = "d4rl" if self.comparable else "not_d4rl"
+        prefix = f"overall/{scale}/{self.anchor}/{self.critic}/{self.improvement}"
         return {f"{prefix}/{name}": estimate.value for name, estimate in self.values.items()}
 
     def row(self) -> dict[str, Any]:
         """Its row of ``overall.csv``."""
-        known = (self.anchor, self.critic, self.improvement, len(self.tasks), self.runs)
+        known = (self.anchor, self.critic, self.improvement, len(self.tasks), self.runs, self.comparable)
         row: dict[str, Any] = dict(zip(COLUMNS, known, strict=True))
         for name, estimate in self.values.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -57,7 +60,7 @@ def overall(rules: Sequence[Rule], summaries: Sequence[Summary], settings: Repor
         summaries: of ``rules``, in the same order.
         settings: how wide intervals are.
     """
-    scores: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    scores: dict[bool, dict[tuple[str, str, str], dict[str, list[float]]]] = {True: {}, False: {}}
     labels: dict[str, str] = {}
     for rule, summary in zip(rules, summaries, strict=True):
         reference = rule.context.get("reference")
@@ -65,21 +68,31 @@ def overall(rules: Sequence[Rule], summaries: Sequence[Summary], settings: Repor
             key = (rule.anchor, rule.critic, rule.improvement)
             bounds = reference["min"], reference["max"]
             runs = [normalised_score(value, *bounds) for value in summary.per_seed.values()]
-            scores.setdefault(key, {})[rule.dataset] = runs
+            comparable = bool(rule.context.get("comparable_to_d4rl"))
+            scores[comparable].setdefault(key, {})[rule.dataset] = runs
             labels[rule.dataset] = str(rule.context.get("label"))
+    return [
+        entry
+        for comparable, by_rule in scores.items()
+        for entry in _together(by_rule, comparable, labels, settings.confidence)
+    ]
+
+
+def _together(
+    scores: Mapping[tuple[str, str, str], Mapping[str, list[float]]],
+    comparable: bool,
+    labels: Mapping[str, str],
+    confidence: float,
+) -> Iterator[Overall]:
+    """Entries of rules by (anchor, critic, improvement) over the datasets that all of them have."""
     # A rule that was left out on a hard dataset would look better for it.
     shared = set.intersection(*map(set, scores.values())) if scores else set()
-    found = []
-    for (anchor, critic, improvement), by_task in scores.items():
-        tasks = tuple(task for task in by_task if task in shared)
-        if not tasks:
-            continue
-        mine = {task: by_task[task] for task in tasks}
-        values = {name: aggregate_interval(mine, f, settings.confidence) for name, f in AGGREGATES.items()}
-        runs = sum(map(len, mine.values()))
-        said = "; ".join(dict.fromkeys(labels[task] for task in tasks))
-        found.append(Overall(anchor, critic, improvement, tasks, runs, values, said))
-    return found
+    for key, by_task in scores.items():
+        mine = {task: runs for task, runs in by_task.items() if task in shared}
+        if mine:
+            values = {name: aggregate_interval(mine, f, confidence) for name, f in AGGREGATES.items()}
+            said = "; ".join(dict.fromkeys(labels[task] for task in mine))
+            yield Overall(*key, tuple(mine), sum(map(len, mine.values())), comparable, values, said)
 
 
 def overall_frame(entries: Sequence[Overall]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from spar_core.aggregates import improvement_interval
+from spar_core.aggregates import probability_of_improvement
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.tables import Summary, over_common_seeds
 from spar_core.statistics import Estimate, paired_difference
@@ -22,14 +22,15 @@ class Pair:
     """``rule`` minus ``other`` on one dataset, anchor and critic.
 
     ``difference`` is paired by seed, in units of return. ``chance`` is the probability that a seed of the rule ends
-    above one of the other (0.5: no better). ``wins`` counts the seeds at which the rule is above its own pair.
+    above one of the other (0.5: no better), without an interval: on one dataset, none is shown
+    to cover. ``wins`` counts the seeds at which the rule is above its own pair.
     """
 
     setting: tuple[str, str, str]
     rule: str
     other: str
     difference: Estimate
-    chance: Estimate
+    chance: float
     wins: int
 
     def row(self) -> dict[str, Any]:
@@ -39,9 +40,7 @@ class Pair:
             "difference": self.difference.value,
             "difference_low": self.difference.low,
             "difference_high": self.difference.high,
-            "probability_of_improvement": self.chance.value,
-            "probability_low": self.chance.low,
-            "probability_high": self.chance.high,
+            "probability_of_improvement": self.chance,
             "seeds_above": self.wins,
         }
 
@@ -73,7 +72,7 @@ def pairs_of(summaries: Sequence[Summary], settings: ReportSettings, *, partial:
                 ours.improvement,
                 other.improvement,
                 paired_difference(mine, theirs, settings.confidence),
-                improvement_interval(*scores, confidence=settings.confidence),
+                float(probability_of_improvement(*scores)),
                 sum(mine[seed] > theirs[seed] for seed in mine),
             )
         )

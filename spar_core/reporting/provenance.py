@@ -78,15 +78,20 @@ def changed(rules: Sequence[Rule]) -> list[tuple[str, str, str, dict[str, Any]]]
     return [(*key, settings) for key, settings in found.items() if settings]
 
 
-def judged_with(rules: Sequence[Rule]) -> dict[str, dict[str, Any]]:
-    """Every setting of the evaluations and of the estimates, as their ``meta.json`` has them; all cells share them."""
+def judged_with(rules: Sequence[Rule]) -> dict[str, dict[str, str]]:
+    """Every setting of the evaluations and of the estimates, as their ``meta.json`` have them; ``a or b`` where cells
+    differ, as those of a partial report may."""
     sections = {"evaluation": "evaluation", "estimate": "estimation"}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for kind, section in sections.items():
-        folders = [source[kind] for rule in rules for source in rule.sources.values() if kind in source]
-        if folders and (folders[0] / META).is_file():
-            found[kind] = _flat(read_json(folders[0] / META)["params"].get(section, {}))
-    return {kind: settings for kind, settings in found.items() if settings}
+        judged = [rule for rule in rules if kind == "estimate" or rule.not_evaluated is None]
+        metas = [source[kind] / META for rule in judged for source in rule.sources.values() if kind in source]
+        for meta in filter(Path.is_file, metas):
+            for name, value in _flat(read_json(meta)["params"].get(section, {})).items():
+                values = found.setdefault(kind, {}).setdefault(name, [])
+                if str(value) not in values:
+                    values.append(str(value))
+    return {kind: {name: " or ".join(values) for name, values in known.items()} for kind, known in found.items()}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -55,7 +55,7 @@ def build_report(
     The bytes are a function of the cells' folders, the study and the settings alone.
 
     Args:
-        study: a whole study, or the part of one that is there (:func:`spar_core.reporting.cells.present_part`).
+        study: a whole study, or the part of one that is there (:func:`spar_core.reporting.present.present_part`).
         folders: where the artifacts of a cell lie.
         settings: what is compared with what.
         missing: for a partial report, the cells that are not there; the page then says so at its top, rules are
@@ -80,7 +80,7 @@ def build_report(
             continue
         ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
-        agreements = [found for found in numbers.agreements if found.dataset == dataset]
+        agreements = [found for found in numbers.agreements if found.setting[0] == dataset]
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
     named = {summary.improvement for summary in numbers.every}

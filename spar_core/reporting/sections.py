@@ -47,8 +47,8 @@ def section_of(
                 "best": best_of(rows, numbers.pairs),
                 "pairs": {(pair.rule, pair.other): pair for pair in numbers.pairs if pair.setting == setting},
                 "against": drawn.against.get(setting),
-                "has_estimates": any(row.fqe is not None for row in rows),
-                "chance_shown": any(p.chance.low is not None for p in numbers.pairs if p.setting == setting),
+                "agreements": [found for found in numbers.agreements if found.setting == setting],
+                "agreement": drawn.agreement.get(setting),
                 "verdicts": _verdicts(rows),
                 "has_success": any(row.success is not None for row in rows),
                 "has_parameters": any(row.parameters_rule is not None for row in rows),
@@ -72,7 +72,7 @@ def section_of(
         "tables": tables,
         "anchor_quality": described,
         "figures": drawn,
-        "agreements": [found for found in numbers.agreements if found.dataset == dataset],
+        "has_agreement": any(found.setting[0] == dataset for found in numbers.agreements),
         "compact": len(settings) > OPEN_SETTINGS,
     }
 

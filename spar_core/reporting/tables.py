@@ -87,6 +87,8 @@ class Summary(RuleSummary):
     improvements: dict[int, float] = field(default_factory=dict)
     # What every table must say beside these numbers, such as that the environment is not the data's own.
     label: str | None = None
+    # What its normalised score may be compared with; None without one.
+    score_label: str | None = None
     # Which of its checkpoints a policy is judged by, as every table says.
     protocol: str = "not stated"
     # Estimates from logged data beside the return, means over seeds; None where the study asks for none.
@@ -114,6 +116,7 @@ class Summary(RuleSummary):
             "return_std": self.return_std,
             "normalised_score": self.score,
             "normalised_std": self.score_std,
+            "score_label": self.score_label,
         }
         names = [
             (self.gain, f"gain_over_{self.baseline}", "gain"),
@@ -216,6 +219,7 @@ def _summary(
         repairs=repairs,
         improvements=improvements,
         label=rule.context.get("mismatch"),
+        score_label=rule.context.get("label") if bounds else None,
         protocol=str(rule.context.get("protocol", "not stated")),
         fqe=mean_of(rule, "fqe"),
         critic_estimate=mean_of(rule, "critic_estimate"),
