@@ -31,13 +31,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stages.experiments import view_path  # noqa: E402
-from stages.registered import registered_name  # noqa: E402
-
 from spar_core.errors import SparError  # noqa: E402
 from spar_core.settings import load_yaml  # noqa: E402
 from stages.entry import stage_main  # noqa: E402
+from stages.tracking.experiments import view_path  # noqa: E402
 from stages.tracking.place import is_server, tracking_uri  # noqa: E402
+from stages.tracking.registered import registered_name  # noqa: E402
 from stages.tracking.store import Store  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")

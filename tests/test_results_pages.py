@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 
 import pandas as pd
@@ -93,3 +94,11 @@ def test_the_evaluation_benchmark_on_its_page_is_the_committed_result():
     # What it is for: the whole default study in little time, and what batches and processes gain.
     assert result["study"] == "default" and result["rules"] == 6 and result["episodes_a_seed"] == 10
     assert result["ways"]["stage"]["median_seconds"] < 90 and result["ways"]["rollouts"]["ratio_to_plain_loop"] > 1
+
+
+@pytest.mark.parametrize(
+    "script", ["scripts/mlflow_screenshots.py", "benchmarks/evaluation.py", "benchmarks/interval_coverage.py"]
+)
+def test_scripts_that_no_other_test_runs_can_be_started(script):
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
