@@ -17,7 +17,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _module_path():
-    """MLflow puts a loaded model's copy of spar_core first on the path, where processes of other tests would find it."""
+    """MLflow puts a loaded model's copy of spar_core first on the path, where other tests' processes would find it."""
     before = list(sys.path)
     yield
     sys.path[:] = before
