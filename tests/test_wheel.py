@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spar_core import load_policy
-from tests.fakes import OBSERVATION_SIZE, ROOT
+from tests.fakes import OBSERVATION_SIZE, ROOT, save_rule, toy_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +93,8 @@ SCRIPT = """
 
 
 def test_an_installed_wheel_finds_its_data_and_acts_outside_the_repository(python, parts, tmp_path):
-    from tests.test_policy import save
-
-    save(tmp_path / "policy", "spar_proj", parts)
+    data = toy_dataset()
+    save_rule(tmp_path / "policy", "spar_proj", parts, data, data.scaler)
     observations = np.random.default_rng(0).normal(size=(4, OBSERVATION_SIZE))
     np.save(tmp_path / "in.npy", observations)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
