@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
 
+from spar_core.reporting.cells import Rule
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
@@ -13,7 +14,7 @@ from spar_core.statistics import Estimate
 
 NOTHING = "-"
 WIDTH = 100  # of the console's table
-Rows = TypeVar("Rows", Summary, OfflineSummary)
+Rows = TypeVar("Rows", Summary, OfflineSummary, Rule)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -87,7 +88,7 @@ def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
 
 
 def by_setting(summaries: Sequence[Rows]) -> dict[tuple[str, str, str], list[Rows]]:
-    """Summaries by (dataset, anchor, critic), in order: the rules that are compared with one another."""
+    """Summaries (or rules) by (dataset, anchor, critic), in order: those that are compared with one another."""
     groups: dict[tuple[str, str, str], list[Rows]] = {}
     for summary in summaries:
         groups.setdefault(summary.setting, []).append(summary)

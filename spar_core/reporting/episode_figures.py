@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from spar_core.reporting.cells import Rule
+from spar_core.reporting.console import by_setting
 from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH, labelled, line_styles, svg
 
 MARKS = "os^Dv<>P"
@@ -35,7 +36,7 @@ def profile(episodes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 def profiles_figure(rules: Sequence[Rule], label: str | None) -> bytes:
     """Share of episodes above a return, a line a rule; a panel for each (anchor, critic)."""
-    settings = _by_setting(rules)
+    settings = by_setting(rules)
     styles = line_styles(list(dict.fromkeys(rule.improvement for rule in rules)))
     everything = np.concatenate([rule.episodes["return"].to_numpy() for rule in rules])
     low, high = float(everything.min()), float(everything.max())
@@ -126,10 +127,3 @@ def against_figure(rules: Sequence[Rule], baseline: str, label: str | None) -> b
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         return svg(figure)
-
-
-def _by_setting(rules: Sequence[Rule]) -> dict[tuple[str, str, str], list[Rule]]:
-    settings: dict[tuple[str, str, str], list[Rule]] = {}
-    for rule in rules:
-        settings.setdefault(rule.setting, []).append(rule)
-    return settings

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from spar_core.reporting.console import by_setting
 from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
 from spar_core.statistics import Estimate
@@ -126,9 +127,7 @@ def _panels(
     legend: list[Line2D | Patch],
 ) -> bytes:
     """One panel for each (anchor, critic), one above the other, on a shared scale."""
-    settings: dict[tuple[str, str, str], list[Rows]] = {}
-    for summary in summaries:
-        settings.setdefault(summary.setting, []).append(summary)
+    settings = by_setting(summaries)
     rows = [len(rules) for rules in settings.values()]
     with style.context(["default", STYLE], after_reset=True):
         height = 1.1 + sum(ROW * count + 0.35 for count in rows)
