@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from spar_core.errors import SparError
-from spar_core.settings import Model, load_yaml, nearest, parse
+from spar_core.settings import Model, load_yaml, parse
 from stages.layout import Layout
 
-SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "estimation", "report")
+
+class Params(dict[str, Any]):
+    """Sections by name. Which of them there may be is checked by ``stages.plan`` (:mod:`stages.sections`), so that a
+    new section changes the code of no stage that does not read it."""
+
+    def __missing__(self, name: str) -> Any:
+        raise SparError(f"params.yaml: section '{name}' is missing or empty")
 
 
-def read_params(layout: Layout) -> Mapping[str, Any]:
-    """The whole file; an unknown section is refused with the nearest right one."""
-    values = load_yaml(layout.params)
-    for key in values:
-        if key not in SECTIONS:
-            raise SparError(f"{layout.params}: unknown section '{key}'", nearest(key, list(SECTIONS)))
-    for key in SECTIONS:
-        if not isinstance(values.get(key), Mapping):
-            raise SparError(f"{layout.params}: section '{key}' is missing or empty")
-    return values
+def read_params(layout: Layout) -> Params:
+    """The whole file; asking for a section that is not there is a SparError."""
+    return Params(load_yaml(layout.params))
 
 
 def section(layout: Layout, name: str, model: type[Model]) -> Model:

@@ -29,7 +29,7 @@ from spar_core.study import Study
 from stages.closure import code_digest, member_module
 from stages.entry import stage_main
 from stages.layout import Layout
-from stages.params import read_params
+from stages.sections import read_whole
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
@@ -115,7 +115,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     layout = Layout()
-    params = read_params(layout)
+    params = read_whole(layout)
     study = check(params)
     content = digests(layout, params, study)
     for folder in prune(layout, study):

@@ -344,7 +344,7 @@ def test_partial_report_says_what_is_missing(layout):
 
 def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     from stages.entry import stage_main
-    from stages.params import SECTIONS
+    from stages.sections import SECTIONS
     from stages.report import run
 
     lists = {"datasets": [DATASET], "anchors": list(ANCHORS), "critics": [CRITIC], "seeds": ["0-3"]}

@@ -16,7 +16,7 @@ from spar_core.study import Study
 from stages.cells import Cell
 from stages.cost import Spent, cost_table, spent, write_cost
 from stages.layout import Layout
-from stages.params import SECTIONS
+from stages.sections import SECTIONS
 from stages.tracked import peak_memory, tracked
 from tests.fakes import ROOT
 

@@ -23,7 +23,7 @@ from spar_core.study import Study
 from stages import films as films_stage
 from stages.films import films, rules_of
 from stages.layout import Layout
-from stages.params import SECTIONS
+from stages.sections import SECTIONS
 from tests.fakes import fit_parts, save_rule, toy_dataset
 
 ENV, OBSERVATION, ACTION = "Hopper-v5", 11, 3

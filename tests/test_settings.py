@@ -15,7 +15,7 @@ from spar_core.settings import Settings, load_yaml, parse
 from spar_core.study import Also, Study
 from stages.cells import Cell, study_cells
 from stages.layout import Layout
-from stages.params import SECTIONS, read_params
+from stages.sections import SECTIONS, read_whole
 from stages.plan import check
 from stages.study import put_study
 from tests.fakes import ROOT, kinds
@@ -127,7 +127,7 @@ def test_a_bad_value_says_which_key_and_what_it_was(params):
 def test_an_unknown_section_names_the_nearest(layout):
     layout.params.write_text(layout.params.read_text() + "\nimprovement: {}\n")
     with pytest.raises(SparError, match="unknown section 'improvement'; did you mean 'improvements'") as error:
-        read_params(layout)
+        read_whole(layout)
     one_line(error)
 
 
@@ -136,7 +136,7 @@ def test_a_missing_section_is_named(layout, params, section):
     del params[section]
     layout.params.write_text(yaml.safe_dump(params))
     with pytest.raises(SparError, match=f"section '{section}' is missing"):
-        read_params(layout)
+        read_whole(layout)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def shipped_studies():
 @pytest.mark.parametrize("name", shipped_studies())
 def test_every_shipped_study_goes_into_params_and_is_valid(layout, name):
     put_study(layout, name)
-    study = check(read_params(layout))
+    study = check(read_whole(layout))
     wanted = load_yaml(layout.root / "studies" / f"{name}.yaml")
     assert study.name == name
     for key, value in {"also": {}, **wanted}.items():
