@@ -171,7 +171,7 @@ def save_rule(
         "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
         "improvement": Part(kind, settings, fitted.tensors),
     }
-    if member.acts_with_critic:
+    if member.acts_with_critic(settings):
         saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
     folder.mkdir(parents=True)
     size = dataset.observation_size

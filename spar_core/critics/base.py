@@ -46,6 +46,11 @@ class Critic(ABC):
         """Q_c [S, B], without a gradient."""
         return self.conservative_q(observations, actions)
 
+    @torch.no_grad()
+    def members(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Values of each of the critic's networks [S, M, B], in units of Q_c; Q_c itself where there is one network."""
+        return self.q(observations, actions).unsqueeze(1)
+
     @abstractmethod
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Standard deviation of the critic's own networks [S, B], in units of Q_c; 0 where there is one network."""

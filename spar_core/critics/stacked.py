@@ -76,6 +76,10 @@ class StackedCritic(Critic):
         return q_values(self.networks, observations, actions).min(dim=1).values
 
     @torch.no_grad()
+    def members(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return q_values(self.networks, observations, actions)
+
+    @torch.no_grad()
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
         return spread_of(q_values(self.networks, observations, actions))
 
