@@ -11,9 +11,9 @@ With them, for the advantage over the anchor :math:`A_k = q_k - Q_c(s, a_b)`, th
    w_k \propto \frac{1 - p}{K} \exp \frac{A_k}{T(s)}, \qquad w_{\text{anchor}} \propto p, \qquad
    T(s) = \tau \sqrt{\sigma^2 + \eta^2 u(s)^2}
 
-* ``disagreement`` is :math:`\eta`: weights flatten where the networks disagree about the *advantage*. That they disagree
-  about the value itself does no harm, since an offset of a state weighs nothing in a softmax. An error that all of the
-  networks share is not seen.
+* ``disagreement`` is :math:`\eta`: weights flatten where the networks disagree about the *advantage*. Where they
+  disagree about the value itself no harm is done, since an offset of a state weighs nothing in a softmax. An error that
+  all of the networks share is not seen.
 * ``anchor_weight`` is :math:`p`: the anchor is a candidate too, of advantage zero, with this prior weight. Where no
   candidate is better than it, the target moves towards it.
 * the gate (``gate``) acts at deployment, in :mod:`spar_core.improvement.base`.
