@@ -110,7 +110,9 @@ def tiny_settings(member: Any, **values: Any) -> Any:
     if "callable" in member.Settings.model_fields and not {"onnx", "torch_export"} & values.keys():
         small["callable"] = "tests.external_policy:act"
     if "decision" in member.Settings.model_fields:
-        small["candidates"] = {kind: tiny_settings(load_member("improvement", kind)).model_dump() for kind in CANDIDATES}
+        small["candidates"] = {
+            kind: tiny_settings(load_member("improvement", kind)).model_dump() for kind in CANDIDATES
+        }
         small["fqe"] = {"steps": 5, "warm_start_steps": 4, "hidden": (13, 11), "batch_size": 7}
     return member.Settings(**{**small, **values})
 

@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spar_core.critics.base import Critic, reward_scale
+from spar_core.critics.base import Critic, reward_scale, spread_of
 from spar_core.critics.calibration import calibrate
-from spar_core.critics.stacked import spread_of
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.estimation import heldout_steps

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spar_core.critics.stacked import spread_of
+from spar_core.critics.base import spread_of
 from spar_core.improvement.actors import ResidualNetworkSettings
 
 
