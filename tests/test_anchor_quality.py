@@ -364,7 +364,7 @@ def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     written = {path.name for path in (folder / "partial").iterdir()}
     assert written == {
         *("report.md", "table.csv", "returns.csv", "anchors.csv", "metrics.json", "episodes.csv"),
-        *("pairs.csv", "overall.csv"),
+        *("pairs.csv", "overall.csv", "harm.csv", "regret.csv"),
         "figures",
     }
 
@@ -379,4 +379,5 @@ def test_every_new_diagnostic_is_explained():
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
     pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    pages += ("harm", "regret")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}
