@@ -72,10 +72,11 @@ def decide(trust: Trust, evidence: Mapping[str, Evidence], settings: DecisionSet
     least = min(found.reach for found in level.values())
     chosen = next(name for name in evidence if name in level and level[name].reach <= (1 + settings.ties) * least)
     best = level[chosen]
+    short = "least" if best.reach == least else f"as little as the least ({least:.3g})"
     reasons.append(
-        f"{chosen} is chosen: its gain in the critic's eyes is {doubted_gain(best, settings):.3g} after doubt (the most "
-        f"is {most:.3g}), and of the {len(level)} that come within {settings.slack:.0%} of the most it moves least, by "
-        f"{best.reach:.3g} of the radius{'' if best.reach == least else f', or as little as the least, {least:.3g}'}."
+        f"{chosen} is chosen: its gain in the critic's eyes is {doubted_gain(best, settings):.3g} after doubt, of "
+        f"{most:.3g} at most, and of the {len(level)} that come within {settings.slack:.0%} of that it moves {short}, "
+        f"by {best.reach:.3g} of the radius."
     )
     return Choice(chosen, tuple(reasons))
 
