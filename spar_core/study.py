@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import field_validator, model_validator
 
 from spar_core.errors import SparError
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 
@@ -32,15 +33,6 @@ class Also(Settings):
 
     anchors: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
-
-
-class Round(Settings):
-    """One re-anchoring round: the policy of a rule on the anchor ``of`` is distilled into the next anchor."""
-
-    anchor: str
-    of: str
-    critic: str
-    improvement: str
 
 
 class Study(Settings):

@@ -9,8 +9,9 @@ from typing import Any
 
 from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
-from spar_core.study import Round, Study
+from spar_core.study import Study
 from stages.layout import Layout
 
 # The members whose code a stage runs, beside its own; the same entries of digests.yaml stand in dvc.yaml.

@@ -115,6 +115,7 @@ RESOURCES = {
         "spar_core/reporting/templates/agreement.md.j2",
         "spar_core/reporting/templates/overall.md.j2",
         "spar_core/reporting/templates/provenance.md.j2",
+        "spar_core/reporting/templates/rounds.md.j2",
     ),
 }
 

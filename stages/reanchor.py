@@ -19,18 +19,18 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings
-from spar_core.artifacts import digest_folder, new_artifact, read_json, write_json, write_meta
+from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
 from spar_core.data.dataset import Dataset
 from spar_core.distillation import check_student, distil, passed_on
 from spar_core.fitted import Fitted
-from spar_core.fqe import Act, in_chunks
 from spar_core.improvement.base import Improvement
 from spar_core.members import parse_variant, variant_kind
-from spar_core.policy import load_policy
-from spar_core.reanchoring import Evidence, ReanchoringSettings, Support, decide, gather, stopped
+from spar_core.networks import CHUNK
+from spar_core.policy import KIND, load_policy
+from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, Support, decide, gather, stopped
 from spar_core.reporter import CurveRow, Reporter
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
-from spar_core.study import Round
 from spar_core.workers import over_seeds
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
@@ -115,10 +115,13 @@ class Reanchor:
         return fitted, row
 
     def _act(self, actor: Improvement | Anchor) -> Act:
-        """One seed's actions [B, A] at observations [B, D]."""
-        return lambda observations: in_chunks(
-            lambda part: actor.act(part.unsqueeze(0))[0], observations.to(self.device)
-        )
+        """One seed's actions [B, A] at observations [B, D], a few thousand at a time."""
+
+        def act(observations: Tensor) -> Tensor:
+            parts = observations.to(self.device).unsqueeze(0).split(CHUNK, dim=1)
+            return torch.cat([actor.act(part) for part in parts], dim=1)[0]
+
+        return act
 
     def _evidence(self, seed: int, support: Support, rule: Improvement) -> Evidence:
         critic = restore_critic(load_part(self.critic, "critic", [seed]), self.device)
@@ -151,6 +154,8 @@ def run(argv: list[str] | None = None) -> None:
     previous = layout.anchor(args.dataset, args.of, args.seeds)
     policy = layout.policy(args.dataset, args.of, args.critic, args.improvement, args.seeds)
     critic = layout.critic(args.dataset, args.critic, args.seeds)
+    for folder, held in ((previous, "anchor"), (critic, "critic"), (policy, KIND)):
+        read_meta(folder, held)
     rounds, stopped_at = decided_before(previous)
     folders = {**dataset_folders(layout, args.dataset), "anchor": previous, "critic": critic, "policy": policy}
     inputs = {name: digest_folder(folder) for name, folder in folders.items()}

@@ -26,10 +26,14 @@ from spar_core.reporting.console import (
 from spar_core.reporting.drawing import draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
+from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
+from spar_core.reporting.rounds import Evolution, evolutions
+from spar_core.reporting.rounds_figure import rounds_figure
 from spar_core.reporting.sections import offline_section, section_of
+from spar_core.reporting.tables import Summary
 
 TEMPLATE = "report.md.j2"
 
@@ -67,7 +71,13 @@ def build_report(
     partial = missing is not None
     rules = load_rules(study, folders)
     numbers = numbers_of(rules, settings, partial=partial)
-    qualities = anchor_quality(numbers.rules, numbers.summaries, settings)
+    # Anchors that are made from one another would not count as several.
+    made = {here.anchor for here in study.rounds}
+    qualities = anchor_quality(
+        [rule for rule in numbers.rules if rule.anchor not in made],
+        [summary for summary in numbers.summaries if summary.anchor not in made],
+        settings,
+    )
     figures: dict[str, bytes] = {}
     sections = []
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
@@ -77,12 +87,14 @@ def build_report(
         if offline:
             drawn = draw_offline(offline, members, settings, figures)
             sections.append(offline_section(dataset, offline, numbers.unrolled, context, drawn))
+            sections[-1]["rounds"] = _rounds(study, dataset, members, offline, settings, figures)
             continue
         ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
         agreements = [found for found in numbers.agreements if found.setting[0] == dataset]
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
+        sections[-1]["rounds"] = _rounds(study, dataset, members, ours, settings, figures)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -125,6 +137,23 @@ def build_report(
     # A partial report has every episode in one file; what it is made of is about to change.
     raw = {} if partial else raw_files(rules)
     return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
+
+
+def _rounds(
+    study: StudyLists,
+    dataset: str,
+    rules: list[Rule],
+    summaries: list[Summary] | list[OfflineSummary],
+    settings: ReportSettings,
+    figures: dict[str, bytes],
+) -> list[tuple[Evolution, str]]:
+    """What the study's rounds did on one dataset, with the name of the figure that is added to ``figures``."""
+    found = []
+    for evolution in evolutions(study, dataset, rules, summaries, settings):
+        name = f"rounds.{dataset.replace('/', '.')}.{evolution.last.replace('/', '.')}.svg"
+        figures[name] = rounds_figure(evolution)
+        found.append((evolution, name))
+    return found
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:
