@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from matplotlib import style
@@ -13,6 +14,9 @@ from spar_core.reporting.rounds import Evolution
 
 # Half the distance between the anchor's and the policy's dots, in rounds.
 ASIDE = 0.09
+# With more rounds their anchors' names would run into one another.
+MOST_NAMES = 4
+WRAP = 60  # letters of the label below the axis that the width holds
 LOOKS = {
     "anchor": {"marker": "o", "linestyle": "--", "color": GREY},
     "policy": {"marker": "D", "linestyle": "-", "color": INK},
@@ -39,15 +43,18 @@ def rounds_figure(evolution: Evolution) -> bytes:
                 axes.scatter(
                     [x] * len(going), going, s=20, marker=shape, facecolor=face, edgecolor=look["color"], zorder=3
                 )
-                axes.scatter([x] * len(ended), ended, s=24, marker="x", color=look["color"], linewidth=1.2, zorder=3)
+                axes.scatter([x] * len(ended), ended, s=34, marker="x", color=look["color"], linewidth=1.4, zorder=4)
                 if values:
                     means.append((x, sum(values.values()) / len(values)))
             if means:
                 axes.plot(*zip(*means, strict=True), linestyle=look["linestyle"], color=look["color"], linewidth=1.5)
-        axes.set_xticks([row.number for row in rows], [f"{row.number}\n{row.anchor}" for row in rows])
-        axes.set_xlabel("round and its anchor")
-        what = "FQE value" if evolution.offline else "return of an episode"
-        axes.set_ylabel(labelled(what, evolution.label))
+        named = len(rows) <= MOST_NAMES
+        axes.set_xticks(
+            [row.number for row in rows], [f"{row.number}\n{row.anchor}" if named else f"{row.number}" for row in rows]
+        )
+        label = textwrap.fill(evolution.label, WRAP) if evolution.label else None
+        axes.set_xlabel(labelled("round and its anchor" if named else "round", label))
+        axes.set_ylabel("FQE value" if evolution.offline else "return of an episode")
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.margins(x=0.12)
