@@ -1,13 +1,12 @@
 r"""Re-anchoring: whether an improved policy may become the next anchor, judged from held-out steps alone.
 
-A round has a policy :math:`\pi` on the anchor :math:`a_b`. With :math:`n` held-out steps :math:`(s_i, a_i)` and
-:math:`N_k(s)` the :math:`k` training steps whose standardised observations lie nearest to :math:`s`, it is accepted
-where
+A round has a policy :math:`\pi` on the anchor :math:`a_b`. With :math:`n` held-out steps :math:`(s_i, a_i)` and the
+distance :math:`\delta(s, a)` of an action to the logged actions of similar training states (:mod:`spar_core.support`),
+the policy is accepted where
 
 .. math::
-   \frac{1}{n} \big|\{i : d(s_i, \pi(s_i)) > q\}\big| \le \epsilon, \qquad
-   d(s, a) = \min_{j \in N_k(s)} \lVert a - a_j \rVert_2, \qquad
-   q = \mathrm{quantile}_{1 - \alpha}\, d(s_i, a_i),
+   \frac{1}{n} \big|\{i : \delta(s_i, \pi(s_i)) > q\}\big| \le \epsilon, \qquad
+   q = \mathrm{quantile}_{0.95}\, \delta(s_i, a_i),
 
 .. math::
    \mathrm{low}\; \mathbb{E}_e \, \mathbb{E}_{i \in e} \big[ Q_c(s_i, \pi(s_i)) - Q_c(s_i, a_b(s_i)) \big] \ge 0,
@@ -34,12 +33,12 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.settings import Settings
 from spar_core.statistics import Estimate, mean_interval, seed_means
+from spar_core.support import QUANTILE, Support, off_support
 
 # Standardised observations [B, D] to actions [B, A] in [-1, 1], and both to values [B], of one seed.
 Act = Callable[[Tensor], Tensor]
@@ -49,55 +48,38 @@ Value = Callable[[Tensor, Tensor], Tensor]
 class ReanchoringSettings(Settings):
     """The ``reanchoring`` section of ``params.yaml``."""
 
-    # Held-out steps that are looked at, at most, and training states nearest to each.
+    # Held-out steps that are looked at, at most.
     states: PositiveInt = 2000
-    neighbours: PositiveInt = 10
-    quantile: float = Field(0.95, gt=0, lt=1)
-    # As often as the logged actions themselves exceed a yardstick at their 95% quantile.
+    # As often as the logged actions themselves are off support.
     largest_share: float = Field(0.05, ge=0, le=1)
     confidence: float = Field(0.95, gt=0, lt=1)
 
 
 @dataclass(frozen=True)
-class Support:
-    """What the logged data do near held-out steps.
+class View:
+    """Held-out steps, and what the logged data do near them; the same for every seed.
 
     Attributes:
-        observations: [B, D] standardised, of the held-out steps.
+        observations: [B, D] standardised.
         episodes: [B] number of each step's episode.
-        nearby: [B, k, A] logged actions of the nearest training states, in [-1, 1].
+        similar: [B, k, A] logged actions of similar training states, in [-1, 1].
         logged: [B] distance of the step's own logged action to the nearest of them.
-        yardstick: their quantile.
     """
 
     observations: Tensor
     episodes: np.ndarray
-    nearby: np.ndarray
+    similar: np.ndarray
     logged: np.ndarray
-    yardstick: float
 
     @classmethod
-    def of(cls, dataset: Dataset, settings: ReanchoringSettings) -> Support:
-        """Look the neighbours up; held-out steps are taken evenly spread."""
-        held, train = dataset.heldout_steps, dataset.train_steps
+    def of(cls, dataset: Dataset, settings: ReanchoringSettings) -> View:
+        """Look the similar states up; held-out steps are taken evenly spread."""
+        held = dataset.heldout_steps
         steps = held[np.unique(np.linspace(0, len(held) - 1, min(settings.states, len(held))).round().astype(int))]
         observations = dataset.observations[dataset.observation_index[steps]]
-        tree = cKDTree(dataset.observations[dataset.observation_index[train]])
-        _, found = tree.query(observations, k=np.arange(1, min(settings.neighbours, len(train)) + 1))
-        nearby = dataset.actions[train[found]]
-        logged = distance(nearby, dataset.actions[steps])
-        return cls(
-            torch.as_tensor(observations),
-            dataset.episode_number[steps],
-            nearby,
-            logged,
-            float(np.quantile(logged, settings.quantile)),
-        )
-
-
-def distance(nearby: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Euclidean distance [B] of actions [B, A] to the nearest of ``nearby`` [B, k, A]."""
-    return np.linalg.norm(nearby.astype(np.float64) - actions[:, None].astype(np.float64), axis=-1).min(axis=1)
+        similar = Support(dataset).similar(observations)
+        logged = Support.distance(similar, dataset.actions[steps])
+        return cls(torch.as_tensor(observations), dataset.episode_number[steps], similar, logged)
 
 
 @dataclass(frozen=True)
@@ -105,9 +87,9 @@ class Evidence:
     """What held-out steps say of one seed's policy; distances in units of the action box [-1, 1].
 
     Attributes:
-        off_support_share: share of the steps at which the policy acts beyond the yardstick.
-        yardstick: quantile of the logged actions' distance to the support.
-        policy_distance: median distance of the policy's actions to it.
+        off_support_share: share of the steps at which the policy is off support.
+        yardstick: distance to the logged actions of similar states from which on an action is.
+        policy_distance: median distance of the policy's actions to them.
         logged_distance: that of the logged actions.
         gain: the critic's value of the policy's action minus that of the anchor's, in the critic's scaled rewards;
             an episode counts once (``n`` is their number).
@@ -136,25 +118,25 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def gather(support: Support, policy: Act, anchor: Act, value: Value, settings: ReanchoringSettings) -> Evidence:
+def gather(view: View, policy: Act, anchor: Act, value: Value, settings: ReanchoringSettings) -> Evidence:
     """The evidence on one seed's policy.
 
     Args:
-        support: of the dataset.
+        view: of the dataset.
         policy: the policy that would be the next anchor.
         anchor: the anchor that it stands on.
         value: the critic's conservative values.
         settings: how wide the interval is.
     """
-    actions, base = policy(support.observations), anchor(support.observations)
-    away = distance(support.nearby, actions.cpu().numpy())
-    gains = (value(support.observations, actions) - value(support.observations, base)).double().cpu().numpy()
+    actions, base = policy(view.observations), anchor(view.observations)
+    away = Support.distance(view.similar, actions.cpu().numpy())
+    gains = (value(view.observations, actions) - value(view.observations, base)).double().cpu().numpy()
     return Evidence(
-        float((away > support.yardstick).mean()),
-        support.yardstick,
+        float(off_support(away, view.logged).mean()),
+        float(np.quantile(view.logged, QUANTILE)),
         float(np.median(away)),
-        float(np.median(support.logged)),
-        mean_interval(list(seed_means(support.episodes, gains).values()), settings.confidence),
+        float(np.median(view.logged)),
+        mean_interval(list(seed_means(view.episodes, gains).values()), settings.confidence),
         len(away),
     )
 
@@ -167,7 +149,7 @@ def decide(evidence: Evidence, settings: ReanchoringSettings) -> Decision:
     episodes = f"{evidence.gain.n} held-out episode{'' if evidence.gain.n == 1 else 's'}"
     reasons = (
         f"At {100 * evidence.off_support_share:.1f}% of {evidence.states} held-out steps the policy acts further from "
-        f"the logged actions nearby than {100 * settings.quantile:g}% of held-out logged actions do, "
+        f"the logged actions of similar states than {100 * QUANTILE:g}% of held-out logged actions do, "
         f"{'within' if supported else 'beyond'} the limit of {100 * settings.largest_share:g}%.",
         f"The critic values its actions {evidence.gain.value:+.3g} over the anchor's, with a lower end of {low:+.3g} "
         f"over {episodes}: {'it expects no loss' if gains else 'a loss is not ruled out'}.",

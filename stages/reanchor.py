@@ -27,7 +27,7 @@ from spar_core.improvement.base import Improvement
 from spar_core.members import parse_variant, variant_kind
 from spar_core.networks import CHUNK
 from spar_core.policy import KIND, load_policy
-from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, Support, decide, gather, stopped
+from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
 from spar_core.reporter import CurveRow, Reporter
 from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
@@ -80,15 +80,15 @@ class Reanchor:
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> list[tuple[Fitted, dict[str, Any]]]:
         dataset = dataset_of(self.layout, self.dataset)
-        support = Support.of(dataset, self.rule)
-        return [self._seed(seed, dataset, support, report) for seed in seeds]
+        view = View.of(dataset, self.rule)
+        return [self._seed(seed, dataset, view, report) for seed in seeds]
 
-    def _seed(self, seed: int, dataset: Dataset, support: Support, report: Reporter) -> tuple[Fitted, dict[str, Any]]:
+    def _seed(self, seed: int, dataset: Dataset, view: View, report: Reporter) -> tuple[Fitted, dict[str, Any]]:
         if seed in self.stopped_at:
             evidence, decision = None, stopped(self.stopped_at[seed])
         else:
             rule = load_policy(self.policy, seed, self.device).rule
-            evidence = self._evidence(seed, support, rule)
+            evidence = self._evidence(seed, view, rule)
             decision = decide(evidence, self.rule)
         if decision.accepted:
             observations = torch.as_tensor(dataset.observations[dataset.observation_index])
@@ -123,13 +123,13 @@ class Reanchor:
 
         return act
 
-    def _evidence(self, seed: int, support: Support, rule: Improvement) -> Evidence:
+    def _evidence(self, seed: int, view: View, rule: Improvement) -> Evidence:
         critic = restore_critic(load_part(self.critic, "critic", [seed]), self.device)
 
         def value(observations: Tensor, actions: Tensor) -> Tensor:
             return critic.q(observations.to(self.device).unsqueeze(0), actions.unsqueeze(0))[0]
 
-        return gather(support, self._act(rule), self._act(rule.frozen.anchor), value, self.rule)
+        return gather(view, self._act(rule), self._act(rule.frozen.anchor), value, self.rule)
 
 
 def decided_before(folder: Path) -> tuple[int, dict[int, int]]:

@@ -136,7 +136,7 @@ def test_rounds_run_beside_the_base_cells_and_rerun_none_of_them(clone):
     command = ("python", "-m", "stages.reanchor", "--dataset", DATASET, *words, "--seeds", "0-1")
     clone.run(*command, SPAR_WORKERS="1")
     assert digest_folder(folder) == digest
-    clone.set({"reanchoring.quantile": 0.9})
+    clone.set({"reanchoring.confidence": 0.9})
     assert changed(clone) == {name for name in ran if name.startswith("reanchor")}
     # A round that leaves takes its evaluations along, and what stays is up to date but for the report.
     clone.study(rounds=[])

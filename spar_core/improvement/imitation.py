@@ -60,6 +60,7 @@ def imitate(
             targets.correction[rows, picked],
             targets.latent[rows, picked],
         )
+        report.observe(step, network)
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
@@ -69,6 +70,7 @@ def imitate(
         "improvement/step0_norm": first_gap,
         "improvement/correction_norm": _norms(correction, targets),
         "improvement/effective_candidates": targets.effective.tolist(),
+        "improvement/anchor_weight": targets.of_anchor.tolist(),
         "improvement/value_spread": targets.spread.tolist(),
         "improvement/loss": info["improvement/loss"].tolist(),
     }

@@ -1,0 +1,1 @@
+"""Which improvement to deploy, and whether any: decided from logged data alone."""
