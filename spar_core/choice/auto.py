@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
+from spar_core.choice import CHOICE
 from spar_core.choice.decide import ANCHOR, Choice, DecisionSettings, decide
 from spar_core.choice.evidence import Evidence, Trust, gather, trust_in
 from spar_core.data.dataset import Dataset
@@ -115,7 +117,7 @@ class Auto(Improvement):
         fitted.tensors[CHOSEN] = torch.tensor(chosen).unsqueeze(1)
         fitted.metrics = {"improvement/chosen": [float(index) for index in chosen]}
         fitted.curves = report.rows
-        fitted.documents["choice"] = [
+        fitted.documents[Path(CHOICE).stem] = [
             document(seed, trust[row], {name: rows[row] for name, rows in evidence.items()}, choices[row])
             for row, seed in enumerate(seeds)
         ]

@@ -26,14 +26,13 @@ from spar_core.reporting.console import (
 from spar_core.reporting.drawing import draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
-from spar_core.reporting.offline import OfflineSummary
+from spar_core.reporting.harm import harm_frame, harms
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
-from spar_core.reporting.rounds import Evolution, evolutions
-from spar_core.reporting.rounds_figure import rounds_figure
+from spar_core.reporting.regret import Regret, overall_regrets, regret_frame, regrets
+from spar_core.reporting.rounds_figure import draw_rounds
 from spar_core.reporting.sections import offline_section, section_of
-from spar_core.reporting.tables import Summary
 
 TEMPLATE = "report.md.j2"
 
@@ -87,14 +86,16 @@ def build_report(
         if offline:
             drawn = draw_offline(offline, members, settings, figures)
             sections.append(offline_section(dataset, offline, numbers.unrolled, context, drawn))
-            sections[-1]["rounds"] = _rounds(study, dataset, members, offline, settings, figures)
+            sections[-1]["rounds"] = draw_rounds(study, dataset, members, offline, settings, figures)
             continue
         ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
         agreements = [found for found in numbers.agreements if found.setting[0] == dataset]
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
-        sections[-1]["rounds"] = _rounds(study, dataset, members, ours, settings, figures)
+        sections[-1]["rounds"] = draw_rounds(study, dataset, members, ours, settings, figures)
+    harmed = harms(numbers.summaries)
+    regretted = regrets(numbers.rules, numbers.summaries, settings)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -111,6 +112,11 @@ def build_report(
             glossary=_glossary(rules),
             overall=numbers.overall,
             overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
+            harms=[entry for entry in harmed if entry.improvement != settings.baseline],
+            labels=list(dict.fromkeys(s.label for s in numbers.summaries if s.label)),
+            regrets=_by_setting(regretted),
+            overall_regrets=overall_regrets(regretted, settings.confidence),
+            choices={rule.setting: rule.choices for rule in numbers.rules if rule.choices},
             sources=sources_of(rules),
             changed=changed(rules),
             judged=judged_with(rules),
@@ -130,6 +136,8 @@ def build_report(
         "anchors.csv": to_csv(anchors_frame(qualities)),
         "pairs.csv": to_csv(pairs_frame(numbers.pairs)),
         "overall.csv": to_csv(overall_frame(numbers.overall)),
+        "harm.csv": to_csv(harm_frame(harmed)),
+        "regret.csv": to_csv(regret_frame(regretted)),
         "report.md": page.encode(),
     }
     if partial:
@@ -139,21 +147,12 @@ def build_report(
     return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
 
 
-def _rounds(
-    study: StudyLists,
-    dataset: str,
-    rules: list[Rule],
-    summaries: list[Summary] | list[OfflineSummary],
-    settings: ReportSettings,
-    figures: dict[str, bytes],
-) -> list[tuple[Evolution, str]]:
-    """What the study's rounds did on one dataset, with the name of the figure that is added to ``figures``."""
-    found = []
-    for evolution in evolutions(study, dataset, rules, summaries, settings):
-        name = f"rounds.{dataset.replace('/', '.')}.{evolution.last.replace('/', '.')}.svg"
-        figures[name] = rounds_figure(evolution)
-        found.append((evolution, name))
-    return found
+def _by_setting(entries: Sequence[Regret]) -> dict[tuple[str, str, str], list[Regret]]:
+    """Regrets by (dataset, anchor, critic), in the study's order."""
+    groups: dict[tuple[str, str, str], list[Regret]] = {}
+    for entry in entries:
+        groups.setdefault(entry.setting, []).append(entry)
+    return groups
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:

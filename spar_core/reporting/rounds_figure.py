@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from spar_core.reporting.cells import Rule, StudyLists
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures import GREY, INK, STYLE, WIDTH, labelled, svg
-from spar_core.reporting.rounds import Evolution
+from spar_core.reporting.offline import OfflineSummary
+from spar_core.reporting.rounds import Evolution, evolutions
+from spar_core.reporting.tables import Summary
 
 # Half the distance between the anchor's and the policy's dots, in rounds.
 ASIDE = 0.09
@@ -21,6 +25,23 @@ LOOKS = {
     "anchor": {"marker": "o", "linestyle": "--", "color": GREY},
     "policy": {"marker": "D", "linestyle": "-", "color": INK},
 }
+
+
+def draw_rounds(
+    study: StudyLists,
+    dataset: str,
+    rules: Sequence[Rule],
+    summaries: Sequence[Summary] | Sequence[OfflineSummary],
+    settings: ReportSettings,
+    figures: dict[str, bytes],
+) -> list[tuple[Evolution, str]]:
+    """What the study's rounds did on one dataset, each with the name of its figure, which is added to ``figures``."""
+    found = []
+    for evolution in evolutions(study, dataset, rules, summaries, settings):
+        name = f"rounds.{dataset.replace('/', '.')}.{evolution.last.replace('/', '.')}.svg"
+        figures[name] = rounds_figure(evolution)
+        found.append((evolution, name))
+    return found
 
 
 def rounds_figure(evolution: Evolution) -> bytes:
