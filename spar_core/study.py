@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import field_validator, model_validator
 
 from spar_core.errors import SparError
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 
@@ -47,6 +48,8 @@ class Study(Settings):
     also: Also = Also()
     # Datasets whose policies are also valued from logged data alone; one without an environment has to be among them.
     estimated: tuple[str, ...] = ()
+    # Anchors that evolve, each made from one before it. Their cells have the critic of their round, and all rules.
+    rounds: tuple[Round, ...] = ()
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod
@@ -106,6 +109,28 @@ class Study(Settings):
             raise ValueError("also: a name is listed twice")
         return self
 
+    @model_validator(mode="after")
+    def _rounds_follow(self) -> Study:
+        made: dict[str, Round] = {}
+        for number, here in enumerate(self.rounds, start=1):
+            where = f"rounds: round {number}"
+            if not NAME.fullmatch(here.anchor):
+                raise ValueError(f"{where}: '{here.anchor}' may hold only a-z, 0-9, '_', '-', and '/' between parts")
+            if here.anchor in self.anchors:
+                raise ValueError(f"{where}: '{here.anchor}' is among the study's anchors; a round makes one of its own")
+            if here.anchor in made:
+                raise ValueError(f"{where}: '{here.anchor}' is made by an earlier round already")
+            if here.of not in (*self.anchors, *made):
+                raise ValueError(f"{where}: of '{here.of}', which is no anchor of the study or of an earlier round")
+            if here.critic not in self.critics:
+                raise ValueError(f"{where}: critic '{here.critic}' is not among the study's critics")
+            if here.improvement not in self.improvements:
+                raise ValueError(f"{where}: improvement '{here.improvement}' is not among the study's improvements")
+            if here.of in made and made[here.of].critic != here.critic:
+                raise ValueError(f"{where}: '{here.of}' has policies of critic '{made[here.of].critic}' only")
+            made[here.anchor] = here
+        return self
+
     def rules(self, anchor: str) -> tuple[str, ...]:
         """The improvement rules of one anchor."""
         return self.improvements + (self.also.improvements if anchor in self.also.anchors else ())
@@ -115,7 +140,9 @@ class Study(Settings):
         return self.improvements + self.also.improvements
 
     def cells(self) -> Iterator[EvaluationCell]:
-        """Every cell, in the order of the lists."""
-        for dataset, anchor, critic in itertools.product(self.datasets, self.anchors, self.critics):
-            for improvement, seeds in itertools.product(self.rules(anchor), self.seeds):
-                yield EvaluationCell(dataset, anchor, critic, improvement, seeds)
+        """Every cell, in the order of the lists, those of the rounds last within a dataset."""
+        for dataset in self.datasets:
+            settings = [*itertools.product(self.anchors, self.critics), *((r.anchor, r.critic) for r in self.rounds)]
+            for anchor, critic in settings:
+                for improvement, seeds in itertools.product(self.rules(anchor), self.seeds):
+                    yield EvaluationCell(dataset, anchor, critic, improvement, seeds)

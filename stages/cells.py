@@ -9,6 +9,7 @@ from typing import Any
 
 from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.study import Study
 from stages.layout import Layout
@@ -20,6 +21,7 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "fit_residual": ("anchor",),
     "fit_critic": ("critic",),
     "self_imitation": ("anchor", "critic", "improvement"),
+    "reanchor": ("anchor", "critic", "improvement"),
     "evaluate": ("anchor", "critic", "improvement"),
     "estimate": ("anchor", "critic", "improvement"),
 }
@@ -37,6 +39,8 @@ class Cell:
     critic: str | None = None
     improvement: str | None = None
     seeds: str | None = None
+    # Where the anchor is one that a round makes: how. It is no axis, since each such anchor is made in one way.
+    round: Round | None = None
 
     def __post_init__(self) -> None:
         if self.stage not in _MEMBERS:
@@ -59,7 +63,7 @@ class Cell:
         improvement, seeds = self.improvement or "", self.seeds or ""
         if self.stage == "download":
             return layout.data(dataset)
-        if self.stage == "fit_bc":
+        if self.stage in ("fit_bc", "reanchor"):
             return layout.anchor(dataset, anchor, seeds)
         if self.stage == "fit_residual":
             return layout.residual(dataset, anchor, seeds)
@@ -83,13 +87,15 @@ class Cell:
     def tags(self) -> dict[str, str]:
         """MLflow tags that name the cell, for filters such as ``tags.anchor = 'mlp'``."""
         axes = {axis: getattr(self, axis) for axis in AXES}
-        return {"spar.stage": self.stage, **{axis: value for axis, value in axes.items() if value}}
+        taught = {f"spar.round.{name}": value for name, value in self.round or () if name != "anchor"}
+        return {"spar.stage": self.stage, **{axis: value for axis, value in axes.items() if value}, **taught}
 
     def code_digest(self, digests: Mapping[str, Any]) -> str:
         """The digest of the code that makes this cell, out of the content of ``digests.yaml``."""
         code = digests.get("code", {})
         entries = [code.get("stage", {}).get(self.stage)]
-        entries += [code.get(family, {}).get(getattr(self, family)) for family in _MEMBERS[self.stage]]
+        names = {family: getattr(self, family) or getattr(self.round, family, None) for family in _MEMBERS[self.stage]}
+        entries += [code.get(family, {}).get(name) for family, name in names.items()]
         if None in entries:
             raise SparError(f"artifacts/digests.yaml has no code digest for '{self.name}'", "run `dvc repro`")
         return digest_value(entries)
@@ -116,4 +122,16 @@ def study_cells(study: Study) -> list[Cell]:
                 for i in study.rules(a)
                 for s in study.seeds
             ]
+        for made in study.rounds:
+            cells += _round_cells(study, dataset, made)
     return list(dict.fromkeys(cells))
+
+
+def _round_cells(study: Study, dataset: str, made: Round) -> list[Cell]:
+    """The cells of one round: how its anchor is made, and what stands on it."""
+    cells = [Cell("reanchor", dataset, anchor=made.anchor, seeds=s, round=made) for s in study.seeds]
+    cells += [Cell("fit_residual", dataset, anchor=made.anchor, seeds=s) for s in study.seeds]
+    for stage in ("self_imitation", "evaluate", *(["estimate"] if dataset in study.estimated else [])):
+        rules = study.rules(made.anchor)
+        cells += [Cell(stage, dataset, made.anchor, made.critic, i, s) for i in rules for s in study.seeds]
+    return cells

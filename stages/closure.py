@@ -117,6 +117,7 @@ RESOURCES = {
         "spar_core/reporting/templates/harm.md.j2",
         "spar_core/reporting/templates/regret.md.j2",
         "spar_core/reporting/templates/provenance.md.j2",
+        "spar_core/reporting/templates/rounds.md.j2",
     ),
 }
 

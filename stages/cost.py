@@ -75,7 +75,7 @@ def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
         name for name in ("seeds", "return_mean", "fqe_mean", "parameters_rule", "parameters_policy") if name in table
     ]
     cost, cells = table[[*KEYS, *shown]].copy(), study_cells(study)
-    for stage in TIMED:
+    for stage in (*TIMED, *(["reanchor"] if study.rounds else [])):
         cost[f"seconds_{stage}"] = [
             total_seconds(
                 layout,

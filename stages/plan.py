@@ -18,10 +18,12 @@ import yaml
 
 from spar_core.artifacts import META, digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
+from spar_core.distillation import check_student
 from spar_core.errors import SparError
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.members import parse_variant, variant_kinds
+from spar_core.reanchoring import ReanchoringSettings
 from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
@@ -33,7 +35,17 @@ from stages.sections import read_whole
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
-CODE_STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "estimate", "report")
+CODE_STAGES = (
+    "download",
+    "fit_bc",
+    "fit_residual",
+    "fit_critic",
+    "self_imitation",
+    "reanchor",
+    "evaluate",
+    "estimate",
+    "report",
+)
 
 
 def check(params: Mapping[str, Any]) -> Study:
@@ -43,12 +55,15 @@ def check(params: Mapping[str, Any]) -> Study:
     parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
     parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
     parse(ReportSettings, params["report"], "params.yaml, report")
+    parse(ReanchoringSettings, params["reanchoring"], "params.yaml, reanchoring")
     for family, section in FAMILIES.items():
         wanted = study.all_rules() if family == "improvement" else getattr(study, section)
         for name in dict.fromkeys([*params[section], *wanted]):
             parse_variant(family, params[section], name)
     for name in params["anchors"]:
         settings_for(name, params["residual"], params["anchors"])
+    for made in study.rounds:
+        check_student(made.anchor, made.of, params["anchors"])
     return study
 
 

@@ -98,7 +98,7 @@ class Clone:
             values |= {key: value for key, value in TINY.items() if key in values}
         params["evaluation"]["episodes"] = 2
         path.write_text(yaml.safe_dump(params, sort_keys=False))
-        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[])
+        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], rounds=[])
 
     def set(self, values: dict[str, object]) -> None:
         """Set params by dotted key."""

@@ -22,6 +22,7 @@ from spar_core.reporting.glossary import explain
 from spar_core.reporting.present import present_part
 from spar_core.reporting.render import Report, build_report
 from spar_core.reporting.tables import summarise
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.study import EvaluationCell
 from stages.layout import Layout
@@ -48,6 +49,7 @@ class Cells:
     name: str = "anchor_quality"
     question: str = ""
     estimated: tuple[str, ...] = ()
+    rounds: tuple[Round, ...] = ()
 
     def cells(self) -> list[EvaluationCell]:
         return self.rows
@@ -378,6 +380,16 @@ def test_every_new_diagnostic_is_explained():
 
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
-    pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    pages = (
+        "report",
+        "anchor_quality",
+        "offline",
+        "diagnostics",
+        "pairs",
+        "agreement",
+        "overall",
+        "provenance",
+        "rounds",
+    )
     pages += ("harm", "regret")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

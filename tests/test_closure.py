@@ -216,6 +216,7 @@ def test_editing_the_report_trains_nothing(tree):
         ("spar_core/reporting/templates/agreement.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/overall.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/provenance.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/rounds.md.j2", {"stage report"}),
         # The page that is no output of DVC.
         ("spar_core/reporting/templates/page.html.j2", set()),
     ],
@@ -369,4 +370,5 @@ def test_dvc_watches_the_digest_of_every_kind_of_code_that_a_stage_runs():
         assert f"code.stage.{stage}" in watched
         for family in ("anchor", "critic", "improvement"):
             uses = f"--{family}" in stages[stage]["cmd"]
-            assert (f"code.{family}.${{item.{family}}}" in watched) == uses, (stage, family)
+            item = "item.round" if stage == "reanchor" else "item"
+            assert (f"code.{family}.${{{item}.{family}}}" in watched) == uses, (stage, family)

@@ -15,6 +15,7 @@ from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.fqe import FQESettings
 from spar_core.members import load_member
+from spar_core.reanchoring import ReanchoringSettings
 from spar_core.reporter import Reporter
 from spar_core.reporting.glossary import explain
 from spar_core.residual import ResidualSettings
@@ -145,6 +146,7 @@ def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, ki
         (EvaluationSettings, "evaluation", "settings"),
         (EstimationSettings, "evaluation", "estimates-from-logged-data"),
         (FQESettings, "evaluation", "fitted-q-evaluation"),
+        (ReanchoringSettings, "rounds", "the-rule-that-stops"),
     ],
 )
 def test_every_setting_beside_the_members_is_documented(settings, name, anchor):

@@ -8,20 +8,26 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spar_core.rounds import Round
 from stages.cells import AXES, STAGES, Cell
 from stages.layout import Layout
 from tests.fakes import ROOT
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 AXIS_VALUES = {"dataset": "a/b-v0", "anchor": "mlp", "critic": "iql", "improvement": "awr", "seeds": "0-3"}
+# Of a different name, so that a stage that took the one for the other would be noticed.
+ROUND = Round(anchor="mlp_round_1", of="mlp", critic="iql", improvement="awr")
 
 
 def cell_of(stage: str) -> Cell:
     """A cell of a stage, with a value on each axis that its matrix has."""
+    if stage == "reanchor":
+        return Cell(stage, AXIS_VALUES["dataset"], anchor=ROUND.anchor, seeds=AXIS_VALUES["seeds"], round=ROUND)
     return Cell(stage, **{axis: AXIS_VALUES[axis] for axis in PIPELINE[stage]["matrix"]})
 
 
 def filled(text: str) -> str:
+    text = re.sub(r"\$\{item\.round\.(\w+)\}", lambda match: getattr(ROUND, match[1]), text)
     return re.sub(r"\$\{item\.(\w+)\}", lambda match: AXIS_VALUES[match[1]], text)
 
 
@@ -49,6 +55,9 @@ def test_a_stage_depends_on_what_the_stages_before_it_write(stage):
 def test_the_command_names_every_axis(stage):
     command = PIPELINE[stage]["cmd"]
     assert command.startswith(f"python -m stages.{stage} ")
+    if stage == "reanchor":
+        assert {m[1] for m in re.finditer(r"--(\w+) \$\{item\.round\.\1\}", command)} == set(Round.model_fields)
+        command = re.sub(r"--\w+ \$\{item\.round\.\w+\}", "", command)
     assert re.findall(r"--(\w+) \$\{item\.(\w+)\}", command) == [
         (axis, axis) for axis in AXES if axis in PIPELINE[stage]["matrix"]
     ]
@@ -61,6 +70,24 @@ def test_the_cells_of_also_are_made_the_same_way(stage):
     matrix = dict(main.pop("matrix"))
     assert also.pop("matrix") == matrix | {axis: f"${{study.also.{axis}s}}" for axis in ("anchor", "improvement")}
     assert also == main
+
+
+@pytest.mark.parametrize("stage", ["fit_residual", "self_imitation", "evaluate", "estimate"])
+def test_the_cells_of_rounds_are_made_the_same_way(stage):
+    """On the anchor and the critic of the round, with all else as it is."""
+
+    def on_rounds(value):
+        if isinstance(value, dict):
+            return {key: on_rounds(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [on_rounds(item) for item in value]
+        return re.sub(r"\$\{item\.(anchor|critic)\}", r"${item.round.\1}", value)
+
+    main, made = dict(PIPELINE[stage]), dict(PIPELINE[f"{stage}_round"])
+    assert made.pop("desc") != main.pop("desc")
+    matrix = {axis: value for axis, value in main.pop("matrix").items() if axis not in ("anchor", "critic")}
+    assert made.pop("matrix") == {"round": "${study.rounds}"} | matrix
+    assert made == on_rounds(main)
 
 
 def test_the_digests_that_dvc_watches_are_those_that_mlflow_keys_by():
@@ -76,7 +103,7 @@ def test_the_digests_that_dvc_watches_are_those_that_mlflow_keys_by():
         watched = [key for entry in entries for key in entry["artifacts/digests.yaml"]]
         families = {key.split(".")[1] for key in watched if key.startswith("code.") and "stage" not in key}
         seen: list[str] = []
-        Cell(name, "d", "mlp", "iql", "awr", "0").code_digest(Asked())
+        cell_of(name).code_digest(Asked())
         assert f"code.stage.{name}" in watched
         assert families == set(seen) & {"anchor", "critic", "improvement"}, name
 
@@ -89,6 +116,7 @@ def test_a_stage_watches_the_params_of_its_own_choices():
         "fit_residual": ["residual", "anchors.${item.anchor}"],
         "fit_critic": ["critics.${item.critic}"],
         "self_imitation": ["improvements.${item.improvement}"],
+        "reanchor": ["reanchoring", "anchors.${item.round.anchor}"],
         "evaluate": ["evaluation"],
         "estimate": ["estimation"],
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spar_core.artifacts import digest_folder
 from tests.pipeline import DATASET, Clone
 
 pytestmark = pytest.mark.pipeline
@@ -105,6 +106,42 @@ def test_rules_that_are_asked_of_some_anchors_only_run_beside_the_product(clone)
     clone.study(anchors=["short"], improvements=["anchor", "spar_mlp", "awr"], also={"anchors": [], "improvements": []})
     assert kinds(clone.repro()) == {"plan", "report"}
     assert any("/short/" in key and "/awr/" in key for key in clone.metrics())
+
+
+def test_rounds_run_beside_the_base_cells_and_rerun_none_of_them(clone):
+    """The rule `anchor` corrects nothing, so that its policy is never refused for what the critic thinks of it."""
+    rounds = [
+        {"anchor": "mlp_round_1", "of": "mlp", "critic": "iql", "improvement": "anchor"},
+        {"anchor": "mlp_round_2", "of": "mlp_round_1", "critic": "iql", "improvement": "anchor"},
+    ]
+    clone.set({"reanchoring.largest_share": 1.0, "reanchoring.states": 200})
+    clone.study(improvements=["anchor"], rounds=rounds)
+    base = {name: outs for name, outs in clone.lock().items() if "@" in name}
+    ran = clone.repro(SPAR_WORKERS="2")
+    made = ["fit_residual_round", "self_imitation_round", "evaluate_round"]
+    assert kinds(ran) == {"plan", "reanchor", *made, "report"} and len(ran) == 2 + 2 * 4
+    after = clone.lock()
+    assert {name: after[name] for name in base} == base
+    anchors = clone.folder / f"artifacts/anchor/{DATASET}"
+    for number in (1, 2):
+        decision = json.loads((anchors / f"mlp_round_{number}/0-1/decision.json").read_text())
+        assert decision["round"] == number and [row["accepted"] for row in decision["seeds"]] == [True, True]
+    page = (clone.folder / "reports/default/report.md").read_text()
+    assert "### Rounds from anchor `mlp`, critic `iql`" in page and any("/mlp_round_2/" in k for k in clone.metrics())
+    # One worker writes the same bytes.
+    folder = anchors / "mlp_round_1/0-1"
+    digest = digest_folder(folder)
+    words = [word for axis, value in rounds[0].items() for word in (f"--{axis}", value)]
+    shutil.rmtree(folder)
+    command = ("python", "-m", "stages.reanchor", "--dataset", DATASET, *words, "--seeds", "0-1")
+    clone.run(*command, SPAR_WORKERS="1")
+    assert digest_folder(folder) == digest
+    clone.set({"reanchoring.confidence": 0.9})
+    assert changed(clone) == {name for name in ran if name.startswith("reanchor")}
+    # A round that leaves takes its evaluations along, and what stays is up to date but for the report.
+    clone.study(rounds=[])
+    assert changed(clone) == {"report"}
+    assert not (clone.folder / f"artifacts/evaluation/{DATASET}/mlp_round_1").exists()
 
 
 def test_times_stay_out_of_every_output(clone):
@@ -220,6 +257,7 @@ def test_a_killed_stage_leaves_nothing_behind(clone):
         ({"anchors.mlp.learning_rat": 0.1}, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         ({"residuals": {}}, "unknown section 'residuals'; did you mean 'residual'?"),
         ({"improvements.spar_mlp.tau": -1}, "tau = -1 is not valid"),
+        ({"reanchoring.largest_shar": 0.1}, "unknown key 'largest_shar'; did you mean 'largest_share'?"),
     ],
 )
 def test_bad_params_stop_the_pipeline_with_one_line(clone, change, said):

@@ -14,6 +14,7 @@ import pandas as pd
 from spar_core.artifacts import read_json
 from spar_core.choice import CHOICE
 from spar_core.errors import SparError
+from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 
 EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estimates.json", "corrections.csv"
@@ -44,6 +45,8 @@ class StudyLists(Protocol):
     question: str
     # Datasets whose policies are valued from logged data too.
     estimated: tuple[str, ...]
+    # Anchors that evolve, each made from one before it.
+    rounds: tuple[Round, ...]
 
     def cells(self) -> Iterable[Cell]:
         """Every cell, in the study's order."""

@@ -17,6 +17,12 @@ GLOSSARY = {
     "anchor/modes_missed": "of the two ways of acting in such states, the share that none of the anchor's draws comes "
     "near: 0 reaches both, 0.5 reaches one",
     "anchor/parameters": "numbers that the fitted anchor holds, one seed (for nearest neighbours, its stored data)",
+    "round/number": "round that made the anchor from an improved policy",
+    "round/accepted": "1 where the policy became the anchor, 0 where the seed kept the anchor of the round before",
+    "round/off_support_share": "share of held-out steps at which the policy to be distilled acts further from the "
+    "logged actions of similar states than 95% of the held-out logged actions do; too high a share stops the seed",
+    "round/critic_gain": "the critic's value of that policy's actions minus that of its anchor's on held-out steps, in "
+    "scaled rewards; where a loss is not ruled out the seed stops",
     "residual/parameters": "numbers that the residual model holds, one seed",
     "critic/parameters": "numbers that the critic holds, one seed",
     "improvement/parameters": "numbers that the rule itself trains, one seed",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spar_core.errors import SparError
 from spar_core.reporting.cells import EPISODES, ESTIMATES, Cell, Folders, StudyLists
+from spar_core.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class PresentPart:
     estimated: tuple[str, ...]
     present: tuple[Cell, ...]
     missing: tuple[Cell, ...]
+    rounds: tuple[Round, ...] = ()
 
     def cells(self) -> Iterable[Cell]:
         """Those that are there, in the study's order."""
@@ -49,7 +51,7 @@ def present_part(study: StudyLists, folders: Folders) -> PresentPart:
         raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
     # Estimates of some rules alone could not be compared, so that a dataset has those of all or of none.
     estimated = tuple(name for name in study.estimated if name not in unvalued)
-    return PresentPart(study.name, study.question, estimated, tuple(there), tuple(missing))
+    return PresentPart(study.name, study.question, estimated, tuple(there), tuple(missing), study.rounds)
 
 
 def _has_episodes(folder: Path) -> bool:

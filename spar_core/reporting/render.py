@@ -31,6 +31,7 @@ from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
 from spar_core.reporting.regret import Regret, overall_regrets, regret_frame, regrets
+from spar_core.reporting.rounds_figure import draw_rounds
 from spar_core.reporting.sections import offline_section, section_of
 
 TEMPLATE = "report.md.j2"
@@ -69,7 +70,13 @@ def build_report(
     partial = missing is not None
     rules = load_rules(study, folders)
     numbers = numbers_of(rules, settings, partial=partial)
-    qualities = anchor_quality(numbers.rules, numbers.summaries, settings)
+    # Anchors that are made from one another would not count as several.
+    made = {here.anchor for here in study.rounds}
+    qualities = anchor_quality(
+        [rule for rule in numbers.rules if rule.anchor not in made],
+        [summary for summary in numbers.summaries if summary.anchor not in made],
+        settings,
+    )
     figures: dict[str, bytes] = {}
     sections = []
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
@@ -79,12 +86,14 @@ def build_report(
         if offline:
             drawn = draw_offline(offline, members, settings, figures)
             sections.append(offline_section(dataset, offline, numbers.unrolled, context, drawn))
+            sections[-1]["rounds"] = draw_rounds(study, dataset, members, offline, settings, figures)
             continue
         ours = [summary for summary in numbers.summaries if summary.dataset == dataset]
         about = [quality for quality in qualities if quality.dataset == dataset]
         agreements = [found for found in numbers.agreements if found.setting[0] == dataset]
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
+        sections[-1]["rounds"] = draw_rounds(study, dataset, members, ours, settings, figures)
     harmed = harms(numbers.summaries)
     regretted = regrets(numbers.rules, numbers.summaries, settings)
     named = {summary.improvement for summary in numbers.every}

@@ -1,0 +1,198 @@
+"""Distil the improved policy of an anchor into the next anchor, where held-out steps say that this keeps support.
+
+Reads the dataset, the anchor --of and its policy, the critic, and of params.yaml ``anchors.<anchor>`` (the student)
+and ``reanchoring`` (the rule that stops).
+Writes artifacts/anchor/<dataset>/<anchor>/<seeds>/: an anchor like any other, with decision.json. A seed whose policy
+is refused keeps the anchor --of, unchanged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spar_core.anchors.base import Anchor
+from spar_core.anchors.training import TrainedAnchorSettings
+from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.data.dataset import Dataset
+from spar_core.distillation import check_student, distil, passed_on
+from spar_core.fitted import Fitted
+from spar_core.improvement.base import Improvement
+from spar_core.members import parse_variant, variant_kind
+from spar_core.networks import CHUNK
+from spar_core.policy import KIND, load_policy
+from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
+from spar_core.reporter import CurveRow, Reporter
+from spar_core.rounds import Round
+from spar_core.seeds import parse_seeds
+from spar_core.workers import over_seeds
+from stages.cells import Cell
+from stages.datasets import dataset_folders, dataset_of
+from stages.entry import cell_arguments, device, stage_main, workers
+from stages.layout import Layout
+from stages.params import read_params, section
+from stages.parts import load_part, restore_critic
+from stages.progress import Progress
+from stages.tracked import tracked
+
+DECISION = "decision.json"
+NOT_MEASURED = float("nan")
+
+
+class _OneSeed(Reporter):
+    """Curves of one seed, which the reporter of all seeds is told too."""
+
+    def __init__(self, seed: int, outer: Reporter) -> None:
+        super().__init__([seed])
+        self.outer = outer
+
+    def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        before = len(self.rows)
+        super().log(step, metrics)
+        self.outer.rows.extend(self.rows[before:])
+
+    def advance(self, steps: int) -> None:
+        self.outer.advance(steps)
+
+
+@dataclass(frozen=True)
+class Reanchor:
+    """The work of one worker: the next anchor and the decision of each seed; ``stopped_at`` is the round at which a
+    seed was refused before, and ``number`` this one's."""
+
+    layout: Layout
+    dataset: str
+    previous: Path
+    policy: Path
+    critic: Path
+    number: int
+    stopped_at: Mapping[int, int]
+    member: type[Anchor]
+    settings: TrainedAnchorSettings
+    rule: ReanchoringSettings
+    device: str
+
+    def __call__(self, seeds: Sequence[int], report: Reporter) -> list[tuple[Fitted, dict[str, Any]]]:
+        dataset = dataset_of(self.layout, self.dataset)
+        view = View.of(dataset, self.rule)
+        return [self._seed(seed, dataset, view, report) for seed in seeds]
+
+    def _seed(self, seed: int, dataset: Dataset, view: View, report: Reporter) -> tuple[Fitted, dict[str, Any]]:
+        if seed in self.stopped_at:
+            evidence, decision = None, stopped(self.stopped_at[seed])
+        else:
+            rule = load_policy(self.policy, seed, self.device).rule
+            evidence = self._evidence(seed, view, rule)
+            decision = decide(evidence, self.rule)
+        if decision.accepted:
+            observations = torch.as_tensor(dataset.observations[dataset.observation_index])
+            actions = self._act(rule)(observations).cpu().numpy()
+            reporter = _OneSeed(seed, report)
+            fitted = distil(self.member, self.settings, dataset, actions, seed, reporter, self.device)
+        else:
+            fitted = passed_on(self.previous, seed)
+            report.advance(self.settings.steps)
+        fitted.metrics |= {
+            "anchor/parameters": [fitted.parameters()],
+            "round/number": [self.number],
+            "round/accepted": [float(decision.accepted)],
+            "round/off_support_share": [evidence.off_support_share if evidence else NOT_MEASURED],
+            "round/critic_gain": [evidence.gain.value if evidence else NOT_MEASURED],
+        }
+        row = {
+            "seed": seed,
+            "accepted": decision.accepted,
+            "stopped_at": None if decision.accepted else self.stopped_at.get(seed, self.number),
+            "reasons": list(decision.reasons),
+            "evidence": evidence.to_dict() if evidence else None,
+        }
+        return fitted, row
+
+    def _act(self, actor: Improvement | Anchor) -> Act:
+        """One seed's actions [B, A] at observations [B, D], a few thousand at a time."""
+
+        def act(observations: Tensor) -> Tensor:
+            parts = observations.to(self.device).unsqueeze(0).split(CHUNK, dim=1)
+            return torch.cat([actor.act(part) for part in parts], dim=1)[0]
+
+        return act
+
+    def _evidence(self, seed: int, view: View, rule: Improvement) -> Evidence:
+        critic = restore_critic(load_part(self.critic, "critic", [seed]), self.device)
+
+        def value(observations: Tensor, actions: Tensor) -> Tensor:
+            return critic.q(observations.to(self.device).unsqueeze(0), actions.unsqueeze(0))[0]
+
+        return gather(view, self._act(rule), self._act(rule.frozen.anchor), value, self.rule)
+
+
+def decided_before(folder: Path) -> tuple[int, dict[int, int]]:
+    """Number of the round that made an anchor (0 where none did), and at which round each refused seed stopped."""
+    if not (folder / DECISION).is_file():
+        return 0, {}
+    found = read_json(folder / DECISION)
+    return found["round"], {row["seed"]: row["stopped_at"] for row in found["seeds"] if not row["accepted"]}
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.reanchor``."""
+    parser = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement")
+    parser.add_argument("--of", required=True, help="the anchor whose policy is distilled")
+    args = parser.parse_args(argv)
+    layout = Layout()
+    variants, rule = read_params(layout)["anchors"], section(layout, "reanchoring", ReanchoringSettings)
+    check_student(args.anchor, args.of, variants)
+    member, settings = parse_variant("anchor", variants, args.anchor)
+    made = Round(anchor=args.anchor, of=args.of, critic=args.critic, improvement=args.improvement)
+    cell = Cell("reanchor", args.dataset, anchor=args.anchor, seeds=args.seeds, round=made)
+    previous = layout.anchor(args.dataset, args.of, args.seeds)
+    policy = layout.policy(args.dataset, args.of, args.critic, args.improvement, args.seeds)
+    critic = layout.critic(args.dataset, args.critic, args.seeds)
+    for folder, held in ((previous, "anchor"), (critic, "critic"), (policy, KIND)):
+        read_meta(folder, held)
+    rounds, stopped_at = decided_before(previous)
+    folders = {**dataset_folders(layout, args.dataset), "anchor": previous, "critic": critic, "policy": policy}
+    inputs = {name: digest_folder(folder) for name, folder in folders.items()}
+    kind = variant_kind(args.anchor, variants[args.anchor])
+    params = {
+        "anchor": {"kind": kind, **settings.model_dump(mode="json")},
+        "round": made.model_dump(),
+        "reanchoring": rule.model_dump(mode="json"),
+    }
+    job = Reanchor(
+        layout, args.dataset, previous, policy, critic, rounds + 1, stopped_at, member, settings, rule, device()
+    )
+    seeds = parse_seeds(args.seeds)
+    with tracked(layout, cell, params, inputs, settings.steps) as live:
+        with Progress(stage=cell.name, total=settings.steps * len(seeds), unit="seed-steps") as bar:
+
+            def show(done: int, rows: list[CurveRow]) -> None:
+                bar.update(done)
+                for step, seed, metric, value in rows:
+                    live.log_curve(step, metric, seed, value)
+
+            made_of = [pair for share in over_seeds(job, seeds, workers(), show) for pair in share]
+        fitted = Fitted.join([anchor for anchor, _ in made_of])
+        decision = {
+            "round": rounds + 1,
+            **made.model_dump(),
+            "settings": rule.model_dump(mode="json"),
+            "seeds": [row for _, row in made_of],
+        }
+        with new_artifact(cell.folder(layout)) as folder:
+            fitted.write(folder)
+            write_json(folder / DECISION, decision)
+            live.log_final(fitted.metrics)
+            write_meta(folder, "anchor", params=params, inputs=inputs, shapes=fitted.shapes(), seeds=list(seeds))
+    for row in decision["seeds"]:
+        print(f"seed {row['seed']}: {'accepted' if row['accepted'] else 'refused'}. {' '.join(row['reasons'])}")
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))
