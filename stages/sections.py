@@ -10,7 +10,7 @@ from spar_core.settings import nearest
 from stages.layout import Layout
 from stages.params import read_params
 
-SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "estimation", "report")
+SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "estimation", "report", "theory")
 
 
 def read_whole(layout: Layout) -> Mapping[str, Any]:
