@@ -231,15 +231,26 @@ def test_findings_hold_or_not_by_their_interval():
     assert holds([1.0, 1.2], within(1.0, 0.11)) and not holds([1.0, 1.3], within(1.0, 0.11))
 
 
-@every_claim
+@pytest.mark.parametrize("name", ["drift", "modes"])
 def test_the_same_bytes_for_one_worker_and_two_in_other_processes(name):
     claim = load_claim(name)
     first, two = (run_claim(claim, TINY, workers).files for workers in (1, 2))
     assert first == two
     assert set(first) == {"result.json", "table.csv", "figure.svg"}
-    for data in first.values():
+
+
+@every_claim
+def test_a_piece_of_a_claim_knows_nothing_of_the_others_and_its_files_nothing_of_the_machine(name):
+    """So that sharing pieces out over processes cannot show."""
+    claim = load_claim(name)
+    pieces = claim.pieces(TINY)
+    forwards = [claim.measure(TINY, piece) for piece in pieces]
+    backwards = [claim.measure(TINY, piece) for piece in reversed(pieces)]
+    assert forwards == backwards[::-1] and len(pieces) > 1
+    files = run_claim(claim, TINY, 1).files
+    for data in files.values():
         assert str(ROOT).encode() not in data and b"/tmp" not in data
-    assert b"<svg" in first["figure.svg"] and b"<dc:date>" not in first["figure.svg"]
+    assert b"<svg" in files["figure.svg"] and b"<dc:date>" not in files["figure.svg"]
 
 
 # --- settings ---
