@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study publish view ui test test-slow lint format clean
+.PHONY: help setup setup-dev run study publish theory view ui test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study
 
 publish: setup ## make sure that every cell of the study is in MLflow
 	$(BIN)/python -m stages.publish
+
+theory: setup ## measure the geometric claims on synthetic problems: reports/theory/README.md
+	$(BIN)/dvc repro theory theory_page
 
 view: setup ## write the page of the study's report, reports/<study>/report.html
 	$(BIN)/python -m stages.view

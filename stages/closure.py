@@ -106,6 +106,7 @@ RESOURCES = {
     # Gymnasium loads it by name.
     "spar_core.data.environments.adroit": ("spar_core/data/environments/adroit_wrapper.py",),
     "spar_core.data.reference": ("spar_core/data/reference_scores.yaml",),
+    "spar_core.theory.page": ("spar_core/theory/templates/theory.md.j2",),
     "spar_core.reporting.render": (
         "spar_core/reporting/templates/report.md.j2",
         "spar_core/reporting/templates/anchor_quality.md.j2",

@@ -56,5 +56,9 @@ class Layout:
         below = folder.relative_to(self.root / "artifacts")
         return self.root / "artifacts" / "seconds" / stage / f"{'/'.join(below.parts[1:])}.json"
 
+    def theory(self, claim: str) -> Path:
+        """Results of a claim on synthetic problems."""
+        return self.root / "reports" / "theory" / claim
+
     def report(self, study: str) -> Path:
         return self.root / "reports" / study

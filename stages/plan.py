@@ -1,8 +1,9 @@
 """Check params.yaml, drop results of cells that left the study, and digest the code behind every cell.
 
-Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` one digest a stage and
-one a member (anchor, critic, improvement rule), under `data` one a dataset (its local files). The other stages
-take their entries as params, so that they rerun when, and only when, code that they import has changed.
+Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` one digest a stage, one a
+member (anchor, critic, improvement rule) and one a claim of the stage `theory`, under `data` one a dataset (its local
+files). The other stages take their entries as params, so that they rerun when, and only when, code that they import has
+changed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study
+from spar_core.theory.claims import CLAIMS
+from spar_core.theory.settings import TheorySettings
 from stages.closure import code_digest, member_module
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -45,6 +48,8 @@ CODE_STAGES = (
     "evaluate",
     "estimate",
     "report",
+    "theory",
+    "theory_page",
 )
 
 
@@ -56,6 +61,7 @@ def check(params: Mapping[str, Any]) -> Study:
     parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
     parse(ReportSettings, params["report"], "params.yaml, report")
     parse(ReanchoringSettings, params["reanchoring"], "params.yaml, reanchoring")
+    parse(TheorySettings, params["theory"], "params.yaml, theory")
     for family, section in FAMILIES.items():
         wanted = study.all_rules() if family == "improvement" else getattr(study, section)
         for name in dict.fromkeys([*params[section], *wanted]):
@@ -103,6 +109,8 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
         files = parse_variant("anchor", params["anchors"], name)[1].files()
         if files:
             code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
+    # All of them, whichever params.yaml asks for.
+    code["theory"] = {name: code_digest(root, [module]) for name, module in CLAIMS.items()}
     entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.

@@ -20,6 +20,7 @@ SECTIONS = (
     "evaluation",
     "estimation",
     "report",
+    "theory",
 )
 
 

@@ -15,6 +15,7 @@ import yaml
 from spar_core import registry
 from spar_core.errors import SparError
 from spar_core.members import variant_kind
+from spar_core.theory.claims import CLAIMS
 from stages.closure import (
     COSMETIC,
     REGISTRY,
@@ -81,11 +82,16 @@ def kinds_changed(root: Path, file: str) -> set[str]:
         variants = params.get(FAMILIES.get(family, ""), {})
         return f"{family} {variant_kind(variant, variants[variant])}" if variant in variants else name
 
-    names = all_digests(root)
-    found = changed(root, append(root, file, CODE))
+    names = {name for name in all_digests(root) if not of_theory(name)}
+    found = {name for name in changed(root, append(root, file, CODE)) if not of_theory(name)}
     kinds = {kind(name) for name in found}
     assert found == {name for name in names if kind(name) in kinds}, "all variants of a kind change, or none"
     return kinds
+
+
+def of_theory(name: str) -> bool:
+    """Whether a digest is that of a synthetic claim: they run the shipped rules, and have tests of their own below."""
+    return name.startswith("theory ")
 
 
 def append(root: Path, file: str, text: str):
@@ -199,6 +205,45 @@ def test_editing_a_stage_changes_that_stage_alone(tree):
         assert changed(tree, append(tree, f"stages/{stage}.py", CODE)) == {f"stage {stage}"}
 
 
+def test_editing_a_claim_changes_that_claim_alone(tree):
+    for claim, module in CLAIMS.items():
+        file = module_file(tree, module).relative_to(tree).as_posix()
+        assert changed(tree, append(tree, file, CODE)) == {f"theory {claim}"}
+
+
+def test_editing_what_claims_share_or_measure_changes_them(tree):
+    rules = {f"theory {claim}" for claim in ("drift", "conflict")}
+    targets = rules | {"theory order", "theory modes"}
+    every = {f"theory {claim}" for claim in CLAIMS}
+    for file, wanted in (
+        ("theory/manifolds", every | {"stage theory"}),
+        ("theory/rules", rules),
+        ("improvement/awr", rules),
+        ("improvement/candidates", targets),
+        ("residual", every),
+    ):
+        found = changed(tree, append(tree, f"spar_core/{file}.py", CODE))
+        assert {name for name in found if of_theory(name)} == {name for name in wanted if of_theory(name)}, file
+    assert changed(tree, append(tree, "spar_core/theory/page.py", CODE)) == {"stage theory_page"}
+
+
+def test_no_dataset_or_report_reaches_a_claim_and_no_claim_a_training_stage():
+    for module in CLAIMS.values():
+        assert not [m for m in closure(ROOT, [module]) if m.startswith(("spar_core.reporting", "stages"))]
+    for stage in TRAINING:
+        assert not [m for m in closure(ROOT, [f"stages.{stage}"]) if m.startswith("spar_core.theory")]
+    # The stage loads its claim by name, so that a claim's own digest is all that says what it does.
+    assert not set(CLAIMS.values()) & set(closure(ROOT, ["stages.theory"]))
+
+
+def test_the_digests_do_not_depend_on_which_claims_run(tree):
+    before = all_digests(tree)
+    params = yaml.safe_load((tree / "params.yaml").read_text())
+    params["theory"]["claims"] = ["order"]
+    (tree / "params.yaml").write_text(yaml.safe_dump(params))
+    assert all_digests(tree) == before and {f"theory {claim}" for claim in CLAIMS} <= before.keys()
+
+
 def test_editing_the_report_trains_nothing(tree):
     for file in ("tables", "figures", "render", "console", "offline", "flat", "sections", "pairs", "provenance"):
         assert changed(tree, append(tree, f"spar_core/reporting/{file}.py", CODE)) == {"stage report"}
@@ -217,6 +262,7 @@ def test_editing_the_report_trains_nothing(tree):
         ("spar_core/reporting/templates/overall.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/provenance.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/rounds.md.j2", {"stage report"}),
+        ("spar_core/theory/templates/theory.md.j2", {"stage theory_page"}),
         # The page that is no output of DVC.
         ("spar_core/reporting/templates/page.html.j2", set()),
     ],
@@ -345,6 +391,8 @@ BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spa
         ("spar_core/critics/*.py", ("spar_core.improvement", "spar_core.residual", "spar_core.anchors.mlp")),
         ("spar_core/residual.py", ("spar_core.critics", "spar_core.improvement")),
         ("spar_core/reporting/*.py", (*BELOW, "spar_core.networks", "torch")),
+        ("spar_core/theory/*.py", ("spar_core.reporting", "spar_core.evaluation", "spar_core.data.sources")),
+        ("spar_core/improvement/*.py", ("spar_core.theory",)),
         ("stages/*.py", ("tests",)),
     ],
 )

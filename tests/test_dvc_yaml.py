@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from spar_core.rounds import Round
+from spar_core.theory.claims import CLAIMS
+from spar_core.theory.settings import TheorySettings
 from stages.cells import AXES, STAGES, Cell
 from stages.layout import Layout
 from tests.fakes import ROOT
@@ -120,3 +122,18 @@ def test_a_stage_watches_the_params_of_its_own_choices():
         "evaluate": ["evaluation"],
         "estimate": ["estimation"],
     }
+
+
+def test_the_theory_stage_is_a_cell_a_claim_that_watches_its_own_params_and_code():
+    stage = PIPELINE["theory"]
+    assert stage["matrix"] == {"claim": "${theory.claims}"} and "deps" not in stage
+    assert stage["cmd"] == "python -m stages.theory --claim ${item.claim}"
+    *params, digests = stage["params"]
+    shared = set(TheorySettings.model_fields) - {"claims", *CLAIMS}
+    assert set(params) == {f"theory.{name}" for name in shared} | {"theory.${item.claim}"}
+    assert digests == {"artifacts/digests.yaml": ["code.stage.theory", "code.theory.${item.claim}"]}
+    layout = Layout(Path())
+    assert stage["outs"] == [{layout.theory("${item.claim}").as_posix(): {"cache": False}}]
+    page = PIPELINE["theory_page"]
+    assert page["deps"] == [(layout.theory(name) / "result.json").as_posix() for name in CLAIMS]
+    assert page["outs"] == [{layout.theory("README.md").as_posix(): {"cache": False}}]

@@ -1,0 +1,85 @@
+r"""Residual models whose image is known, and the shipped one trained on the same data.
+
+With the data's centre :math:`t_c(s)` on the manifold, its spread w, and a latent :math:`z = (z_1, \ldots, z_Z)`:
+
+.. math:: G(s, a_b, z) = x\big(t_c(s) + w \, z_{1 \ldots m}\big)
+   + \sum_{j > m} \sigma_n z_j N_{j - m}(t_c) - a_b
+
+* Z < m: some of the manifold's directions are missing; Z = m: a chart of it, whose Jacobian has rank m;
+* Z > m: further latents move along normals, with singular values :math:`\sigma_n` beside the tangent's w. With
+  Z = A the Jacobian has full rank. Latents beyond A move nothing.
+
+For two arcs the latent after those along the arc is a **gate**: :math:`\operatorname{sign}(z)` for a sharp one, whose
+image is the data's, and :math:`\tanh(z / \epsilon)` for a smooth one, whose image has a bridge between the arcs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spar_core.data.dataset import Dataset
+from spar_core.improvement.base import Frozen
+from spar_core.reporter import Reporter
+from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+from spar_core.theory.manifolds import frame
+from spar_core.theory.problem import LinearCritic, OnManifold, Problem
+
+
+class ExactDecoder:
+    """Stands in for a :class:`ResidualModel`: ``decode``, ``radius`` [S, A] and ``latent_size`` in closed form."""
+
+    def __init__(
+        self, problem: Problem, seeds: int, latents: int | None = None, normal: float = 0.0, gate: float = 0.0
+    ) -> None:
+        """
+        Args:
+            problem: whose data's manifold is decoded.
+            seeds: S.
+            latents: Z; as many as the manifold has coordinates where it is None.
+            normal: sigma_n, in units of the action box.
+            gate: epsilon of two arcs' gate; 0 for a sharp one.
+        """
+        self.problem, self.normal, self.gate = problem, normal, gate
+        self.latent_size = problem.manifold.coordinates if latents is None else latents
+        self.radius = torch.full((seeds, problem.manifold.ambient), problem.settings.radius)
+
+    def decode(self, observations: Tensor, base: Tensor, latents: Tensor) -> Tensor:
+        manifold, problem = self.problem.manifold, self.problem
+        latents = latents.to(problem.dtype)
+        t = problem.centre(observations)
+        m = manifold.dim
+        used = min(m, self.latent_size)
+        moved = torch.cat([t[..., :used] + problem.settings.spread * latents[..., :used], t[..., used:]], dim=-1)
+        if manifold.coordinates > m:
+            z = latents[..., m]
+            # sign(0) would lie between the arcs.
+            side = torch.tanh(z / self.gate) if self.gate > 0 else 2.0 * (z > 0).to(z.dtype) - 1.0
+            moved = torch.cat([moved[..., :m], side.unsqueeze(-1)], dim=-1)
+        action = manifold.point(moved)
+        for j in range(manifold.coordinates, min(self.latent_size, manifold.ambient)):
+            action = action + self.normal * latents[..., j : j + 1] * self._normal(t, j - m)
+        return action - base
+
+    def _normal(self, t: Tensor, which: int) -> Tensor:
+        """One of the unit normals at ``t``: towards the centre of curvature first, then those that are left."""
+        if which == 0:
+            return self.problem.manifold.normal(t)
+        # Beyond a cap's first normal come the axes of its frame that it does not reach.
+        return frame(self.problem.manifold.ambient)[:, self.problem.manifold.dim + which].to(t.dtype)
+
+
+def exact_parts(
+    problem: Problem, seeds: Sequence[int], latents: int | None = None, normal: float = 0.0, gate: float = 0.0
+) -> Frozen:
+    """Anchor, exact decoder and critic of a problem."""
+    return Frozen(OnManifold(problem), ExactDecoder(problem, len(seeds), latents, normal, gate), LinearCritic(problem))
+
+
+def learned_parts(problem: Problem, dataset: Dataset, settings: ResidualSettings, seeds: Sequence[int]) -> Frozen:
+    """The same with the shipped residual model, trained on the problem's data."""
+    anchor = OnManifold(problem)
+    fitted = fit_residual(dataset, anchor, settings, seeds, Reporter(seeds))
+    return Frozen(anchor, ResidualModel.restore(settings, fitted.tensors), LinearCritic(problem))
