@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from spar_core import registry
+from spar_core.choice.decide import DecisionSettings
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.fqe import FQESettings
@@ -20,7 +21,7 @@ from spar_core.reporter import Reporter
 from spar_core.reporting.glossary import explain
 from spar_core.residual import ResidualSettings
 from spar_core.settings import Settings
-from tests.fakes import ROOT, tiny_settings
+from tests.fakes import CANDIDATES, ROOT, tiny_settings
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -112,8 +113,9 @@ def fitted(toy, parts):
 
 
 def logged(result) -> tuple[set[str], set[str]]:
-    """Names of final metrics and of curves."""
-    return set(result.metrics), {row[2] for row in result.curves}
+    """Names of final metrics and of curves; curves of a candidate stand under its name, and are its own."""
+    curves = {row[2] for row in result.curves}
+    return set(result.metrics), {name.partition("/")[2] if name.startswith(CANDIDATES) else name for name in curves}
 
 
 def counts(family: str) -> set[str]:
@@ -147,6 +149,7 @@ def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, ki
         (EstimationSettings, "evaluation", "estimates-from-logged-data"),
         (FQESettings, "evaluation", "fitted-q-evaluation"),
         (ReanchoringSettings, "rounds", "the-rule-that-stops"),
+        (DecisionSettings, "choosing", "the-decision"),
     ],
 )
 def test_every_setting_beside_the_members_is_documented(settings, name, anchor):

@@ -41,7 +41,7 @@ CHOSEN = "chosen"
 class AutoSettings(Settings):
     """Candidates by name, each with its ``kind`` and settings as in the section ``improvements``."""
 
-    candidates: dict[str, dict[str, Any]] = Field({"spar_mlp": {}, "spar_proj": {}})
+    candidates: dict[str, dict[str, Any]] = Field({"spar_proj": {}, "spar_mlp": {}})
     # Held-out states at most on which a candidate is measured.
     states: PositiveInt = 5000
     fqe: FQESettings = FQESettings()

@@ -58,6 +58,8 @@ GLOSSARY = {
     "improvement/correction_norm": "mean length of the learned correction, with actions scaled to [-1, 1]",
     "improvement/effective_candidates": "how many candidates carry the weight in a state, of the K drawn; near K "
     "means that the critic hardly prefers any, near 1 that one is taken greedily",
+    "improvement/anchor_weight": "mean weight of the anchor among its own candidates; 0 where it is none of them",
+    "improvement/chosen": "what the rule chose to deploy: 0 for the anchor, j for the j-th of its candidates",
     "improvement/value_spread": "median standard deviation of the critic's values among a state's candidates, in "
     "scaled rewards; weights are in units of it",
     "improvement/loss": "regression error of the rule, last batch; in squared units of the radius (latent units "
