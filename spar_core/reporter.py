@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from spar_core.networks import Stack
 
 # Points a learning curve should have: enough to see its shape, few enough to store and draw quickly.
 CURVE_POINTS = 100
@@ -22,6 +26,9 @@ class Reporter:
 
     def advance(self, steps: int) -> None:
         """``steps`` more units of work are done: optimiser steps, or environment steps, of one seed each."""
+
+    def observe(self, step: int, network: Stack) -> None:
+        """See the network just before the update of step ``step`` (from 1); here, nothing is done with it."""
 
     def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Record a value a seed, [S], of each metric."""

@@ -60,6 +60,7 @@ def imitate(
             targets.correction[rows, picked],
             targets.latent[rows, picked],
         )
+        report.observe(step, network)
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)

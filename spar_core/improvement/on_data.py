@@ -32,6 +32,7 @@ def minimise_on_data(
     batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
     for step in range(1, settings.steps + 1):
         loss, info = loss_of(batches.next().to(device))
+        report.observe(step, network)
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
