@@ -18,6 +18,7 @@ import yaml
 
 from spar_core.artifacts import META, digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
+from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.errors import SparError
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
@@ -26,6 +27,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study
+from stages.cells import STAGES
 from stages.closure import code_digest, member_module
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -33,7 +35,7 @@ from stages.sections import read_whole
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
-CODE_STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "estimate", "report")
+CODE_STAGES = (*STAGES, "report")
 
 
 def check(params: Mapping[str, Any]) -> Study:
@@ -42,6 +44,7 @@ def check(params: Mapping[str, Any]) -> Study:
     parse(ResidualSettings, params["residual"], "params.yaml, residual")
     parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
     parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
+    parse(DiagnosisSettings, params["diagnosis"], "params.yaml, diagnosis")
     parse(ReportSettings, params["report"], "params.yaml, report")
     for family, section in FAMILIES.items():
         wanted = study.all_rules() if family == "improvement" else getattr(study, section)
@@ -53,16 +56,25 @@ def check(params: Mapping[str, Any]) -> Study:
 
 
 def prune(layout: Layout, study: Study) -> list[Path]:
-    """Remove evaluations and estimates of cells outside the study; DVC's cache keeps them.
+    """Remove evaluations, estimates, geometry and diagnoses of cells outside the study; DVC's cache keeps them.
 
-    The report depends on the two whole trees, so a leftover would both be a stale input and change the report's
+    The report depends on the whole trees, so a leftover would both be a stale input and change the report's
     dependency. An empty tree stays, since a dependency has to be there.
     """
     dropped: list[Path] = []
-    for folder_of, kept in ((layout.evaluation, study.datasets), (layout.estimate, study.estimated)):
+    wanted_of: dict[Path, set[Path]] = {layout.geometry("", "", ""): set()}
+    for folder_of, kept in (
+        (layout.evaluation, study.datasets),
+        (layout.estimate, study.estimated),
+        (layout.diagnosis, study.diagnosed),
+    ):
         cells = [c for c in study.cells() if c.dataset in kept]
         wanted = {folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in cells}
-        tree = folder_of("", "", "", "", "")
+        wanted_of[folder_of("", "", "", "", "")] = wanted
+    for c in study.cells():
+        if c.dataset in study.diagnosed:
+            wanted_of[layout.geometry("", "", "")].add(layout.geometry(c.dataset, c.anchor, c.seeds))
+    for tree, wanted in wanted_of.items():
         tree.mkdir(parents=True, exist_ok=True)
         dropped += sorted({path.parent for path in tree.rglob(META)} - wanted)
     for folder in dropped:

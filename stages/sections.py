@@ -10,7 +10,17 @@ from spar_core.settings import nearest
 from stages.layout import Layout
 from stages.params import read_params
 
-SECTIONS = ("study", "anchors", "residual", "critics", "improvements", "evaluation", "estimation", "report")
+SECTIONS = (
+    "study",
+    "anchors",
+    "residual",
+    "critics",
+    "improvements",
+    "evaluation",
+    "estimation",
+    "diagnosis",
+    "report",
+)
 
 
 def read_whole(layout: Layout) -> Mapping[str, Any]:
