@@ -48,6 +48,7 @@ class Cells:
     name: str = "anchor_quality"
     question: str = ""
     estimated: tuple[str, ...] = ()
+    diagnosed: tuple[str, ...] = ()
 
     def cells(self) -> list[EvaluationCell]:
         return self.rows

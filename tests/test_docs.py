@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from spar_core import registry
+from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.fqe import FQESettings
@@ -145,6 +146,7 @@ def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, ki
         (EvaluationSettings, "evaluation", "settings"),
         (EstimationSettings, "evaluation", "estimates-from-logged-data"),
         (FQESettings, "evaluation", "fitted-q-evaluation"),
+        (DiagnosisSettings, "diagnostics", "settings"),
     ],
 )
 def test_every_setting_beside_the_members_is_documented(settings, name, anchor):

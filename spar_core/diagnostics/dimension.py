@@ -7,10 +7,12 @@ With :math:`r_{i,j}` the distance of point i to its j-th nearest neighbour:
 
   .. math:: \hat d = (k - 1) \Big/ \Big( \sum_{i \le k} \log \mu_{(i)} + (n - k) \log \mu_{(k)} \Big)
 
-* **MLE**: :math:`\hat d^{-1} = \frac{1}{n} \sum_i \frac{1}{K - 2} \sum_{j < K} \log (r_{i,K} / r_{i,j})`.
+* **MLE**: :math:`\hat d^{-1} = \frac{1}{n} \sum_i \frac{1}{K - 1} \sum_{j < K} \log (r_{i,K} / r_{i,j})`.
 
 Neighbours in time of an autocorrelated record lie on its trajectory, a curve, and would pull both towards 1 (Theiler
-1986). So a point's neighbours are those of *other episodes* only.
+1986). So a point's neighbours are those of *other episodes* only. That helps where few points of an episode are
+close together; where they are dense, both neighbours of TwoNN may lie on one other trajectory, and it comes out far
+too large.
 
 Source: Facco et al. (2017) and, for the maximum-likelihood form, Denti et al. (2022); Levina and Bickel (2004), with
 the harmonic mean over points of MacKay and Ghahramani (2005). Both as in scikit-dimension. Both underestimate high
@@ -68,7 +70,7 @@ def neighbourly(points: np.ndarray, groups: np.ndarray, k: int) -> Neighbourly:
     index = np.zeros_like(distances, dtype=np.int64)
     with np.errstate(divide="ignore"):  # equal distances: an infinite dimension, whose inverse is 0
         # Distances stand where points are asked for: these are checked, and not used.
-        local = MLE(unbiased=True).fit(distances, precomputed_knn_arrays=(distances, index), n_neighbors=1)
+        local = MLE().fit(distances, precomputed_knn_arrays=(distances, index), n_neighbors=1)
         inverse = 1.0 / np.asarray(local.dimension_pw_, dtype=np.float64)
     return Neighbourly(distances[:, :2], inverse, groups[rows])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -23,13 +24,16 @@ from spar_core.reporting.console import (
     signed,
     slope_text,
 )
-from spar_core.reporting.drawing import draw, draw_offline
+from spar_core.reporting.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
+from spar_core.reporting.inside import Seen, inside_section, load_inside, raw_inside
+from spar_core.reporting.inside_figures import draw_inside
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
 from spar_core.reporting.sections import offline_section, section_of
+from spar_core.statistics import Estimate
 
 TEMPLATE = "report.md.j2"
 
@@ -68,6 +72,7 @@ def build_report(
     rules = load_rules(study, folders)
     numbers = numbers_of(rules, settings, partial=partial)
     qualities = anchor_quality(numbers.rules, numbers.summaries, settings)
+    inside = load_inside(study, folders, partial=partial)
     figures: dict[str, bytes] = {}
     sections = []
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
@@ -83,6 +88,8 @@ def build_report(
         agreements = [found for found in numbers.agreements if found.setting[0] == dataset]
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
+    for section in sections:
+        section["inside"] = _inside(section["dataset"], rules, inside, settings, figures)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -123,8 +130,33 @@ def build_report(
     if partial:
         files["episodes.csv"] = to_csv(all_episodes(rules))
     # A partial report has every episode in one file; what it is made of is about to change.
-    raw = {} if partial else raw_files(rules)
+    raw = {} if partial else raw_files(rules) | raw_inside(inside)
     return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
+
+
+def _inside(
+    dataset: str, rules: list[Rule], found: list[Seen], settings: ReportSettings, figures: dict[str, bytes]
+) -> dict[str, Any] | None:
+    """What was seen inside the cells of a dataset, with figures and sentences for its first settings."""
+    pictured = list(dict.fromkeys(rule.setting for rule in rules if rule.dataset == dataset))[:PICTURED]
+    section = inside_section(dataset, found, settings, pictured)
+    if section is not None:
+        section["figures"] = draw_inside(dataset, found, pictured, settings.confidence, figures)
+    return section
+
+
+def _around(estimate: Estimate | None) -> str:
+    """Mean and half the width of its interval, to three digits."""
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value + 0.0:.3g}"
+    return f"{estimate.value + 0.0:.3g} ± {(estimate.high - estimate.low) / 2:.2g}"
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    """The same of a row of :func:`spar_core.diagnostics.summary.summarise`."""
+    return _around(Estimate(row["value"], row["low"], row["high"], row["seeds"]))
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:
@@ -190,5 +222,7 @@ def _environment() -> jinja2.Environment:
         "p": p_text,
         "significant": _significant,
         "sentence": _sentence,
+        "around": _around,
+        "spread": _spread,
     }
     return environment
