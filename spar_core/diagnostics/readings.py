@@ -104,7 +104,10 @@ def _weak_move(of: str) -> Sentence:
 
 
 def _conflict(when: str) -> Sentence:
-    return lambda v, _: f"Fitting and improvement gradients point apart at {percent(v)} of the probed steps{when}."
+    trap = "" if when else "; late in training that is no finding by itself"
+    return lambda v, _: (
+        f"Fitting and improvement gradients point apart at {percent(v)} of the probed steps{when}{trap}."
+    )
 
 
 def _cosine_late(v: float, _: Others) -> str:

@@ -153,8 +153,7 @@ def inside_section(
         "random_weak_share": next((known for known in weak if known is not None), None),
         "readings": [
             {
-                "title": f"rule {seen.axes[3]} on {seen.axes[1]}, {seen.axes[2]}" if seen.axes[3] else seen.axes[1],
-                "rule": bool(seen.axes[3]),
+                "title": _title(seen),
                 "rows": summarise(seen.values, settings.confidence),
             }
             for seen in told
@@ -170,6 +169,11 @@ def inside_section(
             for seeds, folder in seen.sources.items()
         ],
     }
+
+
+def _title(seen: Seen) -> str:
+    _, anchor, critic, rule = seen.axes
+    return f"Rule `{rule}` on anchor `{anchor}`, critic `{critic}`" if rule else f"Anchor `{anchor}`"
 
 
 def _table(found: Sequence[Seen], columns: dict[str, str], settings: ReportSettings, names: Any) -> dict[str, Any]:
