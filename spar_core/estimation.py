@@ -32,10 +32,14 @@ class EstimationSettings(Settings):
 
 
 def heldout_observations(dataset: Dataset, states: int) -> Tensor:
-    """Standardised observations [B, D] of held-out steps, evenly spread, ``states`` at most."""
+    """Standardised observations [B, D] of :func:`heldout_steps`."""
+    return torch.as_tensor(dataset.observations[dataset.observation_index[heldout_steps(dataset, states)]])
+
+
+def heldout_steps(dataset: Dataset, most: int) -> np.ndarray:
+    """Steps of held-out episodes [B], evenly spread, ``most`` at most."""
     steps = dataset.heldout_steps
-    chosen = steps[np.unique(np.linspace(0, len(steps) - 1, min(states, len(steps))).round().astype(int))]
-    return torch.as_tensor(dataset.observations[dataset.observation_index[chosen]])
+    return steps[np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
 
 
 @torch.no_grad()

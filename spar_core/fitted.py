@@ -28,11 +28,13 @@ class Fitted:
         tensors: named weights; the first dimension of each is the seed, [S, ...].
         metrics: final scalars, one value a seed.
         curves: rows (step, seed, metric, value).
+        documents: what else there is to say, by name: one JSON value a seed. Each is written as ``<name>.json``.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     curves: list[CurveRow] = field(default_factory=list)
+    documents: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def join(cls, parts: Sequence[Fitted]) -> Fitted:
@@ -43,16 +45,20 @@ class Fitted:
             {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors},
             {name: [v for part in parts for v in part.metrics[name]] for name in parts[0].metrics},
             [row for part in parts for row in part.curves],
+            {name: [v for part in parts for v in part.documents[name]] for name in parts[0].documents},
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Between processes tensors travel by value: Torch's shared memory would have to outlive the worker.
-        return _rebuild, ({k: v.numpy() for k, v in self.tensors.items()}, self.metrics, self.curves)
+        arrays = {k: v.numpy() for k, v in self.tensors.items()}
+        return _rebuild, (arrays, self.metrics, self.curves, self.documents)
 
     def write(self, folder: Path) -> None:
-        """Write weights, ``metrics.json`` and ``curves.csv`` (rows sorted, so that workers do not show)."""
+        """Write weights, documents, ``metrics.json`` and ``curves.csv`` (rows sorted, so that workers do not show)."""
         save_tensors(folder / WEIGHTS, self.tensors)
         write_json(folder / METRICS, self.metrics)
+        for name, values in self.documents.items():
+            write_json(folder / f"{name}.json", values)
         rows = sorted(self.curves, key=lambda row: (row[2], row[1], row[0]))
         lines = ["step,seed,metric,value"] + [f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in rows]
         (folder / CURVES).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -75,8 +81,8 @@ class Part:
     tensors: dict[str, Tensor]
 
 
-def _rebuild(arrays: dict[str, Any], metrics: dict[str, list[float]], curves: list[CurveRow]) -> Fitted:
-    return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, metrics, curves)
+def _rebuild(arrays: dict[str, Any], *others: Any) -> Fitted:
+    return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, *others)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ and of Q's initial weights, not that of the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,8 @@ from spar_core.reporter import Reporter
 
 # Standardised observations [B, D] to actions [B, A] in [-1, 1], of one seed's policy.
 Act = Callable[[Tensor], Tensor]
+# The same of all seeds at once: to actions [S, B, A].
+ActOfSeeds = Callable[[Tensor], Tensor]
 
 
 class FQESettings(TDSettings):
@@ -62,10 +64,12 @@ class FQESettings(TDSettings):
 class Estimates:
     """One value a seed [S]: discounted return in the units of ``Dataset.rewards``, and the share of the last
     minibatch whose next value was clipped. Well above 0 means that Q ran away where the policy leaves the data, or
-    that the policy really earns the largest (or smallest) logged reward at nearly every step."""
+    that the policy really earns the largest (or smallest) logged reward at nearly every step. ``at_starts`` [S, H]
+    holds what the value is the mean of, one estimate a held-out episode."""
 
     values: list[float]
     clipped: list[float]
+    at_starts: list[list[float]]
 
 
 class PolicyValue(TDCritic):
@@ -97,12 +101,19 @@ class PolicyValue(TDCritic):
 
         return loss
 
-    def learn(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
-        """Warm start, then temporal differences with the policy's actions."""
-        rate = settings.learning_rate
+    def warm(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
+        """Regression on observed returns, which knows no policy yet: one serves all policies of a seed."""
         self._start_at(problem.scale * _mean_value(problem))
-        warm_start(self, problem, settings.warm_start_steps, Adam(rate, self.networks, self.state_value), report)
-        self._learn(problem, settings, Adam(rate, self.networks), report)
+        adam = Adam(settings.learning_rate, self.networks, self.state_value)
+        warm_start(self, problem, settings.warm_start_steps, adam, report)
+
+    def copy(self) -> PolicyValue:
+        """The same networks, to go another way with."""
+        return PolicyValue(self.networks.copy(), self.state_value.copy(), self.settings)
+
+    def learn(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
+        """Temporal differences with the policy's actions."""
+        self._learn(problem, settings, Adam(settings.learning_rate, self.networks), report)
 
     def _start_at(self, value: float) -> None:
         """Add a scaled value to what every network says at first: rewards that are all far from zero put the values
@@ -171,15 +182,40 @@ def evaluate_policies(
     Raises:
         SparError: the fit diverged.
     """
+
+    def act(observations: Tensor) -> Tensor:
+        return torch.stack([of_seed(observations) for of_seed in acts])
+
+    return next(evaluate_in_turn(dataset, [act], settings, seeds, report, device))
+
+
+def evaluate_in_turn(
+    dataset: Dataset,
+    policies: Iterable[ActOfSeeds],
+    settings: FQESettings,
+    seeds: Sequence[int],
+    report: Reporter,
+    device: str,
+) -> Iterator[Estimates]:
+    """The same for several policies of the same seeds, one after the other, with one warm start for all of them.
+
+    A policy's estimate does not depend on those before it: each goes on from the warm start, with the same
+    minibatches, so that differences between policies of a seed are paired. Arguments and errors are those of
+    :func:`evaluate_policies`.
+    """
     problem = Problem.of(dataset, settings, seeds, device)
     starts = start_observations(dataset, device)
-    first_actions = torch.stack([in_chunks(act, starts) for act in acts])
-    critic = PolicyValue.fresh(problem)
-    critic.follow(torch.stack([_next_actions(act, dataset, problem.data) for act in acts]))
-    critic.learn(problem, settings, report)
-    with torch.no_grad():
-        q = q_values(critic.networks, starts.expand(len(seeds), -1, -1), first_actions).squeeze(1)
-    return Estimates((per_seed_mean(q) / problem.scale).tolist(), critic.last_clipped.tolist())
+    warmed = PolicyValue.fresh(problem)
+    warmed.warm(problem, settings, report)
+    for act in policies:
+        first_actions = in_chunks(act, starts)
+        critic = warmed.copy()
+        critic.follow(_next_actions(act, dataset, problem))
+        critic.learn(problem, settings, report)
+        with torch.no_grad():
+            q = q_values(critic.networks, starts.expand(len(seeds), -1, -1), first_actions).squeeze(1)
+        values = (per_seed_mean(q) / problem.scale).tolist()
+        yield Estimates(values, critic.last_clipped.tolist(), (q / problem.scale).tolist())
 
 
 def start_observations(dataset: Dataset, device: str = "cpu") -> Tensor:
@@ -204,15 +240,16 @@ def in_logged_units(value: float, shift: str, discount: float, ends: bool) -> fl
 
 
 @torch.no_grad()
-def _next_actions(act: Act, dataset: Dataset, data: DeviceData) -> Tensor:
-    """The policy's actions [N, A] at what follows each training step; zero elsewhere, which no one asks for."""
-    actions = torch.zeros_like(data.actions)
+def _next_actions(act: ActOfSeeds, dataset: Dataset, problem: Problem) -> Tensor:
+    """The policies' actions [S, N, A] at what follows each training step; zero elsewhere, which no one asks for."""
+    data = problem.data
+    actions = data.actions.new_zeros(len(problem.seeds), *data.actions.shape)
     steps = torch.as_tensor(dataset.bootstrap_steps).to(data.index.device)
-    actions[steps] = in_chunks(act, data.observations[data.index[steps] + 1])
+    actions[:, steps] = in_chunks(act, data.observations[data.index[steps] + 1])
     return actions
 
 
 @torch.no_grad()
-def in_chunks(act: Act, observations: Tensor) -> Tensor:
-    """Actions [B, A] at observations [B, D], a few thousand at a time."""
-    return torch.cat([act(chunk) for chunk in observations.split(CHUNK)])
+def in_chunks(act: Callable[[Tensor], Tensor], observations: Tensor) -> Tensor:
+    """Actions [..., B, A] at observations [B, D], a few thousand at a time."""
+    return torch.cat([act(chunk) for chunk in observations.split(CHUNK)], dim=-2)

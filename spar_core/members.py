@@ -35,6 +35,13 @@ def variant_kind(variant: str, values: Any) -> str:
     return str(values.get("kind", variant)) if isinstance(values, Mapping) else variant
 
 
+def variant_kinds(variant: str, values: Any) -> tuple[str, ...]:
+    """Every registered kind that a variant runs: its own, and those of the candidates that it chooses from."""
+    inner = values.get("candidates") if isinstance(values, Mapping) else None
+    candidates = inner if isinstance(inner, Mapping) else {}
+    return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in candidates.items())]))
+
+
 def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[type, Settings]:
     """The class and the validated settings of the variant ``name`` in a section of ``params.yaml``.
 

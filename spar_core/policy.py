@@ -83,6 +83,7 @@ def save_policy(
         {name: tensor for part, content in parts.items() for name, tensor in under(part, content.tensors).items()},
         fitted.metrics,
         fitted.curves,
+        fitted.documents,
     )
     whole.metrics["policy/parameters"] = [whole.parameters()] * len(seeds)
     whole.write(folder)

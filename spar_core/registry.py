@@ -33,6 +33,7 @@ IMPROVEMENTS = {
     "awr_scratch": "spar_core.improvement.awr_scratch:AWRFromScratch",
     "value_gradient": "spar_core.improvement.value_gradient:ValueGradient",
     "best_of_n": "spar_core.improvement.best_of_n:BestOfN",
+    "auto": "spar_core.choice.auto:Auto",
 }
 
 FAMILIES = {"anchor": ANCHORS, "critic": CRITICS, "improvement": IMPROVEMENTS}

@@ -115,6 +115,8 @@ RESOURCES = {
         "spar_core/reporting/templates/pairs.md.j2",
         "spar_core/reporting/templates/agreement.md.j2",
         "spar_core/reporting/templates/overall.md.j2",
+        "spar_core/reporting/templates/harm.md.j2",
+        "spar_core/reporting/templates/regret.md.j2",
         "spar_core/reporting/templates/provenance.md.j2",
     ),
 }

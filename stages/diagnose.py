@@ -1,7 +1,7 @@
 """Look into what a cell's rule does: distance to the data, directions of its moves, gradients, candidates.
 
 Gradients need what happened during training, so that is repeated, watched; the weights have to come out the same to the
-last bit, or the stage refuses. Rules that train no network are not repeated.
+last bit, or the stage refuses. Rules that train no network of their own are not repeated.
 
 Reads the dataset, anchor, residual model, critic and policy, and ``diagnosis`` of params.yaml. Writes
 artifacts/diagnosis/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: measures.csv, profiles.csv,
@@ -119,8 +119,12 @@ class LookAtRule:
 
 
 def steps_to_repeat(rule: Settings, settings: DiagnosisSettings) -> int:
-    """Optimiser steps of a repeated training; 0 where none is repeated."""
-    return getattr(rule, "steps", 0) if settings.probes else 0
+    """Optimiser steps of a repeated training; 0 where none is repeated.
+
+    A rule that chooses among several has no such setting: to repeat it would fit them all, and each can be diagnosed as
+    a rule of its own.
+    """
+    return rule.steps if settings.probes and "steps" in type(rule).model_fields else 0
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -4,13 +4,15 @@ A dataset without an environment is not evaluated: its episodes.csv is empty, an
 (``stages.estimate`` values its policies from the logged data instead).
 
 Reads the manifest, the policy and the curves of its parts, and ``evaluation`` of params.yaml.
-Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json, curves.csv.
+Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json, curves.csv;
+and choice.json, where the policy was chosen among several.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import META, digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.choice import CHOICE
 from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
@@ -152,6 +155,8 @@ def run(argv: list[str] | None = None) -> None:
             write_episodes(folder / "episodes.csv", cell, results)
             write_json(folder / "context.json", context)
             condense({**parts, "improvement": policy}, folder / CURVES)
+            if (policy / CHOICE).is_file():
+                shutil.copyfile(policy / CHOICE, folder / CHOICE)
             write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
     if clause is not None:
         print(

@@ -22,7 +22,7 @@ from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.errors import SparError
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
-from spar_core.members import parse_variant, variant_kind
+from spar_core.members import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
@@ -92,9 +92,10 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
     root = layout.root
     code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"]) for name in CODE_STAGES}}
     for family, section in FAMILIES.items():
-        kinds = {name: variant_kind(name, values) for name, values in params[section].items()}
-        of_kind = {kind: code_digest(root, [member_module(family, kind)]) for kind in set(kinds.values())}
-        code[family] = {name: of_kind[kind] for name, kind in kinds.items()}
+        kinds = {name: variant_kinds(name, values) for name, values in params[section].items()}
+        modules = {of: [member_module(family, kind) for kind in of] for of in set(kinds.values())}
+        digest_of = {of: code_digest(root, names) for of, names in modules.items()}
+        code[family] = {name: digest_of[of] for name, of in kinds.items()}
     for name in study.anchors:
         files = parse_variant("anchor", params["anchors"], name)[1].files()
         if files:

@@ -65,7 +65,7 @@ def run(argv: list[str] | None = None) -> None:
 
     def write(folder: Path, fitted: Fitted) -> Fitted:
         parts = {name: load_part(path, name, seeds) for name, path in cell.parts(layout).items()}
-        if not member.acts_with_critic:
+        if not member.acts_with_critic(settings):
             del parts["critic"]
         for path in cell.parts(layout).values():
             # The policy carries the measures of its parts, so that evaluation and report need no other artifact.

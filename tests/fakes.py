@@ -44,6 +44,8 @@ TINY = {
     "candidates": 5,
     "refreshes": 2,
 }
+# What the rule ``auto`` chooses from.
+CANDIDATES = ("spar_mlp", "spar_proj")
 
 
 # --- data ---
@@ -107,6 +109,11 @@ def tiny_settings(member: Any, **values: Any) -> Any:
     small = {key: value for key, value in TINY.items() if key in member.Settings.model_fields}
     if "callable" in member.Settings.model_fields and not {"onnx", "torch_export"} & values.keys():
         small["callable"] = "tests.external_policy:act"
+    if "decision" in member.Settings.model_fields:
+        small["candidates"] = {
+            kind: tiny_settings(load_member("improvement", kind)).model_dump() for kind in CANDIDATES
+        }
+        small["fqe"] = {"steps": 5, "warm_start_steps": 4, "hidden": (13, 11), "batch_size": 7}
     return member.Settings(**{**small, **values})
 
 
@@ -171,7 +178,7 @@ def save_rule(
         "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
         "improvement": Part(kind, settings, fitted.tensors),
     }
-    if member.acts_with_critic:
+    if member.acts_with_critic(settings):
         saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
     folder.mkdir(parents=True)
     size = dataset.observation_size

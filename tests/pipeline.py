@@ -92,6 +92,8 @@ class Clone:
         path = self.folder / "params.yaml"
         params = yaml.safe_load(path.read_text())
         variants = [v for section in ("anchors", "critics", "improvements") for v in params[section].values()]
+        for values in [v for v in variants if "decision" in v]:
+            variants += [*values["candidates"].values(), values["fqe"]]
         for values in [*variants, params["residual"], params["estimation"]["fqe"]]:
             values |= {key: value for key, value in TINY.items() if key in values}
         params["evaluation"]["episodes"] = 2

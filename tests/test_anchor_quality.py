@@ -345,8 +345,8 @@ def test_partial_report_says_what_is_missing(layout):
 
 def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     from stages.entry import stage_main
-    from stages.sections import SECTIONS
     from stages.report import run
+    from stages.sections import SECTIONS
 
     lists = {"datasets": [DATASET], "anchors": list(ANCHORS), "critics": [CRITIC], "seeds": ["0-3"]}
     values = {"name": "demo", "improvements": ["anchor", "uniform", "spar_mlp"], **lists}
@@ -365,7 +365,7 @@ def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     written = {path.name for path in (folder / "partial").iterdir()}
     assert written == {
         *("report.md", "table.csv", "returns.csv", "anchors.csv", "metrics.json", "episodes.csv"),
-        *("pairs.csv", "overall.csv"),
+        *("pairs.csv", "overall.csv", "harm.csv", "regret.csv"),
         "figures",
     }
 
@@ -380,4 +380,5 @@ def test_every_new_diagnostic_is_explained():
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
     pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    pages += ("harm", "regret", "inside")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

@@ -161,7 +161,9 @@ def test_editing_an_anchor_changes_that_anchor_alone(tree):
 
 def test_editing_a_rule_changes_it_and_its_heirs_alone(tree):
     for rule in ("spar_mlp", "spar_proj", "awr_scratch", "value_gradient", "best_of_n"):
-        assert kinds_changed(tree, f"spar_core/improvement/{rule}.py") == {f"improvement {rule}"}
+        # A rule that chooses runs the code of its candidates.
+        chooser = {"improvement auto"} if rule in ("spar_mlp", "spar_proj") else set()
+        assert kinds_changed(tree, f"spar_core/improvement/{rule}.py") == {f"improvement {rule}"} | chooser
     heirs = {"improvement awr", "improvement awr_scratch"}
     assert kinds_changed(tree, "spar_core/improvement/awr.py") == heirs
 
@@ -182,7 +184,8 @@ def test_a_changed_file_of_an_external_anchor_changes_that_anchor_alone(tree, mo
 def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
     found = kinds_changed(tree, "spar_core/critics/calibration.py")
     # The estimates have a value function of their own.
-    assert found == {"stage estimate", "improvement value_gradient", *(f"critic {kind}" for kind in registry.CRITICS)}
+    rules = {"improvement value_gradient", "improvement auto"}
+    assert found == {"stage estimate", *rules, *(f"critic {kind}" for kind in registry.CRITICS)}
 
 
 def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):

@@ -126,8 +126,18 @@ def test_a_flat_critic_leaves_all_candidates_effective():
     at = states()
     drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.effective, torch.full((N,), 7.0))
-    weighted, equal = drawn.targets(), drawn.targets(equal=True)
+    weighted, equal = drawn.targets(), drawn.targets(flat=True)
     for ours, flat in zip(weighted, equal, strict=True):
+        torch.testing.assert_close(ours, flat)
+
+
+def test_where_the_anchor_is_a_candidate_a_flat_critic_leaves_its_prior():
+    settings = tiny_settings(load_member("improvement", "spar_proj"), candidates=4, anchor_weight=0.5, disagreement=1.0)
+    at = states()
+    drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.of_anchor, torch.full((N,), 0.5))
+    torch.testing.assert_close(drawn.effective, torch.full((N,), 1 / (4 / 64 + 1 / 4)))
+    for ours, flat in zip(drawn.targets(), drawn.targets(flat=True), strict=True):
         torch.testing.assert_close(ours, flat)
 
 

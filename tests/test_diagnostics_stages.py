@@ -42,8 +42,11 @@ from tests.fakes import ROOT
 from tests.pipeline import DATASET, Clone, cell_arguments
 
 SEEDS = "0-1"
-TRAINED = ("uniform", "awr", "awr_scratch", "spar_mlp", "spar_proj_rounds", "value_gradient", "value_gradient_action")
-RULES = ("anchor", *TRAINED, "best_of_n")
+TRAINED = (
+    *("uniform", "awr", "awr_scratch", "spar_mlp", "spar_proj_rounds", "spar_proj_safe"),
+    *("value_gradient", "value_gradient_action"),
+)
+RULES = ("anchor", *TRAINED, "best_of_n", "auto_two")
 GRADIENTS = tuple(rule for rule in TRAINED if rule != "uniform")
 
 

@@ -11,7 +11,16 @@ import torch
 from spar_core.critics.stacked import Problem
 from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
-from spar_core.fqe import FQESettings, PolicyValue, evaluate_policies, fqe_loss, in_logged_units, value_bounds
+from spar_core.fqe import (
+    FQESettings,
+    PolicyValue,
+    evaluate_in_turn,
+    evaluate_policies,
+    fqe_loss,
+    in_logged_units,
+    start_observations,
+    value_bounds,
+)
 from spar_core.reporter import Reporter
 from tests.fakes import dataset_from
 
@@ -122,6 +131,18 @@ def test_a_seed_is_the_same_alone_and_beside_others_to_the_bit(endless, alone):
     rows = [(0, 3, 5).index(seed) for seed in alone]
     assert run(alone).values == [together.values[row] for row in rows]
     assert run(alone).clipped == [together.clipped[row] for row in rows]
+
+
+def test_policies_in_turn_share_a_warm_start_and_are_estimated_as_alone(endless):
+    settings, seeds = FQESettings(**TINY), (0, 3)
+    policies = [[always(action), always(-action)] for action in (0.2, -1.0, 0.7)]
+    together = [lambda s, acts=acts: torch.stack([act(s) for act in acts]) for acts in policies]
+    found = list(evaluate_in_turn(endless, together, settings, seeds, Reporter(seeds), "cpu"))
+    assert found == [evaluate_policies(endless, acts, settings, seeds, Reporter(seeds), "cpu") for acts in policies]
+    assert found[0] != found[1]
+    starts = len(start_observations(endless))
+    assert all(len(row) == starts for row in found[0].at_starts)
+    assert [np.mean(row) for row in found[0].at_starts] == pytest.approx(found[0].values, rel=1e-5)
 
 
 def test_it_asks_the_policy_at_every_next_observation_and_start_once(endless):

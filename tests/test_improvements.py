@@ -47,6 +47,8 @@ RULES: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in kinds("improv
     "spar_mlp of the state": ("spar_mlp", {"inputs": "state"}),
     "spar_proj of the state": ("spar_proj", {"inputs": "state"}),
     "spar_proj in rounds": ("spar_proj", {"recentre": True}),
+    "spar_mlp with safeguards": ("spar_mlp", {"disagreement": 1.0, "anchor_weight": 0.3, "gate": True}),
+    "spar_proj with safeguards": ("spar_proj", {"disagreement": 1.0, "anchor_weight": 0.3, "gate": True}),
     "awr of the state": ("awr", {"inputs": "state"}),
 }
 OWN_POLICIES = ("awr_scratch", "value_gradient in actions")
@@ -156,7 +158,7 @@ def test_a_rule_that_acts_without_the_critic_never_needs_it_to_act(fitted, parts
     member, settings, result = fitted[variant]
     frozen = parts.frozen(SEEDS)
     rule = member.restore(Frozen(frozen.anchor, frozen.residual, None), settings, result.tensors)
-    if member.acts_with_critic:
+    if member.acts_with_critic(settings):
         with pytest.raises((AssertionError, AttributeError)):
             rule.act(observations_for(3))
     else:

@@ -17,7 +17,7 @@ from spar_core.errors import SparError
 from spar_core.fitted import WEIGHTS
 from spar_core.members import load_member
 from spar_core.policy import POLICY
-from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, save_rule, toy_dataset
+from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, save_rule, tiny_settings, toy_dataset
 
 SEEDS = (0, 3, 5)
 SCALER = Scaler(
@@ -94,10 +94,15 @@ def test_nan_and_infinity_are_refused(policies, value):
         load_policy(policies[0] / "spar_mlp").act(observations)
 
 
+def acts_with_critic(kind):
+    member = load_member("improvement", kind)
+    return member.acts_with_critic(tiny_settings(member))
+
+
 def test_a_policy_carries_the_critic_only_where_acting_asks_it(policies):
     for kind in kinds("improvement"):
         parts = read_json(policies[0] / kind / POLICY)["parts"]
-        assert ("critic" in parts) == load_member("improvement", kind).acts_with_critic
+        assert ("critic" in parts) == acts_with_critic(kind)
         assert set(parts) >= {"anchor", "residual", "improvement"}
 
 

@@ -171,7 +171,7 @@ def test_another_environment_than_the_datas_is_said_in_every_table(layout, refer
     tables = [i for i, part in enumerate(parts) if part.startswith("|") and not part.startswith("| diagnostic")]
     tables = [i for i in tables if not parts[i].startswith("| rule | anchor, critic | seeds | evaluation")]
     together = 1 if reference else 0
-    assert len(tables) == 1 + 3 + 3 * 3 + together, "overview, anchor quality; returns, gains, pairs of three anchors"
+    assert len(tables) == 1 + 3 + 3 * 3 + 1 + together, "overview, anchor quality; of three anchors; harm"
     for i in tables:
         told = parts[i] if i == tables[0] else parts[i + 1]
         assert MISMATCH[1:] in told, parts[i]
@@ -345,8 +345,8 @@ def test_settings_refuse_what_they_do_not_know():
 
 def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     from stages.entry import stage_main
-    from stages.sections import SECTIONS
     from stages.report import print_table, run
+    from stages.sections import SECTIONS
 
     study = study_of()
     write_cells(layout, study)
@@ -357,7 +357,8 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     assert not stage_main(run)
     folder = layout.report("demo")
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "pairs.csv", "overall.csv", "report.md"}
+    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "pairs.csv", "overall.csv"}
+    names |= {"harm.csv", "regret.csv", "report.md"}
     assert {name for name in written if "/" not in name} == names
     assert "report.md" in capsys.readouterr().out
     print_table(layout)

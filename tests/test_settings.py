@@ -15,8 +15,8 @@ from spar_core.settings import Settings, load_yaml, parse
 from spar_core.study import Also, Study
 from stages.cells import Cell, study_cells
 from stages.layout import Layout
-from stages.sections import SECTIONS, read_whole
 from stages.plan import check
+from stages.sections import SECTIONS, read_whole
 from stages.study import put_study
 from tests.fakes import ROOT, kinds
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from spar_core.critics.actor import Actor, actor_targets, tanh_gaussian
-from spar_core.critics.base import reward_scale
+from spar_core.critics.base import mean_of, reward_scale, spread_of
 from spar_core.critics.cql import CQLCritic, CQLSettings, log_integral, mixed_actions
 from spar_core.critics.edac import EDACCritic, EDACSettings, gradient_similarity, values_and_gradients
 from spar_core.critics.iql_ensemble import IQLEnsembleCritic, IQLEnsembleSettings, ensemble_loss
 from spar_core.critics.returns import ReturnsCritic
 from spar_core.critics.sarsa import SARSACritic, SARSASettings, sarsa_loss
-from spar_core.critics.stacked import Problem, mean_of, spread_of
+from spar_core.critics.stacked import Problem
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.networks import MLPShape, Stack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -46,6 +47,11 @@ class Critic(ABC):
         """Q_c [S, B], without a gradient."""
         return self.conservative_q(observations, actions)
 
+    @torch.no_grad()
+    def members(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Values of each of the critic's networks [S, M, B], in units of Q_c; Q_c itself where there is one network."""
+        return self.q(observations, actions).unsqueeze(1)
+
     @abstractmethod
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Standard deviation of the critic's own networks [S, B], in units of Q_c; 0 where there is one network."""
@@ -65,3 +71,20 @@ def reward_scale(dataset: Dataset, return_range: float) -> float:
     span = float(returns.max() - returns.min())
     # A dataset whose episodes all return the same has no range to stretch.
     return return_range / span if span > 1e-6 else 1.0
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Mean over the networks of [S, M, B], [S, B].
+
+    Networks are added one by one: the order of a reduction's sum may depend on how many seeds lie side by side.
+    """
+    networks = values.unbind(1)
+    return reduce(torch.add, networks) / len(networks)
+
+
+def spread_of(values: Tensor) -> Tensor:
+    """Standard deviation over the networks of [S, M, B], [S, B]; where it is 0, so is its gradient."""
+    mean = mean_of(values)
+    variance = mean_of(torch.stack([(network - mean).square() for network in values.unbind(1)], dim=1))
+    some = variance > 0
+    return torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)

@@ -21,8 +21,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from spar_core.critics.base import mean_of, spread_of
 from spar_core.critics.iql import IQLSettings, expectile_loss
-from spar_core.critics.stacked import Problem, mean_of, q_values, spread_of, v_values
+from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic
 from spar_core.data.device import DeviceData
 from spar_core.networks import Stack, per_seed_mean

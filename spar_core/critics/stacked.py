@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from spar_core.critics.base import Critic, reward_scale
+from spar_core.critics.base import Critic, mean_of, reward_scale, spread_of
 from spar_core.critics.calibration import calibrate, uncertainty_levels
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
@@ -76,6 +75,10 @@ class StackedCritic(Critic):
         return q_values(self.networks, observations, actions).min(dim=1).values
 
     @torch.no_grad()
+    def members(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return q_values(self.networks, observations, actions)
+
+    @torch.no_grad()
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
         return spread_of(q_values(self.networks, observations, actions))
 
@@ -126,20 +129,3 @@ def v_values(networks: Stack, inputs: Tensor) -> Tensor:
     # A stack of copies, not an expansion: gradients of the copies are then added one by one (see mean_of).
     copies = torch.stack([inputs] * each, dim=1).flatten(0, 1)
     return networks(copies).squeeze(-1).view(n, each, batch)
-
-
-def mean_of(values: Tensor) -> Tensor:
-    """Mean over the networks of [S, M, B], [S, B].
-
-    Networks are added one by one: the order of a reduction's sum may depend on how many seeds lie side by side.
-    """
-    networks = values.unbind(1)
-    return reduce(torch.add, networks) / len(networks)
-
-
-def spread_of(values: Tensor) -> Tensor:
-    """Standard deviation over the networks of [S, M, B], [S, B]; where it is 0, so is its gradient."""
-    mean = mean_of(values)
-    variance = mean_of(torch.stack([(network - mean).square() for network in values.unbind(1)], dim=1))
-    some = variance > 0
-    return torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)

@@ -17,7 +17,8 @@ kind                     own loss                               what the critic 
 ``value_gradient``       :math:`-\lambda Q` plus squared error  :math:`-\lambda Q`
 ======================== ====================================== =====================================================
 
-A rule whose weights are equal (``uniform``) adds nothing, and one that trains no network has no gradients.
+A rule whose weights are equal (``uniform``) adds nothing, and one that trains no network of its own has no gradients.
+Where the anchor is a candidate too, it keeps its prior weight under a flat critic.
 
 **The trap.** Where a rule's own loss is stationary and its flat part is the fitting error, the two gradients cancel:
 their cosine is near -1 *because training has converged*, whatever the rule. A cosine near -1 late in training is no
@@ -81,7 +82,7 @@ def _imitation(rule: Any, probe: Probe, step: int) -> Tensor:
         if probe.drawn is None:
             probe.drawn = draw_candidates(probe.frozen, settings, states.observations, states.base, generator)
         drawn = probe.drawn
-    weighted, flat = (rule.loss(states.observations, states.base, *drawn.targets(equal))[0] for equal in (False, True))
+    weighted, flat = (rule.loss(states.observations, states.base, *drawn.targets(flat))[0] for flat in (False, True))
     return weighted - flat
 
 

@@ -33,11 +33,14 @@ class BestOfN(Improvement):
     """Greedy choice among N fixed latents [S, N, Z]."""
 
     Settings = BestOfNSettings
-    acts_with_critic = True
 
     def __init__(self, frozen: Frozen, settings: BestOfNSettings, latents: Tensor) -> None:
         super().__init__(frozen, settings)
         self.latents = latents
+
+    @classmethod
+    def acts_with_critic(cls, settings: Settings) -> bool:
+        return True
 
     @classmethod
     def fit(

@@ -10,6 +10,10 @@ For each of a set of states, with K latents :math:`z_k \sim \mathcal{N}(0, I)` c
 :math:`\tau` means the same on every task. The anchor, G and the critic are frozen, so none of this needs a
 gradient, and it is computed once a refresh.
 
+How candidates weigh, safeguards included, is in :mod:`spar_core.improvement.weights`. Where the anchor is a candidate
+too (``anchor_weight``), its correction is zero, exactly; among the latents, where no z may give it, it is stood for by
+the candidate that moves the action least.
+
 SPAR-PROJ may draw later refreshes about the latents it has reached instead (:mod:`spar_core.improvement.spar_proj`).
 
 Source: latent self-imitation in SPAR (arXiv 2605.27877); the formulas are this project's reading.
@@ -27,8 +31,8 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.improvement.actors import ResidualNetworkSettings
 from spar_core.improvement.base import Frozen, clipped_candidates
+from spar_core.improvement.weights import SafeguardSettings, disagreement_about_advantage, weigh
 from spar_core.randomness import normal, stream
 
 # States handled at once; times K rows go through the networks, and stay in the processor's cache.
@@ -38,7 +42,7 @@ STATES_AT_ONCE = 256
 Centre = Callable[[Tensor, Tensor], Tensor]
 
 
-class CandidateSettings(ResidualNetworkSettings):
+class CandidateSettings(SafeguardSettings):
     """Settings of every rule that imitates weighted candidates."""
 
     weighting: Literal["critic", "equal"] = "critic"
@@ -75,6 +79,7 @@ class Targets:
         correction: [S, n, A], barycentre of the candidate corrections.
         latent: [S, n, Z], barycentre of the latents.
         effective: [S], mean effective number of candidates, 1 / sum of squared weights.
+        of_anchor: [S], mean weight of the anchor; 0 where it is no candidate.
         spread: [S], sigma, in scaled return units.
     """
 
@@ -83,6 +88,7 @@ class Targets:
     correction: Tensor
     latent: Tensor
     effective: Tensor
+    of_anchor: Tensor
     spread: Tensor
 
 
@@ -122,18 +128,29 @@ def weighted_targets(
         wide_base = base.repeat_interleave(k, dim=1)
         corrections = clipped_candidates(frozen, wide, wide_base, latents)
         values = critic_values(frozen, settings, wide, wide_base + corrections).view(len(seeds), states, k)
-        chunks.append((base, corrections.unflatten(1, (states, k)), latents.unflatten(1, (states, k)), values))
+        of_anchor = critic_values(frozen, settings, part, base)
+        apart = disagreement(frozen, settings, wide, wide_base + corrections, part, base)
+        corrections, latents = corrections.unflatten(1, (states, k)), latents.unflatten(1, (states, k))
+        chunks.append((base, corrections, latents, values, of_anchor, apart))
 
-    base, corrections, latents, values = (torch.cat(column, dim=1) for column in zip(*chunks, strict=True))
+    columns = (torch.cat(column, dim=1) for column in zip(*chunks, strict=True))
+    base, corrections, latents, values, of_anchor, apart = columns
     spread = torch.stack([row.std(dim=-1).median() for row in values]).clamp_min(settings.spread_floor)
-    weights = torch.softmax(values / (settings.tau * spread.view(-1, 1, 1)), dim=-1)
-    effective = 1.0 / weights.square().sum(-1)
+    doubts = settings.disagreement * apart if settings.disagreement > 0 else None
+    weights, for_anchor = weigh(values, of_anchor, doubts, spread, settings.tau, settings.anchor_weight)
+    latent = (weights.unsqueeze(-1) * latents).sum(2)
+    if settings.anchor_weight > 0:
+        least = corrections.norm(dim=-1).argmin(dim=-1, keepdim=True).unsqueeze(-1)
+        stand_in = latents.gather(2, least.expand(-1, -1, -1, latents.shape[-1])).squeeze(2)
+        latent = latent + for_anchor.unsqueeze(-1) * stand_in
+    effective = 1.0 / (weights.square().sum(-1) + for_anchor.square())
     return Targets(
         observations,
         base,
         (weights.unsqueeze(-1) * corrections).sum(2),
-        (weights.unsqueeze(-1) * latents).sum(2),
+        latent,
         torch.stack([row.mean() for row in effective]),
+        torch.stack([row.mean() for row in for_anchor]),
         spread,
     )
 
@@ -144,3 +161,14 @@ def critic_values(frozen: Frozen, settings: CandidateSettings, observations: Ten
         return actions.new_zeros(actions.shape[:2])
     assert frozen.critic is not None
     return frozen.critic.q(observations, actions)
+
+
+def disagreement(
+    frozen: Frozen, settings: CandidateSettings, wide: Tensor, actions: Tensor, observations: Tensor, base: Tensor
+) -> Tensor:
+    """u [S, n] for the candidates [S, n K, A] at the ``wide`` observations; zeros where no setting asks for it."""
+    if settings.disagreement == 0.0 or settings.weighting == "equal":
+        return base.new_zeros(base.shape[:2])
+    assert frozen.critic is not None
+    members = frozen.critic.members(wide, actions).unflatten(-1, (base.shape[1], settings.candidates))
+    return disagreement_about_advantage(members, frozen.critic.members(observations, base))

@@ -70,6 +70,7 @@ def imitate(
         "improvement/step0_norm": first_gap,
         "improvement/correction_norm": _norms(correction, targets),
         "improvement/effective_candidates": targets.effective.tolist(),
+        "improvement/anchor_weight": targets.of_anchor.tolist(),
         "improvement/value_spread": targets.spread.tolist(),
         "improvement/loss": info["improvement/loss"].tolist(),
     }

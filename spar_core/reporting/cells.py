@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from spar_core.artifacts import read_json
+from spar_core.choice import CHOICE
 from spar_core.errors import SparError
 from spar_core.seeds import parse_seeds
 
@@ -93,6 +94,8 @@ class Rule:
     # Learning curves of each seed group (spar_core.curves), and quantiles of the corrections (spar_core.estimation).
     curves: list[pd.DataFrame] = field(default_factory=list)
     corrections: list[pd.DataFrame] = field(default_factory=list)
+    # What a rule that chooses among several chose and why, by seed (spar_core.choice); empty for every other rule.
+    choices: dict[int, dict[str, Any]] = field(default_factory=dict)
     # The artifacts of each seed group that these numbers are from.
     sources: dict[str, dict[str, Path]] = field(default_factory=dict)
 
@@ -155,6 +158,8 @@ def load_rules(study: StudyLists, folders: Folders) -> list[Rule]:
         for name, values in offline.items():
             rule.offline.setdefault(name, {}).update(values)
         rule.sources[cell.seeds] = sources
+        if (folder / CHOICE).is_file():
+            rule.choices |= {found["seed"]: found for found in read_json(folder / CHOICE)}
         if (folder / CURVES).is_file():
             rule.curves.append(_table(folder / CURVES))
         if "estimate" in sources:

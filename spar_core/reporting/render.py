@@ -27,11 +27,13 @@ from spar_core.reporting.console import (
 from spar_core.reporting.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
+from spar_core.reporting.harm import harm_frame, harms
 from spar_core.reporting.inside import Seen, inside_section, load_inside, raw_inside
 from spar_core.reporting.inside_figures import draw_inside
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
+from spar_core.reporting.regret import Regret, overall_regrets, regret_frame, regrets
 from spar_core.reporting.sections import offline_section, section_of
 from spar_core.statistics import Estimate
 
@@ -90,6 +92,8 @@ def build_report(
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
     for section in sections:
         section["inside"] = _inside(section["dataset"], rules, inside, settings, figures)
+    harmed = harms(numbers.summaries)
+    regretted = regrets(numbers.rules, numbers.summaries, settings)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -106,6 +110,11 @@ def build_report(
             glossary=_glossary(rules),
             overall=numbers.overall,
             overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
+            harms=[entry for entry in harmed if entry.improvement != settings.baseline],
+            labels=list(dict.fromkeys(s.label for s in numbers.summaries if s.label)),
+            regrets=_by_setting(regretted),
+            overall_regrets=overall_regrets(regretted, settings.confidence),
+            choices={rule.setting: rule.choices for rule in numbers.rules if rule.choices},
             sources=sources_of(rules),
             changed=changed(rules),
             judged=judged_with(rules),
@@ -125,6 +134,8 @@ def build_report(
         "anchors.csv": to_csv(anchors_frame(qualities)),
         "pairs.csv": to_csv(pairs_frame(numbers.pairs)),
         "overall.csv": to_csv(overall_frame(numbers.overall)),
+        "harm.csv": to_csv(harm_frame(harmed)),
+        "regret.csv": to_csv(regret_frame(regretted)),
         "report.md": page.encode(),
     }
     if partial:
@@ -157,6 +168,14 @@ def _around(estimate: Estimate | None) -> str:
 def _spread(row: Mapping[str, Any]) -> str:
     """The same of a row of :func:`spar_core.diagnostics.summary.summarise`."""
     return _around(Estimate(row["value"], row["low"], row["high"], row["seeds"]))
+
+
+def _by_setting(entries: Sequence[Regret]) -> dict[tuple[str, str, str], list[Regret]]:
+    """Regrets by (dataset, anchor, critic), in the study's order."""
+    groups: dict[tuple[str, str, str], list[Regret]] = {}
+    for entry in entries:
+        groups.setdefault(entry.setting, []).append(entry)
+    return groups
 
 
 def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:

@@ -1,0 +1,170 @@
+r"""The rule ``auto``: fit several candidate rules, weigh the evidence for each offline, deploy one or the anchor.
+
+.. math:: \Delta = \Delta_{j^*}, \qquad j^* = \mathrm{decide}(\text{evidence}) \in \{\text{anchor}, 1, \dots, J\}
+
+The candidates differ in variant (SPAR-MLP, SPAR-PROJ), latent radius c and temperature tau; each is fitted as it would
+be alone, to the last bit. The evidence (:mod:`spar_core.choice.evidence`) and the decision
+(:mod:`spar_core.choice.decide`) use logged data only. Each seed chooses for itself, so that a seed's policy does not
+depend on the seeds beside it. What was chosen, and why, is written beside the weights as ``choice.json``.
+
+Source: this project's own; the paper (arXiv 2605.27877) names the automatic choice of a variant as open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor
+
+from spar_core.choice import CHOICE
+from spar_core.choice.decide import ANCHOR, Choice, DecisionSettings, decide
+from spar_core.choice.evidence import Evidence, Trust, gather, trust_in
+from spar_core.data.dataset import Dataset
+from spar_core.errors import SparError
+from spar_core.fitted import Fitted, only, under
+from spar_core.fqe import FQESettings
+from spar_core.improvement.anchor import AnchorAlone
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.members import parse_variant
+from spar_core.reporter import Reporter
+from spar_core.settings import Settings
+
+# Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th candidate.
+CHOSEN = "chosen"
+
+
+class AutoSettings(Settings):
+    """Candidates by name, each with its ``kind`` and settings as in the section ``improvements``."""
+
+    candidates: dict[str, dict[str, Any]] = Field({"spar_mlp": {}, "spar_proj": {}})
+    # Held-out states at most on which a candidate is measured.
+    states: PositiveInt = 5000
+    fqe: FQESettings = FQESettings()
+    decision: DecisionSettings = DecisionSettings()
+
+    @field_validator("candidates")
+    @classmethod
+    def _candidates_are_rules(cls, candidates: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        if not candidates:
+            raise ValueError("name at least one")
+        for name, values in candidates.items():
+            if name == ANCHOR or values.get("kind", name) in ("auto", ANCHOR):
+                raise ValueError(f"'{name}' is no candidate; the anchor always is one")
+            try:
+                parse_variant("improvement", candidates, name)
+            except SparError as error:
+                raise ValueError(str(error)) from None
+        return candidates
+
+    def members(self) -> dict[str, tuple[type[Improvement], Settings]]:
+        """Class and settings of every candidate."""
+        return {name: parse_variant("improvement", self.candidates, name) for name in self.candidates}
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one seed: of all candidates, and of fitted-Q evaluation of each and of the anchor."""
+        fitting = sum(getattr(settings, "steps", 0) for _, settings in self.members().values())
+        return fitting + self.fqe.warm_start_steps + (len(self.candidates) + 1) * self.fqe.steps
+
+
+class Auto(Improvement):
+    """One of several rules a seed, or none."""
+
+    Settings = AutoSettings
+
+    def __init__(
+        self, frozen: Frozen, settings: AutoSettings, rules: Mapping[str, Improvement], chosen: Sequence[int]
+    ) -> None:
+        super().__init__(frozen, settings)
+        self.rules, self.chosen = dict(rules), list(chosen)
+
+    @classmethod
+    def acts_with_critic(cls, settings: AutoSettings) -> bool:
+        return any(member.acts_with_critic(of_member) for member, of_member in settings.members().values())
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        frozen: Frozen,
+        settings: AutoSettings,
+        seeds: Sequence[int],
+        report: Reporter,
+        device: str,
+    ) -> Fitted:
+        fitted = Fitted()
+        rules: dict[str, Improvement] = {}
+        for name, (member, of_member) in settings.members().items():
+            inner = _Prefixed(seeds, outer=report, prefix=name)
+            found = member.fit(dataset, frozen, of_member, seeds, inner, device)
+            rules[name] = member.restore(frozen, of_member, found.tensors, device)
+            fitted.tensors |= under(name, found.tensors)
+        anchor = AnchorAlone(frozen, AnchorAlone.Settings())
+        inner = _Prefixed(seeds, outer=report, prefix=None)
+        evidence = gather(dataset, anchor, rules, settings.states, settings.fqe, seeds, inner, device)
+        trust = trust_in(frozen.critic, dataset, len(seeds), device)
+        choices = [
+            decide(mine, {name: rows[row] for name, rows in evidence.items()}, settings.decision)
+            for row, mine in enumerate(trust)
+        ]
+        names = [ANCHOR, *settings.candidates]
+        chosen = [names.index(choice.name) for choice in choices]
+        fitted.tensors[CHOSEN] = torch.tensor(chosen).unsqueeze(1)
+        fitted.metrics = {"improvement/chosen": [float(index) for index in chosen]}
+        fitted.curves = report.rows
+        fitted.documents[Path(CHOICE).stem] = [
+            document(seed, trust[row], {name: rows[row] for name, rows in evidence.items()}, choices[row])
+            for row, seed in enumerate(seeds)
+        ]
+        return fitted
+
+    @classmethod
+    def restore(
+        cls, frozen: Frozen, settings: AutoSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
+    ) -> Auto:
+        chosen = tensors[CHOSEN].squeeze(1).tolist()
+        members = list(settings.members().items())
+        # Only what some seed chose: a policy is loaded for one seed, and acts at the cost of the rule it chose.
+        needed = [members[index - 1] for index in sorted(set(chosen) - {0})]
+        rules = {
+            name: member.restore(frozen, of_member, only(name, tensors), device) for name, (member, of_member) in needed
+        }
+        return cls(frozen, settings, rules, chosen)
+
+    def correction(self, observations: Tensor, base: Tensor) -> Tensor:
+        """Of each seed the correction of the rule that it chose, behind that rule's gate."""
+        names = [ANCHOR, *self.settings.candidates]
+        each = {name: rule.deployed(observations, base) for name, rule in self.rules.items()}
+        none = base.new_zeros(base.shape)
+        return torch.stack([each.get(names[index], none)[row] for row, index in enumerate(self.chosen)])
+
+
+def document(seed: int, trust: Trust, evidence: Mapping[str, Evidence], choice: Choice) -> dict[str, Any]:
+    """One seed's entry of ``choice.json``."""
+    return {
+        "seed": seed,
+        "chosen": choice.name,
+        "reasons": list(choice.reasons),
+        "critic": asdict(trust),
+        "evidence": {name: found.numbers() for name, found in evidence.items()},
+    }
+
+
+class _Prefixed(Reporter):
+    """Passes on progress, and curves under a candidate's name (none for None)."""
+
+    def __init__(self, seeds: Sequence[int], *, outer: Reporter, prefix: str | None) -> None:
+        super().__init__(seeds)
+        self.outer, self.prefix = outer, prefix
+
+    def advance(self, steps: int) -> None:
+        self.outer.advance(steps)
+
+    def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        if self.prefix is not None:
+            self.outer.log(step, {f"{self.prefix}/{name}": value for name, value in metrics.items()})

@@ -1,0 +1,279 @@
+"""Choosing from logged data: evidence on cases that are known, the decision step by step, and the rule ``auto``."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from spar_core.choice.auto import Auto, AutoSettings
+from spar_core.choice.decide import ANCHOR, DecisionSettings, decide
+from spar_core.choice.evidence import Evidence, Trust, by_episode, gather, trust_in
+from spar_core.fqe import FQESettings
+from spar_core.improvement.anchor import AnchorAlone
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.members import load_member
+from spar_core.reporter import Reporter
+from spar_core.settings import parse
+from spar_core.support import QUANTILE, Support, off_support
+from tests.fakes import (
+    CANDIDATES,
+    ConstantAnchor,
+    KnownCritic,
+    LinearDecoder,
+    dataset_from,
+    fit_parts,
+    observations_for,
+    tiny_settings,
+    toy_dataset,
+)
+
+SEEDS = (0, 3, 5)
+SOUND = Trust(-0.2, 0.1)
+GOOD = Evidence(1.0, 0.1, 0.2, 50.0, 5.0, 1.0, 0.0, 0.05, 0.05, 0.3)
+SETTINGS = DecisionSettings()
+
+
+def but(**values) -> Evidence:
+    return dataclasses.replace(GOOD, **values)
+
+
+# --- the decision ---
+
+
+def test_a_candidate_that_passes_every_test_is_chosen():
+    choice = decide(SOUND, {"a": GOOD}, SETTINGS)
+    assert choice.name == "a" and len(choice.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("trust", "word"),
+    [(Trust(-1.01, 0.0), "below"), (Trust(0.0, 1.01), "above"), (Trust(-2.5, float("nan")), "not converged")],
+)
+def test_a_critic_that_is_not_calibrated_leaves_the_anchor_whatever_it_says(trust, word):
+    choice = decide(trust, {"a": but(critic_gain=1e6)}, SETTINGS)
+    assert choice.name == ANCHOR and word in choice.reasons[0]
+
+
+@pytest.mark.parametrize("trust", [Trust(-0.99, 0.99), Trust(5.0, -5.0), Trust(float("nan"), float("nan"))])
+def test_calibration_is_one_sided_and_where_nothing_is_known_of_it_it_stops_nothing(trust):
+    assert decide(trust, {"a": GOOD}, SETTINGS).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        ({"critic_gain": -0.1}, "critic's eyes"),
+        ({"critic_gain_error": 0.41}, "critic's eyes"),
+        ({"doubt": 0.81}, "critic's eyes"),
+        ({"fqe_gain": -2.1}, "fitted-Q"),
+        ({"off_support": 0.11}, "off support"),
+        ({"critic_gain": float("nan")}, "critic's eyes"),
+    ],
+)
+def test_each_test_refuses_alone_and_says_why(bad, word):
+    choice = decide(SOUND, {"a": but(**bad)}, SETTINGS)
+    assert choice.name == ANCHOR
+    assert "a is refused" in choice.reasons[0] and word in choice.reasons[0]
+
+
+def test_an_estimate_within_its_error_of_the_anchors_is_no_reason_to_refuse():
+    assert decide(SOUND, {"a": but(fqe_gain=-1.9)}, SETTINGS).name == "a"
+
+
+def test_support_comes_first_and_the_critic_orders_what_is_level():
+    near = but(off_support=0.020, critic_gain=0.9)
+    level = but(off_support=0.029, critic_gain=1.5)
+    greedy = but(off_support=0.080, critic_gain=9.0)
+    assert decide(SOUND, {"near": near, "level": level, "greedy": greedy}, SETTINGS).name == "level"
+    assert decide(SOUND, {"near": near, "greedy": greedy}, SETTINGS).name == "near"
+    wide = DecisionSettings(ties=0.1)
+    assert decide(SOUND, {"near": near, "level": level, "greedy": greedy}, wide).name == "greedy"
+
+
+def test_what_is_refused_does_not_set_the_standard_of_support():
+    best_supported = but(off_support=0.0, critic_gain=-1.0)
+    assert decide(SOUND, {"refused": best_supported, "other": GOOD}, SETTINGS).name == "other"
+
+
+# --- the evidence ---
+
+
+def line_data():
+    """One observation dimension; actions follow it, held-out episodes too."""
+    rng = np.random.default_rng(0)
+    lengths = [40] * 10
+    observations = rng.uniform(-1, 1, size=(410, 1))
+    index = np.arange(400) + np.repeat(np.arange(10), lengths)
+    actions = np.repeat(0.5 * observations[index], 2, axis=1) + rng.normal(0, 0.02, (400, 2))
+    return dataset_from(observations, actions, actions[:, 0], lengths, [False] * 10, [i % 5 == 0 for i in range(10)])
+
+
+def test_support_is_the_distance_to_the_nearest_logged_action_of_similar_states():
+    dataset = line_data()
+    support = Support(dataset, neighbours=5)
+    observations = dataset.observations[dataset.observation_index[dataset.train_steps[:50]]]
+    similar = support.similar(observations)
+    assert similar.shape == (50, 5, 2)
+    logged = dataset.actions[dataset.train_steps[:50]]
+    np.testing.assert_allclose(Support.distance(similar, logged), 0.0, atol=1e-7)
+    far = Support.distance(similar, logged + np.array([3.0, 4.0], np.float32))
+    assert far.min() > 4.8 and far.max() < 5.2
+
+
+def test_the_logged_actions_themselves_are_off_support_at_a_twentieth():
+    yardstick = np.random.default_rng(1).exponential(size=2000)
+    assert off_support(yardstick, yardstick).mean() == pytest.approx(1 - QUANTILE, abs=0.002)
+    assert off_support(yardstick + 100, yardstick).all() and not off_support(0 * yardstick, yardstick).any()
+
+
+def test_an_error_is_over_episodes_and_not_over_steps():
+    values, episode = np.array([1.0, 1.0, 1.0, 5.0]), np.array([0, 0, 0, 1])
+    found, error = by_episode(values, episode)
+    assert found == 3.0 and error == pytest.approx(2.0)
+    assert by_episode(values, np.zeros(4)) == (2.0, 0.0)
+
+
+class Shifted(Improvement):
+    """Adds the same to every action."""
+
+    @classmethod
+    def fit(cls, *args):
+        raise NotImplementedError
+
+    @classmethod
+    def restore(cls, *args):
+        raise NotImplementedError
+
+    def correction(self, observations, base):
+        return torch.full_like(base, self.settings)
+
+
+def test_evidence_of_a_known_shift_under_a_known_critic():
+    dataset = line_data()
+    # Worth 3 per unit of the first action coordinate; the second network says 1.
+    critic = KnownCritic(lambda observations, actions: 3 * actions[..., 0])
+    critic.members = lambda observations, actions: torch.stack([3 * actions[..., 0], actions[..., 0]], dim=1)
+    frozen = Frozen(ConstantAnchor([0.0, 0.0]), LinearDecoder(torch.eye(2).tolist(), 2, 0.5), critic)
+    quick = FQESettings(warm_start_steps=5, steps=5, batch_size=16, hidden=(8,))
+    rules = {"near": Shifted(frozen, 0.1), "far": Shifted(frozen, 0.9), "none": Shifted(frozen, 0.0)}
+    anchor = AnchorAlone(frozen, AnchorAlone.Settings())
+    found = gather(dataset, anchor, rules, 100, quick, (0, 1), Reporter((0, 1)), "cpu")
+    for name, shift in (("near", 0.1), ("far", 0.9), ("none", 0.0)):
+        assert len(found[name]) == 2
+        for mine in found[name]:
+            assert mine.critic_gain == pytest.approx(3 * shift, abs=1e-6)
+            assert mine.critic_gain_error == pytest.approx(0.0, abs=1e-6)
+            assert mine.doubt == pytest.approx(shift, abs=1e-6)
+            assert mine.reach == pytest.approx(shift / 0.5, abs=1e-5)
+    none = found["none"][0]
+    assert none.fqe_gain == 0.0 and none.off_support == none.off_support_anchor
+    assert found["far"][0].off_support == 1.0 > found["near"][0].off_support
+
+
+def test_trust_is_the_critics_own_calibration_and_unknown_where_it_does_not_say():
+    dataset = toy_dataset()
+    parts = fit_parts(dataset, SEEDS)
+    trust = trust_in(parts.frozen(SEEDS).critic, dataset, 3, "cpu")
+    assert [t.gap_best_tenth for t in trust] == pytest.approx(parts.critic.metrics["critic/gap_best_tenth"])
+    assert trust[0] != trust[1]
+    unknown = trust_in(KnownCritic(lambda observations, actions: actions[..., 0]), dataset, 2, "cpu")
+    assert all(np.isnan(t.gap_best_tenth) for t in unknown)
+
+
+# --- the rule ---
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return toy_dataset()
+
+
+@pytest.fixture(scope="module")
+def parts(toy):
+    return fit_parts(toy, SEEDS)
+
+
+def fitted(toy, parts, **decision):
+    settings = tiny_settings(Auto, decision=DecisionSettings(**decision))
+    return settings, Auto.fit(toy, parts.frozen(SEEDS), settings, SEEDS, Reporter(SEEDS), "cpu")
+
+
+# Thresholds that let no critic through.
+NOTHING = {"largest_underestimate": 1e-9, "largest_overestimate": 1e-9}
+
+
+@pytest.mark.parametrize("kind", CANDIDATES)
+def test_a_candidate_is_fitted_as_it_would_be_alone(toy, parts, kind):
+    _, result = fitted(toy, parts)
+    member = load_member("improvement", kind)
+    alone = member.fit(toy, parts.frozen(SEEDS), tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
+    assert alone.tensors
+    for name, value in alone.tensors.items():
+        assert torch.equal(result.tensors[f"{kind}.{name}"], value)
+
+
+def test_a_seed_acts_as_what_it_chose(toy, parts):
+    settings, result = fitted(toy, parts)
+    frozen, observations = parts.frozen(SEEDS), observations_for(3)
+    each = [frozen.anchor.act(observations)]
+    for name in CANDIDATES:
+        member = load_member("improvement", name)
+        inner = {k.removeprefix(f"{name}."): v for k, v in result.tensors.items() if k.startswith(f"{name}.")}
+        each.append(member.restore(frozen, tiny_settings(member), inner).act(observations))
+    assert not torch.equal(each[1], each[2])
+    for chosen in ([0, 1, 2], [2, 2, 0], [1, 0, 1]):
+        tensors = result.tensors | {"chosen": torch.tensor(chosen).unsqueeze(1)}
+        actions = Auto.restore(frozen, settings, tensors).act(observations)
+        for row, index in enumerate(chosen):
+            assert torch.equal(actions[row], each[index][row])
+
+
+def test_a_critic_that_is_not_trusted_leaves_the_anchor_exactly(toy, parts):
+    settings, result = fitted(toy, parts, **NOTHING)
+    assert [found["chosen"] for found in result.documents["choice"]] == [ANCHOR] * 3
+    frozen, observations = parts.frozen(SEEDS), observations_for(3)
+    rule = Auto.restore(frozen, settings, result.tensors)
+    assert not rule.rules, "nothing is loaded that no seed chose"
+    assert torch.equal(rule.act(observations), frozen.anchor.act(observations))
+
+
+def test_what_was_chosen_is_written_with_evidence_and_reasons(toy, parts, tmp_path):
+    _, result = fitted(toy, parts)
+    result.write(tmp_path)
+    assert (tmp_path / "choice.json").is_file()
+    for seed, found in zip(SEEDS, result.documents["choice"], strict=True):
+        assert found["seed"] == seed and found["reasons"]
+        assert set(found["evidence"]) == set(CANDIDATES)
+        assert set(found["evidence"]["spar_mlp"]) == {field.name for field in dataclasses.fields(Evidence)}
+
+
+def test_steps_count_what_the_progress_bar_is_told(toy, parts):
+    class Counting(Reporter):
+        done = 0
+
+        def advance(self, steps):
+            self.done += steps
+
+    report = Counting(SEEDS)
+    settings = tiny_settings(Auto)
+    Auto.fit(toy, parts.frozen(SEEDS), settings, SEEDS, report, "cpu")
+    assert report.done == settings.steps * len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ({}, "name at least one"),
+        ({"anchor": {}}, "always is one"),
+        ({"inner": {"kind": "auto"}}, "no candidate"),
+        ({"spar_mlpp": {}}, "did you mean 'spar_mlp'"),
+        ({"spar_mlp": {"taus": 1.0}}, "did you mean 'tau'"),
+    ],
+)
+def test_candidates_that_are_none_are_refused_in_one_line(candidates, message):
+    with pytest.raises(Exception, match=message) as error:
+        parse(AutoSettings, {"candidates": candidates}, "params.yaml, improvement 'auto'")
+    assert "\n" not in str(error.value)
