@@ -68,7 +68,7 @@ def test_calibration_is_one_sided_and_where_nothing_is_known_of_it_it_stops_noth
         ({"critic_gain": -0.1}, "critic's eyes"),
         ({"critic_gain_error": 0.41}, "critic's eyes"),
         ({"doubt": 0.81}, "critic's eyes"),
-        ({"fqe_gain": -2.1}, "fitted-Q"),
+        ({"fqe": 45.0, "fqe_gain": -5.1}, "fitted-Q"),
         ({"off_support": 0.11}, "off support"),
         ({"critic_gain": float("nan")}, "critic's eyes"),
     ],
@@ -79,23 +79,34 @@ def test_each_test_refuses_alone_and_says_why(bad, word):
     assert "a is refused" in choice.reasons[0] and word in choice.reasons[0]
 
 
-def test_an_estimate_within_its_error_of_the_anchors_is_no_reason_to_refuse():
-    assert decide(SOUND, {"a": but(fqe_gain=-1.9)}, SETTINGS).name == "a"
+def test_an_estimate_within_the_margin_of_the_anchors_is_no_reason_to_refuse():
+    assert decide(SOUND, {"a": but(fqe=45.0, fqe_gain=-4.9)}, SETTINGS).name == "a"
+    negative = but(fqe=-105.0, fqe_gain=-9.0)
+    assert decide(SOUND, {"a": negative}, SETTINGS).name == "a", "the margin is of the estimate's size"
+    assert decide(SOUND, {"a": but(fqe=-115.0, fqe_gain=-15.0)}, SETTINGS).name == ANCHOR
 
 
-def test_support_comes_first_and_the_critic_orders_what_is_level():
-    near = but(off_support=0.020, critic_gain=0.9)
-    level = but(off_support=0.029, critic_gain=1.5)
-    greedy = but(off_support=0.080, critic_gain=9.0)
-    assert decide(SOUND, {"near": near, "level": level, "greedy": greedy}, SETTINGS).name == "level"
-    assert decide(SOUND, {"near": near, "greedy": greedy}, SETTINGS).name == "near"
-    wide = DecisionSettings(ties=0.1)
-    assert decide(SOUND, {"near": near, "level": level, "greedy": greedy}, wide).name == "greedy"
+def test_of_gains_that_are_level_the_one_that_moves_least_is_chosen():
+    short = but(critic_gain=0.95, reach=0.2)
+    greedy = but(critic_gain=1.0, reach=0.5)
+    timid = but(critic_gain=0.7, reach=0.1)
+    assert decide(SOUND, {"greedy": greedy, "short": short, "timid": timid}, SETTINGS).name == "short"
+    assert decide(SOUND, {"greedy": greedy, "timid": timid}, SETTINGS).name == "greedy"
+    assert (
+        decide(SOUND, {"greedy": greedy, "short": short, "timid": timid}, DecisionSettings(slack=0.6)).name == "timid"
+    )
 
 
-def test_what_is_refused_does_not_set_the_standard_of_support():
-    best_supported = but(off_support=0.0, critic_gain=-1.0)
-    assert decide(SOUND, {"refused": best_supported, "other": GOOD}, SETTINGS).name == "other"
+def test_what_moves_as_little_goes_to_the_first_in_the_list():
+    first, second = but(reach=0.105), but(reach=0.100)
+    assert decide(SOUND, {"first": first, "second": second}, SETTINGS).name == "first"
+    assert decide(SOUND, {"second": second, "first": first}, SETTINGS).name == "second"
+    assert decide(SOUND, {"first": first, "second": second}, DecisionSettings(ties=0.01)).name == "second"
+
+
+def test_what_is_refused_sets_no_standard():
+    refused = but(critic_gain=100.0, reach=0.01, off_support=0.9)
+    assert decide(SOUND, {"refused": refused, "other": GOOD}, SETTINGS).name == "other"
 
 
 # --- the evidence ---
