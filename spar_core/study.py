@@ -50,6 +50,8 @@ class Study(Settings):
     estimated: tuple[str, ...] = ()
     # Anchors that evolve, each made from one before it. Their cells have the critic of their round, and all rules.
     rounds: tuple[Round, ...] = ()
+    # Datasets whose cells are looked into: geometry of the residuals, and what every rule does.
+    diagnosed: tuple[str, ...] = ()
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod
@@ -86,12 +88,13 @@ class Study(Settings):
         return groups
 
     @model_validator(mode="after")
-    def _estimates_its_own(self) -> Study:
-        for name in self.estimated:
-            if name not in self.datasets:
-                raise ValueError(f"estimated: '{name}' is not among the study's datasets")
-        if len(set(self.estimated)) < len(self.estimated):
-            raise ValueError("estimated: a dataset is listed twice")
+    def _estimates_and_diagnoses_its_own(self) -> Study:
+        for key, names in (("estimated", self.estimated), ("diagnosed", self.diagnosed)):
+            for name in names:
+                if name not in self.datasets:
+                    raise ValueError(f"{key}: '{name}' is not among the study's datasets")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key}: a dataset is listed twice")
         return self
 
     @model_validator(mode="after")

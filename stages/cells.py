@@ -24,6 +24,8 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "reanchor": ("anchor", "critic", "improvement"),
     "evaluate": ("anchor", "critic", "improvement"),
     "estimate": ("anchor", "critic", "improvement"),
+    "geometry": ("anchor",),
+    "diagnose": ("anchor", "critic", "improvement"),
 }
 STAGES = tuple(_MEMBERS)
 AXES = ("dataset", "anchor", "critic", "improvement", "seeds")
@@ -73,6 +75,10 @@ class Cell:
             return layout.policy(dataset, anchor, critic, improvement, seeds)
         if self.stage == "estimate":
             return layout.estimate(dataset, anchor, critic, improvement, seeds)
+        if self.stage == "geometry":
+            return layout.geometry(dataset, anchor, seeds)
+        if self.stage == "diagnose":
+            return layout.diagnosis(dataset, anchor, critic, improvement, seeds)
         return layout.evaluation(dataset, anchor, critic, improvement, seeds)
 
     def parts(self, layout: Layout) -> dict[str, Path]:
@@ -114,7 +120,11 @@ def study_cells(study: Study) -> list[Cell]:
         for stage in ("fit_bc", "fit_residual"):
             cells += [Cell(stage, dataset, anchor=a, seeds=s) for a in study.anchors for s in study.seeds]
         cells += [Cell("fit_critic", dataset, critic=c, seeds=s) for c in study.critics for s in study.seeds]
-        for stage in ("self_imitation", "evaluate", *(["estimate"] if dataset in study.estimated else [])):
+        if dataset in study.diagnosed:
+            cells += [Cell("geometry", dataset, anchor=a, seeds=s) for a in study.anchors for s in study.seeds]
+        lists = {"estimate": study.estimated, "diagnose": study.diagnosed}
+        asked = [stage for stage, datasets in lists.items() if dataset in datasets]
+        for stage in ("self_imitation", "evaluate", *asked):
             cells += [
                 Cell(stage, dataset, a, c, i, s)
                 for a in study.anchors

@@ -112,6 +112,7 @@ RESOURCES = {
         "spar_core/reporting/templates/anchor_quality.md.j2",
         "spar_core/reporting/templates/diagnostics.md.j2",
         "spar_core/reporting/templates/offline.md.j2",
+        "spar_core/reporting/templates/inside.md.j2",
         "spar_core/reporting/templates/pairs.md.j2",
         "spar_core/reporting/templates/agreement.md.j2",
         "spar_core/reporting/templates/overall.md.j2",

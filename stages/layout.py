@@ -51,6 +51,12 @@ class Layout:
     def estimate(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
         return self.root / "artifacts" / "estimate" / dataset / anchor / critic / improvement / seeds
 
+    def geometry(self, dataset: str, anchor: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "geometry" / dataset / anchor / seeds
+
+    def diagnosis(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
+        return self.root / "artifacts" / "diagnosis" / dataset / anchor / critic / improvement / seeds
+
     def seconds(self, folder: Path, stage: str) -> Path:
         """Wall time of the cell whose artifact is ``folder``; no output of DVC, since it changes from run to run."""
         below = folder.relative_to(self.root / "artifacts")

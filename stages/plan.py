@@ -19,6 +19,7 @@ import yaml
 
 from spar_core.artifacts import META, digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
+from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.distillation import check_student
 from spar_core.errors import SparError
 from spar_core.estimation import EstimationSettings
@@ -31,6 +32,7 @@ from spar_core.settings import parse
 from spar_core.study import Study
 from spar_core.theory.claims import CLAIMS
 from spar_core.theory.settings import TheorySettings
+from stages.cells import STAGES
 from stages.closure import code_digest, member_module
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -38,19 +40,7 @@ from stages.sections import read_whole
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
-CODE_STAGES = (
-    "download",
-    "fit_bc",
-    "fit_residual",
-    "fit_critic",
-    "self_imitation",
-    "reanchor",
-    "evaluate",
-    "estimate",
-    "report",
-    "theory",
-    "theory_page",
-)
+CODE_STAGES = (*STAGES, "report", "theory", "theory_page")
 
 
 def check(params: Mapping[str, Any]) -> Study:
@@ -59,6 +49,7 @@ def check(params: Mapping[str, Any]) -> Study:
     parse(ResidualSettings, params["residual"], "params.yaml, residual")
     parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
     parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
+    parse(DiagnosisSettings, params["diagnosis"], "params.yaml, diagnosis")
     parse(ReportSettings, params["report"], "params.yaml, report")
     parse(ReanchoringSettings, params["reanchoring"], "params.yaml, reanchoring")
     parse(TheorySettings, params["theory"], "params.yaml, theory")
@@ -74,16 +65,25 @@ def check(params: Mapping[str, Any]) -> Study:
 
 
 def prune(layout: Layout, study: Study) -> list[Path]:
-    """Remove evaluations and estimates of cells outside the study; DVC's cache keeps them.
+    """Remove evaluations, estimates, geometry and diagnoses of cells outside the study; DVC's cache keeps them.
 
-    The report depends on the two whole trees, so a leftover would both be a stale input and change the report's
+    The report depends on the whole trees, so a leftover would both be a stale input and change the report's
     dependency. An empty tree stays, since a dependency has to be there.
     """
     dropped: list[Path] = []
-    for folder_of, kept in ((layout.evaluation, study.datasets), (layout.estimate, study.estimated)):
+    wanted_of: dict[Path, set[Path]] = {layout.geometry("", "", ""): set()}
+    for folder_of, kept in (
+        (layout.evaluation, study.datasets),
+        (layout.estimate, study.estimated),
+        (layout.diagnosis, study.diagnosed),
+    ):
         cells = [c for c in study.cells() if c.dataset in kept]
         wanted = {folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in cells}
-        tree = folder_of("", "", "", "", "")
+        wanted_of[folder_of("", "", "", "", "")] = wanted
+    for c in study.cells():
+        if c.dataset in study.diagnosed and c.anchor in study.anchors:
+            wanted_of[layout.geometry("", "", "")].add(layout.geometry(c.dataset, c.anchor, c.seeds))
+    for tree, wanted in wanted_of.items():
         tree.mkdir(parents=True, exist_ok=True)
         dropped += sorted({path.parent for path in tree.rglob(META)} - wanted)
     for folder in dropped:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spar_core.artifacts import new_artifact
-from spar_core.reporting.cells import FolderOf, Folders, load_rules
+from spar_core.reporting.cells import Cell, FolderOf, Folders, load_rules
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import console_table
 from spar_core.reporting.flat import numbers_of
@@ -42,7 +42,10 @@ def folders_of(layout: Layout) -> Folders:
     def place(folder_of: Callable[[str, str, str, str, str], Path]) -> FolderOf:
         return lambda c: folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds)
 
-    return Folders(place(layout.evaluation), place(layout.estimate))
+    def geometry(c: Cell) -> Path:
+        return layout.geometry(c.dataset, c.anchor, c.seeds)
+
+    return Folders(place(layout.evaluation), place(layout.estimate), geometry, place(layout.diagnosis))
 
 
 def raw_of(folder: Path) -> Folders:
@@ -51,7 +54,10 @@ def raw_of(folder: Path) -> Folders:
     def place(kind: str) -> FolderOf:
         return lambda c: folder / "raw" / kind / c.dataset / c.anchor / c.critic / c.improvement / c.seeds
 
-    return Folders(place("evaluation"), place("estimate"))
+    def geometry(c: Cell) -> Path:
+        return folder / "raw" / "geometry" / c.dataset / c.anchor / c.seeds
+
+    return Folders(place("evaluation"), place("estimate"), geometry, place("diagnosis"))
 
 
 def make_report(layout: Layout, *, from_raw: bool = False) -> tuple[Report, Path]:

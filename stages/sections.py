@@ -19,6 +19,7 @@ SECTIONS = (
     "reanchoring",
     "evaluation",
     "estimation",
+    "diagnosis",
     "report",
     "theory",
 )

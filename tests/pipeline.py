@@ -99,8 +99,9 @@ class Clone:
         params["evaluation"]["episodes"] = 2
         # The synthetic claims have tests of their own; their committed results make the page.
         params["theory"]["claims"] = []
+        params["diagnosis"] |= {"states": 150, "neighbourhoods": 20, "neighbours": 40, "probes": 4, "probe_states": 32}
         path.write_text(yaml.safe_dump(params, sort_keys=False))
-        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], rounds=[])
+        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], diagnosed=[], rounds=[])
 
     def set(self, values: dict[str, object]) -> None:
         """Set params by dotted key."""
@@ -118,9 +119,10 @@ class Clone:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
     def study(self, **lists: object) -> None:
-        """Replace lists of the study; a study of other datasets asks for no estimates but those it names."""
+        """Replace lists of the study; a study of other datasets asks for no estimates and no diagnoses but those it
+        names."""
         if "datasets" in lists:
-            lists = {"estimated": []} | lists
+            lists = {"estimated": [], "diagnosed": []} | lists
         self.set({f"study.{name}": value for name, value in lists.items()})
 
     def edit(self, file: str, old: str, new: str) -> None:

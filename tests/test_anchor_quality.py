@@ -50,6 +50,7 @@ class Cells:
     question: str = ""
     estimated: tuple[str, ...] = ()
     rounds: tuple[Round, ...] = ()
+    diagnosed: tuple[str, ...] = ()
 
     def cells(self) -> list[EvaluationCell]:
         return self.rows
@@ -380,16 +381,6 @@ def test_every_new_diagnostic_is_explained():
 
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
-    pages = (
-        "report",
-        "anchor_quality",
-        "offline",
-        "diagnostics",
-        "pairs",
-        "agreement",
-        "overall",
-        "provenance",
-        "rounds",
-    )
-    pages += ("harm", "regret")
+    pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    pages += ("harm", "regret", "rounds", "inside")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

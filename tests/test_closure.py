@@ -30,7 +30,7 @@ from stages.layout import Layout
 from stages.plan import CODE_STAGES, FAMILIES, check, digests
 from tests.fakes import ROOT
 
-STUDY = {"datasets": ["mujoco/toy-v0"], "estimated": []}
+STUDY = {"datasets": ["mujoco/toy-v0"], "estimated": [], "diagnosed": []}
 ENTRY = "title: toy\nsource: minari\ndataset: mujoco/hopper/medium-v0\n"
 TRAINING = ("fit_bc", "fit_residual", "fit_critic", "self_imitation")
 
@@ -256,6 +256,7 @@ def test_editing_the_report_trains_nothing(tree):
         ("spar_core/reporting/templates/report.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/anchor_quality.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/offline.md.j2", {"stage report"}),
+        ("spar_core/reporting/templates/inside.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/diagnostics.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/pairs.md.j2", {"stage report"}),
         ("spar_core/reporting/templates/agreement.md.j2", {"stage report"}),

@@ -56,10 +56,10 @@ def rendered():
     return build_report(STUDY, raw_of(FOLDER), ReportSettings())
 
 
-@pytest.mark.parametrize("kind", ["evaluation", "estimate"])
+@pytest.mark.parametrize("kind", ["evaluation", "estimate", "geometry", "diagnosis"])
 def test_the_raw_rows_are_the_artifacts_of_dvc_lock(kind):
     outs = locked(kind)
-    assert len(outs) == len(RULES)
+    assert len(outs) == (1 if kind == "geometry" else len(RULES))
     for path, digest in outs.items():
         assert dvc_digest(FOLDER / "raw" / kind / path) == digest, path
     kept = {p.parent.relative_to(FOLDER / "raw" / kind).as_posix() for p in (FOLDER / "raw" / kind).rglob("meta.json")}
@@ -153,3 +153,17 @@ def test_the_digests_on_the_page_are_those_of_dvc_lock():
         assert evaluations[path].startswith(shown[0]) and estimates[path].startswith(shown[1])
         meta = json.loads((FOLDER / "raw/evaluation" / path / "meta.json").read_text())
         assert [meta["inputs"][part][:12] for part in ("anchor", "residual", "critic", "policy")] == shown[2:]
+
+
+def test_the_numbers_seen_inside_are_those_of_the_raw_rows():
+    text = (FOLDER / "report.md").read_text(encoding="utf-8").split("### Geometry and gradients")[1].split("\n## ")[0]
+    shown = {"diagnosis/distance_ratio_policy": 1, "diagnosis/improvement_weak_share": 3}
+    for rule in RULES:
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{rule}` |"))
+        path = FOLDER.joinpath("raw/diagnosis", *SETTING, rule, "0-3", "measures.csv")
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = [row for row in csv.DictReader(handle) if row["value"]]
+        for name, column in shown.items():
+            values = [float(row["value"]) for row in rows if row["name"] == name]
+            cell = line.split("|")[3:][column].strip()
+            assert cell == "-" if not values else cell.startswith(f"{np.mean(values):.3g} ±"), (rule, name)

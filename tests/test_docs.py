@@ -12,6 +12,7 @@ import yaml
 
 from spar_core import registry
 from spar_core.choice.decide import DecisionSettings
+from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.estimation import EstimationSettings
 from spar_core.evaluation import EvaluationSettings
 from spar_core.fqe import FQESettings
@@ -150,6 +151,7 @@ def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, ki
         (FQESettings, "evaluation", "fitted-q-evaluation"),
         (ReanchoringSettings, "rounds", "the-rule-that-stops"),
         (DecisionSettings, "choosing", "the-decision"),
+        (DiagnosisSettings, "diagnostics", "settings"),
     ],
 )
 def test_every_setting_beside_the_members_is_documented(settings, name, anchor):

@@ -65,7 +65,7 @@ def test_the_command_names_every_axis(stage):
     ]
 
 
-@pytest.mark.parametrize("stage", ["self_imitation", "evaluate", "estimate"])
+@pytest.mark.parametrize("stage", ["self_imitation", "evaluate", "estimate", "diagnose"])
 def test_the_cells_of_also_are_made_the_same_way(stage):
     main, also = dict(PIPELINE[stage]), dict(PIPELINE[f"{stage}_also"])
     assert also.pop("desc") != main.pop("desc")
@@ -121,6 +121,8 @@ def test_a_stage_watches_the_params_of_its_own_choices():
         "reanchor": ["reanchoring", "anchors.${item.round.anchor}"],
         "evaluate": ["evaluation"],
         "estimate": ["estimation"],
+        "geometry": ["diagnosis"],
+        "diagnose": ["diagnosis"],
     }
 
 

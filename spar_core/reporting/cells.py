@@ -47,6 +47,8 @@ class StudyLists(Protocol):
     estimated: tuple[str, ...]
     # Anchors that evolve, each made from one before it.
     rounds: tuple[Round, ...]
+    # Datasets whose cells were looked into.
+    diagnosed: tuple[str, ...]
 
     def cells(self) -> Iterable[Cell]:
         """Every cell, in the study's order."""
@@ -57,15 +59,27 @@ FolderOf = Callable[[Cell], Path]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the artifacts of a cell lie: of its evaluation, and of its estimates from logged data."""
+    """Where the artifacts of a cell lie: of its evaluation, of its estimates from logged data, and of what was seen
+    inside it and its residual model."""
 
     evaluation: FolderOf
     estimate: FolderOf
+    geometry: FolderOf
+    diagnosis: FolderOf
 
     def of(self, cell: Cell, study: StudyLists) -> dict[str, Path]:
         """The folders that a cell of the study has to have, by the kind of artifact."""
         found = {"evaluation": self.evaluation(cell)}
         return found | ({"estimate": self.estimate(cell)} if cell.dataset in study.estimated else {})
+
+    def inside(self, cell: Cell, study: StudyLists) -> dict[str, Path]:
+        """The same of what was seen inside; the geometry is that of all rules on the anchor.
+
+        Cells of anchors that a round made are not looked into.
+        """
+        if cell.dataset not in study.diagnosed or cell.anchor in {made.anchor for made in study.rounds}:
+            return {}
+        return {"geometry": self.geometry(cell), "diagnosis": self.diagnosis(cell)}
 
 
 @dataclass

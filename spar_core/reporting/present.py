@@ -19,6 +19,7 @@ class PresentPart:
     name: str
     question: str
     estimated: tuple[str, ...]
+    diagnosed: tuple[str, ...]
     present: tuple[Cell, ...]
     missing: tuple[Cell, ...]
     rounds: tuple[Round, ...] = ()
@@ -51,7 +52,8 @@ def present_part(study: StudyLists, folders: Folders) -> PresentPart:
         raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
     # Estimates of some rules alone could not be compared, so that a dataset has those of all or of none.
     estimated = tuple(name for name in study.estimated if name not in unvalued)
-    return PresentPart(study.name, study.question, estimated, tuple(there), tuple(missing), study.rounds)
+    known = (study.name, study.question, estimated, study.diagnosed)
+    return PresentPart(*known, tuple(there), tuple(missing), study.rounds)
 
 
 def _has_episodes(folder: Path) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -23,16 +24,19 @@ from spar_core.reporting.console import (
     signed,
     slope_text,
 )
-from spar_core.reporting.drawing import draw, draw_offline
+from spar_core.reporting.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
 from spar_core.reporting.harm import harm_frame, harms
+from spar_core.reporting.inside import Seen, inside_section, load_inside, raw_inside
+from spar_core.reporting.inside_figures import draw_inside
 from spar_core.reporting.overall import overall_frame
 from spar_core.reporting.pairs import pairs_frame
 from spar_core.reporting.provenance import INPUTS, changed, judged_with, raw_files, sources_of
 from spar_core.reporting.regret import Regret, overall_regrets, regret_frame, regrets
 from spar_core.reporting.rounds_figure import draw_rounds
 from spar_core.reporting.sections import offline_section, section_of
+from spar_core.statistics import Estimate
 
 TEMPLATE = "report.md.j2"
 
@@ -77,6 +81,7 @@ def build_report(
         [summary for summary in numbers.summaries if summary.anchor not in made],
         settings,
     )
+    inside = load_inside(study, folders, partial=partial)
     figures: dict[str, bytes] = {}
     sections = []
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
@@ -94,6 +99,8 @@ def build_report(
         drawn = draw(ours, members, agreements, about, context, settings, figures)
         sections.append(section_of(dataset, ours, about, numbers, context, drawn))
         sections[-1]["rounds"] = draw_rounds(study, dataset, members, ours, settings, figures)
+    for section in sections:
+        section["inside"] = _inside(section["dataset"], rules, inside, settings, figures)
     harmed = harms(numbers.summaries)
     regretted = regrets(numbers.rules, numbers.summaries, settings)
     named = {summary.improvement for summary in numbers.every}
@@ -143,8 +150,33 @@ def build_report(
     if partial:
         files["episodes.csv"] = to_csv(all_episodes(rules))
     # A partial report has every episode in one file; what it is made of is about to change.
-    raw = {} if partial else raw_files(rules)
+    raw = {} if partial else raw_files(rules) | raw_inside(inside)
     return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
+
+
+def _inside(
+    dataset: str, rules: list[Rule], found: list[Seen], settings: ReportSettings, figures: dict[str, bytes]
+) -> dict[str, Any] | None:
+    """What was seen inside the cells of a dataset, with figures and sentences for its first settings."""
+    pictured = list(dict.fromkeys(rule.setting for rule in rules if rule.dataset == dataset))[:PICTURED]
+    section = inside_section(dataset, found, settings, pictured)
+    if section is not None:
+        section["figures"] = draw_inside(dataset, found, pictured, settings.confidence, figures)
+    return section
+
+
+def _around(estimate: Estimate | None) -> str:
+    """Mean and half the width of its interval, to three digits."""
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value + 0.0:.3g}"
+    return f"{estimate.value + 0.0:.3g} ± {(estimate.high - estimate.low) / 2:.2g}"
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    """The same of a row of :func:`spar_core.diagnostics.summary.summarise`."""
+    return _around(Estimate(row["value"], row["low"], row["high"], row["seeds"]))
 
 
 def _by_setting(entries: Sequence[Regret]) -> dict[tuple[str, str, str], list[Regret]]:
@@ -218,5 +250,7 @@ def _environment() -> jinja2.Environment:
         "p": p_text,
         "significant": _significant,
         "sentence": _sentence,
+        "around": _around,
+        "spread": _spread,
     }
     return environment
