@@ -68,7 +68,7 @@ def test_calibration_is_one_sided_and_where_nothing_is_known_of_it_it_stops_noth
         ({"critic_gain": -0.1}, "critic's eyes"),
         ({"critic_gain_error": 0.41}, "critic's eyes"),
         ({"doubt": 0.81}, "critic's eyes"),
-        ({"fqe": 45.0, "fqe_gain": -5.1}, "fitted-Q"),
+        ({"fqe": 49.0, "fqe_gain": -51.0}, "fitted-Q"),
         ({"off_support": 0.11}, "off support"),
         ({"critic_gain": float("nan")}, "critic's eyes"),
     ],
@@ -80,10 +80,10 @@ def test_each_test_refuses_alone_and_says_why(bad, word):
 
 
 def test_an_estimate_within_the_margin_of_the_anchors_is_no_reason_to_refuse():
-    assert decide(SOUND, {"a": but(fqe=45.0, fqe_gain=-4.9)}, SETTINGS).name == "a"
-    negative = but(fqe=-105.0, fqe_gain=-9.0)
+    assert decide(SOUND, {"a": but(fqe=51.0, fqe_gain=-49.0)}, SETTINGS).name == "a"
+    negative = but(fqe=-145.0, fqe_gain=-45.0)
     assert decide(SOUND, {"a": negative}, SETTINGS).name == "a", "the margin is of the estimate's size"
-    assert decide(SOUND, {"a": but(fqe=-115.0, fqe_gain=-15.0)}, SETTINGS).name == ANCHOR
+    assert decide(SOUND, {"a": but(fqe=-155.0, fqe_gain=-55.0)}, SETTINGS).name == ANCHOR
 
 
 def test_of_gains_that_are_level_the_one_that_moves_least_is_chosen():

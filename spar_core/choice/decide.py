@@ -5,7 +5,7 @@
    weighed is deployed then. Passing is necessary; it certifies nothing.
 2. **Tests.** A candidate is refused where its gain in the critic's own eyes is not positive by ``errors`` standard
    errors after ``doubt`` times what the critic's networks disagree about; where fitted-Q evaluation puts it below the
-   anchor by more than ``fqe_margin`` of the anchor's own estimate (it errs by about as much from fit to fit); and where
+   anchor by more than ``fqe_margin`` of the anchor's own estimate (fits err by half of that and more); and where
    it is off support at more states than the anchor by more than ``off_support``.
 3. **Preference.** Greed moves a policy far for little: of those left whose gain after doubt is within ``slack`` of the
    largest, the one that moves least. What moves as little, within ``ties``, goes to the candidate that is listed first;
@@ -38,7 +38,7 @@ class DecisionSettings(Settings):
     largest_overestimate: float = Field(1.0, gt=0)
     errors: float = Field(2.0, ge=0)
     doubt: float = Field(1.0, ge=0)
-    fqe_margin: float = Field(0.1, ge=0)
+    fqe_margin: float = Field(0.5, ge=0)
     off_support: float = Field(0.05, ge=0, le=1)
     slack: float = Field(0.1, ge=0, lt=1)
     ties: float = Field(0.1, ge=0)
