@@ -8,6 +8,7 @@ import pytest
 from spar_core.reporting.cells import Rule
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.harm import harm_frame, harms
+from spar_core.reporting.harm_figure import harm_figure
 from spar_core.reporting.regret import BY_CRITIC, BY_FQE, overall_regrets, regret_frame, regrets
 from spar_core.reporting.tables import summarise
 
@@ -122,3 +123,13 @@ def test_an_anchor_with_negative_returns_is_lost_by_its_size():
         rules += [rule("d", "anchor", [-100, -100], critic), rule("d", "spar_mlp", [-105, -111], critic)]
     mine = {entry.improvement: entry for entry in harms(summarise(rules, SETTINGS))}["spar_mlp"]
     assert mine.lost == 2 and mine.worst == pytest.approx(-0.08)
+
+
+def test_the_figure_has_a_panel_where_there_are_several_critics_and_is_the_same_twice():
+    rules = [r for r in harmful() if r.improvement == "spar_mlp" or r.improvement == "anchor"]
+    summaries = summarise(rules, SETTINGS)
+    picture = harm_figure(summaries, "anchor")
+    assert picture is not None and picture == harm_figure(summaries, "anchor")
+    assert picture != harm_figure(summarise(harmful()[:4], SETTINGS), "anchor")
+    one = summarise([r for r in rules if r.critic == "short"], SETTINGS)
+    assert harm_figure(one, "anchor") is None

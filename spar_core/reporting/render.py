@@ -28,6 +28,7 @@ from spar_core.reporting.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
 from spar_core.reporting.glossary import explain
 from spar_core.reporting.harm import harm_frame, harms
+from spar_core.reporting.harm_figure import harm_figure
 from spar_core.reporting.inside import Seen, inside_section, load_inside, raw_inside
 from spar_core.reporting.inside_figures import draw_inside
 from spar_core.reporting.overall import overall_frame
@@ -38,7 +39,7 @@ from spar_core.reporting.rounds_figure import draw_rounds
 from spar_core.reporting.sections import offline_section, section_of
 from spar_core.statistics import Estimate
 
-TEMPLATE = "report.md.j2"
+TEMPLATE, HARM = "report.md.j2", "harm.svg"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def build_report(
     for section in sections:
         section["inside"] = _inside(section["dataset"], rules, inside, settings, figures)
     harmed = harms(numbers.summaries)
+    by_critic = harm_figure(numbers.summaries, settings.baseline) if harmed else None
+    if by_critic is not None:
+        figures[HARM] = by_critic
     regretted = regrets(numbers.rules, numbers.summaries, settings)
     named = {summary.improvement for summary in numbers.every}
     page = (
@@ -120,6 +124,7 @@ def build_report(
             overall=numbers.overall,
             overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
             harms=[entry for entry in harmed if entry.improvement != settings.baseline],
+            harm_figure=HARM if by_critic is not None else None,
             labels=list(dict.fromkeys(s.label for s in numbers.summaries if s.label)),
             regrets=_by_setting(regretted),
             overall_regrets=overall_regrets(regretted, settings.confidence),
