@@ -498,3 +498,12 @@ def test_a_study_without_rounds_has_no_such_section(evolved):
     report = build_report(parse(Study, GOOD, "study"), folders_of(layout), ReportSettings())
     assert "Rounds from" not in report.files["report.md"].decode()
     assert not [name for name in report.figures if name.startswith("rounds.")]
+
+
+def test_what_is_looked_into_are_the_first_anchors_and_not_those_of_rounds():
+    study = parse(Study, {**GOOD, "diagnosed": GOOD["datasets"], "rounds": [FIRST]}, "study")
+    folders = folders_of(Layout())
+    looked_into = {cell.anchor for cell in study.cells() if folders.inside(cell, study)}
+    assert looked_into == {"mlp"} and {cell.anchor for cell in study.cells()} == {"mlp", "mlp_round_1"}
+    asked = {cell.anchor for cell in study_cells(study) if cell.stage in ("geometry", "diagnose")}
+    assert asked == {"mlp"}
