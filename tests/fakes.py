@@ -45,7 +45,7 @@ TINY = {
     "refreshes": 2,
 }
 # What the rule ``auto`` chooses from.
-CANDIDATES = ("spar_mlp", "spar_proj")
+CANDIDATES = ("spar_proj", "spar_mlp")
 
 
 # --- data ---

@@ -11,10 +11,13 @@ import torch
 from spar_core.choice.auto import Auto, AutoSettings
 from spar_core.choice.decide import ANCHOR, DecisionSettings, decide
 from spar_core.choice.evidence import Evidence, Trust, by_episode, gather, trust_in
+from spar_core.data.scaler import Scaler
+from spar_core.fitted import WEIGHTS, load_tensors, only, save_tensors
 from spar_core.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
+from spar_core.policy import load_policy
 from spar_core.reporter import Reporter
 from spar_core.settings import parse
 from spar_core.support import QUANTILE, Support, off_support
@@ -26,11 +29,13 @@ from tests.fakes import (
     dataset_from,
     fit_parts,
     observations_for,
+    save_rule,
     tiny_settings,
     toy_dataset,
 )
 
 SEEDS = (0, 3, 5)
+SCALER = Scaler(*(np.full(n, v, np.float32) for n, v in ((5, 0.0), (5, 1.0), (3, -1.0), (3, 1.0))))
 SOUND = Trust(-0.2, 0.1)
 GOOD = Evidence(1.0, 0.1, 0.2, 50.0, 5.0, 1.0, 0.0, 0.05, 0.05, 0.3)
 SETTINGS = DecisionSettings()
@@ -230,7 +235,7 @@ def test_a_seed_acts_as_what_it_chose(toy, parts):
     settings, result = fitted(toy, parts)
     frozen, observations = parts.frozen(SEEDS), observations_for(3)
     each = [frozen.anchor.act(observations)]
-    for name in CANDIDATES:
+    for name in settings.names:
         member = load_member("improvement", name)
         inner = {k.removeprefix(f"{name}."): v for k, v in result.tensors.items() if k.startswith(f"{name}.")}
         each.append(member.restore(frozen, tiny_settings(member), inner).act(observations))
@@ -240,6 +245,34 @@ def test_a_seed_acts_as_what_it_chose(toy, parts):
         actions = Auto.restore(frozen, settings, tensors).act(observations)
         for row, index in enumerate(chosen):
             assert torch.equal(actions[row], each[index][row])
+
+
+def test_a_saved_choice_is_the_same_whatever_order_its_candidates_are_kept_in(toy, parts, tmp_path):
+    """JSON with sorted keys keeps no order, and neither do DVC's params."""
+    settings, result = fitted(toy, parts)
+    folder = tmp_path / "policy"
+    save_rule(folder, "auto", parts, toy, SCALER)
+    tensors = load_tensors(folder / WEIGHTS)
+    observations = observations_for(1)
+    for index, name in enumerate(["anchor", *settings.names]):
+        tensors["improvement.chosen"] = torch.full((3, 1), index)
+        save_tensors(folder / WEIGHTS, tensors)
+        loaded = load_policy(folder, 3).rule
+        row = SEEDS.index(3)
+        expected = parts.frozen((3,)).anchor.act(observations)
+        if name != "anchor":
+            member = load_member("improvement", name)
+            inner = {k: v[row : row + 1] for k, v in only(name, result.tensors).items()}
+            expected = member.restore(parts.frozen((3,)), tiny_settings(member), inner).act(observations)
+        assert torch.equal(loaded.act(observations), expected), name
+
+
+@pytest.mark.parametrize("order", [("spar_mlp", "a", "spar_proj"), ("spar_proj", "spar_mlp", "a")])
+def test_the_preferred_kind_comes_first_and_the_rest_by_name(order):
+    kinds = {"a": {"kind": "spar_mlp"}, "spar_mlp": {}, "spar_proj": {}}
+    settings = AutoSettings(candidates={name: kinds[name] for name in order})
+    assert settings.names == ["spar_proj", "a", "spar_mlp"]
+    assert AutoSettings(candidates=dict(kinds), preferred="spar_mlp").names == ["a", "spar_mlp", "spar_proj"]
 
 
 def test_a_critic_that_is_not_trusted_leaves_the_anchor_exactly(toy, parts):

@@ -30,11 +30,11 @@ from spar_core.fitted import Fitted, only, under
 from spar_core.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.members import parse_variant
+from spar_core.members import parse_variant, variant_kind
 from spar_core.reporter import Reporter
 from spar_core.settings import Settings
 
-# Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th candidate.
+# Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th of ``AutoSettings.names``.
 CHOSEN = "chosen"
 
 
@@ -42,6 +42,8 @@ class AutoSettings(Settings):
     """Candidates by name, each with its ``kind`` and settings as in the section ``improvements``."""
 
     candidates: dict[str, dict[str, Any]] = Field({"spar_proj": {}, "spar_mlp": {}})
+    # Candidates of this kind win ties. The order of a mapping is kept neither by DVC nor in an artifact.
+    preferred: str = "spar_proj"
     # Held-out states at most on which a candidate is measured.
     states: PositiveInt = 5000
     fqe: FQESettings = FQESettings()
@@ -61,9 +63,17 @@ class AutoSettings(Settings):
                 raise ValueError(str(error)) from None
         return candidates
 
+    @property
+    def names(self) -> list[str]:
+        """Candidates of the preferred kind first, then by name."""
+        return sorted(self.candidates, key=lambda name: (self._kind(name) != self.preferred, name))
+
+    def _kind(self, name: str) -> str:
+        return variant_kind(name, self.candidates[name])
+
     def members(self) -> dict[str, tuple[type[Improvement], Settings]]:
         """Class and settings of every candidate."""
-        return {name: parse_variant("improvement", self.candidates, name) for name in self.candidates}
+        return {name: parse_variant("improvement", self.candidates, name) for name in self.names}
 
     @property
     def steps(self) -> int:
@@ -112,7 +122,7 @@ class Auto(Improvement):
             decide(mine, {name: rows[row] for name, rows in evidence.items()}, settings.decision)
             for row, mine in enumerate(trust)
         ]
-        names = [ANCHOR, *settings.candidates]
+        names = [ANCHOR, *settings.names]
         chosen = [names.index(choice.name) for choice in choices]
         fitted.tensors[CHOSEN] = torch.tensor(chosen).unsqueeze(1)
         fitted.metrics = {"improvement/chosen": [float(index) for index in chosen]}
@@ -138,7 +148,7 @@ class Auto(Improvement):
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
         """Of each seed the correction of the rule that it chose, behind that rule's gate."""
-        names = [ANCHOR, *self.settings.candidates]
+        names = [ANCHOR, *self.settings.names]
         each = {name: rule.deployed(observations, base) for name, rule in self.rules.items()}
         none = base.new_zeros(base.shape)
         return torch.stack([each.get(names[index], none)[row] for row, index in enumerate(self.chosen)])

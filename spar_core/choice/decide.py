@@ -8,8 +8,8 @@
    anchor by more than ``fqe_margin`` of the anchor's own estimate (fits err by half of that and more); and where
    it is off support at more states than the anchor by more than ``off_support``.
 3. **Preference.** Greed moves a policy far for little: of those left whose gain after doubt is within ``slack`` of the
-   largest, the one that moves least. What moves as little, within ``ties``, goes to the candidate that is listed first;
-   the shipped list has SPAR-PROJ first, which cannot leave the decoder's image.
+   largest, the one that moves least. What moves as little, within ``ties``, goes to the candidate that comes first in
+   the evidence; ``auto`` puts those of its ``preferred`` kind first, SPAR-PROJ, which cannot leave the decoder's image.
 
 Each step is this project's reading of the paper's open point "no automatic choice of the variant". What it costs
 against the best choice in hindsight is measured in the study ``choice``.
