@@ -59,8 +59,9 @@ def test_every_stage_runs_once_and_a_second_repro_trains_nothing(base):
         "self_imitation",
         "evaluate",
         "report",
+        "theory_page",
     }
-    assert len(base.first) == 10
+    assert len(base.first) == 11
     assert base.repro() == ["plan"]
 
 

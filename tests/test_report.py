@@ -314,7 +314,7 @@ def test_several_datasets_anchors_and_critics(layout):
     report = report_of(layout, study)
     settings = [f"{anchor}.{critic}" for anchor in ("bc", "knn") for critic in ("iql", "cql")]
     names = [f"{kind}.{dataset}" for dataset in ("a.x", "b") for kind in ("returns", "gains", "profiles")]
-    names += [f"against.{dataset}.{setting}" for dataset in ("a.x", "b") for setting in settings[:3]]
+    names += [f"against.{dataset}.{setting}" for dataset in ("a.x", "b") for setting in settings[:3]] + ["harm"]
     assert set(report.figures) == {f"{name}.svg" for name in names}
     page = report.files["report.md"].decode()
     assert page.count("### Anchor `knn`, critic `cql`") == 2

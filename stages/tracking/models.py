@@ -21,6 +21,7 @@ import numpy as np
 
 from spar_core.artifacts import digest_folder, digest_value, read_json
 from spar_core.errors import SparError
+from spar_core.members import variant_kinds
 from spar_core.policy import POLICY
 from spar_core.study import Study
 from stages.closure import REGISTRY, RESOURCES, closure, member_module, module_file
@@ -182,7 +183,12 @@ def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path
 def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
     """A copy of the modules of ``spar_core`` that these policies act with, and of nothing else."""
     parts = [part for policy in policies for part in read_json(policy / POLICY)["parts"].items()]
-    members = [member_module(name, part["kind"]) for name, part in parts if name != "residual"]
+    members = [
+        member_module(name, kind)
+        for name, part in parts
+        if name != "residual"
+        for kind in variant_kinds(part["kind"], part["settings"])
+    ]
     for module in [*closure(ROOT, ["spar_core.policy", *members]), REGISTRY]:
         file = module_file(ROOT, module)
         assert file is not None
