@@ -102,3 +102,15 @@ def test_the_evaluation_benchmark_on_its_page_is_the_committed_result():
 def test_scripts_that_no_other_test_runs_can_be_started(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_the_regrets_of_the_page_on_choosing_are_those_of_the_report():
+    frame = pd.read_csv(ROOT / "reports/choice/regret.csv")
+    means = frame.groupby("strategy")["regret_in_score"].mean()
+    page = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
+    table = page.split("| strategy | mean regret |")[1].split("\n\n")[0]
+    told = dict(re.findall(r"^\| ([^|]+) \| ([-\d.]+) \|$", table, re.MULTILINE))
+    assert told == {name: f"{value:.1f}" for name, value in means.items()}
+    assert list(map(float, told.values())) == sorted(map(float, told.values())), "the least regret first"
+    auto = frame[frame["strategy"] == "`auto`"]
+    assert len(auto) == 3 and (auto["gain_over_anchor_low"] > 0).all(), "shown above its anchor on all three"
