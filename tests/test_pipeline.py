@@ -211,7 +211,7 @@ def test_two_clones_and_any_number_of_workers_give_equal_digests(tmp_path):
         clone.study(improvements=["uniform", "spar_mlp", "spar_proj", "awr", "best_of_n"], seeds=["0-3"])
         clone.repro(SPAR_WORKERS=workers)
         locks.append(clone.lock())
-    assert locks[0] == locks[1] and len(locks[0]) == 16
+    assert locks[0] == locks[1] and len(locks[0]) == 17
 
 
 def test_dvc_metrics_plots_dag_and_experiments_work(clone):
