@@ -118,18 +118,15 @@ class Auto(Improvement):
         inner = _Prefixed(seeds, outer=report, prefix=None)
         evidence = gather(dataset, anchor, rules, settings.states, settings.fqe, seeds, inner, device)
         trust = trust_in(frozen.critic, dataset, len(seeds), device)
-        choices = [
-            decide(mine, {name: rows[row] for name, rows in evidence.items()}, settings.decision)
-            for row, mine in enumerate(trust)
-        ]
+        of_seed = [{name: rows[row] for name, rows in evidence.items()} for row in range(len(seeds))]
+        choices = [decide(*known, settings.decision) for known in zip(trust, of_seed, strict=True)]
         names = [ANCHOR, *settings.names]
         chosen = [names.index(choice.name) for choice in choices]
         fitted.tensors[CHOSEN] = torch.tensor(chosen).unsqueeze(1)
         fitted.metrics = {"improvement/chosen": [float(index) for index in chosen]}
         fitted.curves = report.rows
         fitted.documents[Path(CHOICE).stem] = [
-            document(seed, trust[row], {name: rows[row] for name, rows in evidence.items()}, choices[row])
-            for row, seed in enumerate(seeds)
+            document(*known) for known in zip(seeds, trust, of_seed, choices, strict=True)
         ]
         return fitted
 
