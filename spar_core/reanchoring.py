@@ -36,7 +36,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.estimation import heldout_steps
 from spar_core.settings import Settings
 from spar_core.statistics import Estimate, mean_interval, seed_means
 from spar_core.support import QUANTILE, Support, off_support
@@ -75,7 +74,8 @@ class View:
     @classmethod
     def of(cls, dataset: Dataset, settings: ReanchoringSettings) -> View:
         """Look the similar states up; held-out steps are taken evenly spread."""
-        steps = heldout_steps(dataset, settings.states)
+        held = dataset.heldout_steps
+        steps = held[np.unique(np.linspace(0, len(held) - 1, min(settings.states, len(held))).round().astype(int))]
         observations = dataset.observations[dataset.observation_index[steps]]
         similar = Support(dataset).similar(observations)
         logged = Support.distance(similar, dataset.actions[steps])

@@ -6,7 +6,6 @@ a phone held upright.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,35 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from spar_core.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
 from spar_core.reporting.console import by_setting
 from spar_core.reporting.offline import OfflineSummary
 from spar_core.reporting.tables import Summary
 from spar_core.statistics import Estimate
 
-WIDTH = 5.6  # inches
 ROW = 0.42  # inches a rule
 Rows = TypeVar("Rows", Summary, OfflineSummary)
-INK, GREY, PALE = "#111111", "#767676", "#cfcfcf"
-# Dash and shade tell lines apart.
-LINES = [
-    {"color": INK, "linestyle": "-", "linewidth": 1.8},
-    {"color": INK, "linestyle": "--", "linewidth": 1.5},
-    {"color": INK, "linestyle": ":", "linewidth": 1.9},
-    {"color": GREY, "linestyle": "-", "linewidth": 2.6},
-    {"color": GREY, "linestyle": (0, (5, 1.2, 1, 1.2)), "linewidth": 1.8},
-    {"color": INK, "linestyle": "-.", "linewidth": 1.2},
-    {"color": "#9a9a9a", "linestyle": "--", "linewidth": 2.2},
-    {"color": "#9a9a9a", "linestyle": ":", "linewidth": 2.4},
-]
-STYLE = {
-    "svg.hashsalt": "spar",  # otherwise element ids are random
-    "svg.fonttype": "path",  # the same look on a machine without the font
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "hatch.linewidth": 0.8,
-}
 
 
 def returns_figure(summaries: list[Summary], dataset: Mapping[str, Any]) -> bytes:
@@ -142,13 +120,6 @@ def _panels(
         panels[-1, 0].set_xlabel(label)
         figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         return svg(figure)
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG without a date; to be called within the style context that it was drawn in."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
