@@ -20,11 +20,14 @@ REPORTS = Path("reports")
 
 
 def tables(study: str, page: Path) -> str:
-    """The tables of a study: one a dataset, or one row an anchor where the report has an anchor-quality section."""
+    """The tables of a study: one a dataset. One row an anchor where the report has an anchor-quality section, and one
+    column a critic where there are several."""
     frame = pd.read_csv(REPORTS / study / "table.csv")
     parts = [_origin(study, page)]
     if frame.groupby(["dataset", "critic"])["anchor"].nunique().max() > 2:
         return "\n\n".join([*parts, _answer(study), _figure(study, page), *_by_anchor(frame)])
+    if frame["critic"].nunique() > 1:
+        return "\n\n".join([*parts, *_by_critic(frame), _harm(pd.read_csv(REPORTS / study / "harm.csv"))])
     cost = REPORTS / study / "cost.csv"
     if cost.is_file():
         keys = ["dataset", "anchor", "critic", "improvement"]
@@ -117,6 +120,45 @@ def _by_anchor(frame: pd.DataFrame) -> list[str]:
             lines.append(f"| `{anchor}` | {by_cell[anchor, 'anchor']['return_mean']:.0f} | {' | '.join(gains)} |")
         parts.append("\n".join(lines))
     return parts
+
+
+def _by_critic(frame: pd.DataFrame) -> list[str]:
+    """A row a rule, a column a critic: gains over the one anchor."""
+    parts = []
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        critics = list(dict.fromkeys(rows["critic"]))
+        by_cell = {(row["improvement"], row["critic"]): row for row in rows.to_dict("records")}
+        episodes = int(rows["episodes"].iloc[0] / rows["seeds"].iloc[0])
+        alone = by_cell["anchor", critics[0]]["return_mean"]
+        lines = [
+            f"`{dataset}`, {_protocol(rows)}{rows['seeds'].iloc[0]} seeds of {episodes} episodes. Gains over the "
+            f"anchor (`{rows['anchor'].iloc[0]}`, {alone:.0f}) by critic, in brackets the paired 95% t-interval over "
+            "seeds, bold where that excludes zero:",
+            "",
+            f"| rule | {' | '.join(f'`{critic}`' for critic in critics)} |",
+            f"|---|{'--:|' * len(critics)}",
+        ]
+        for rule in dict.fromkeys(rows["improvement"]):
+            if rule != "anchor":
+                gains = " | ".join(_gain(by_cell[rule, critic]) for critic in critics)
+                lines.append(f"| `{rule}` | {gains} |")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _harm(frame: pd.DataFrame) -> str:
+    """How often each rule ends below its anchor, over all datasets and critics."""
+    lines = [
+        "All of them together. Shown below or above: the interval excludes zero. Lost: seeds that end more than a "
+        "tenth of the anchor's return below it:",
+        "",
+        "| rule | settings | shown below | shown above | seeds | lost |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    columns = ["settings", "below", "above", "seeds", "seeds_below_by_a_tenth"]
+    for row in frame.to_dict("records"):
+        lines.append(f"| `{row['improvement']}` | {' | '.join(str(row[name]) for name in columns)} |")
+    return "\n".join(lines)
 
 
 def _protocol(rows: pd.DataFrame) -> str:

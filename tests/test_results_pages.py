@@ -104,6 +104,46 @@ def test_scripts_that_no_other_test_runs_can_be_started(script):
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 
+def test_the_harm_on_the_page_on_choosing_is_that_of_the_report():
+    frame = pd.read_csv(ROOT / "reports/harm/harm.csv").set_index("improvement")
+    page = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert [row[0] for row in told] == frame.index.tolist()
+    columns = ["below", "above", "seeds_below_by_a_tenth"]
+    assert {name: tuple(map(int, rest)) for name, *rest in told} == {
+        name: tuple(row) for name, row in zip(frame.index, frame[columns].to_numpy().tolist(), strict=True)
+    }
+    assert set(frame["settings"]) == {9} and set(frame["seeds"]) == {36}
+
+
+def test_a_table_by_critic_has_a_row_a_rule_and_the_anchor_in_its_head():
+    keys = [("anchor", "a", 9.0), ("anchor", "b", 9.0), ("awr", "a", 10.0), ("awr", "b", 11.0)]
+    frame = pd.DataFrame(
+        [
+            {
+                "dataset": "d",
+                "critic": critic,
+                "anchor": "mlp",
+                "improvement": rule,
+                "seeds": 2,
+                "episodes": 8,
+                "return_mean": value,
+                "gain_over_anchor": value - 9.0 if rule == "awr" else float("nan"),
+                "gain_low": -1.0 if critic == "a" else 1.0,
+                "gain_high": 3.0,
+            }
+            for rule, critic, value in keys
+        ]
+    )
+    (table,) = results._by_critic(frame)
+    assert "(`mlp`, 9)" in table
+    assert table.splitlines()[2:] == [
+        "| rule | `a` | `b` |",
+        "|---|--:|--:|",
+        "| `awr` | +1 [-1, +3] | **+2 [+1, +3]** |",
+    ]
+
+
 def test_the_regrets_of_the_page_on_choosing_are_those_of_the_report():
     frame = pd.read_csv(ROOT / "reports/choice/regret.csv")
     means = frame.groupby("strategy")["regret_in_score"].mean()
