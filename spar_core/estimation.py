@@ -14,6 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
+from spar_core.evenly import evenly
 from spar_core.fqe import FQESettings
 from spar_core.improvement.base import Improvement
 from spar_core.networks import CHUNK
@@ -38,8 +39,7 @@ def heldout_observations(dataset: Dataset, states: int) -> Tensor:
 
 def heldout_steps(dataset: Dataset, most: int) -> np.ndarray:
     """Steps of held-out episodes [B], evenly spread, ``most`` at most."""
-    steps = dataset.heldout_steps
-    return steps[np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))]
+    return evenly(dataset.heldout_steps, most)
 
 
 @torch.no_grad()

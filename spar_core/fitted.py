@@ -54,14 +54,12 @@ class Fitted:
         return _rebuild, (arrays, self.metrics, self.curves, self.documents)
 
     def write(self, folder: Path) -> None:
-        """Write weights, documents, ``metrics.json`` and ``curves.csv`` (rows sorted, so that workers do not show)."""
+        """Write weights, documents, ``metrics.json`` and ``curves.csv``."""
         save_tensors(folder / WEIGHTS, self.tensors)
         write_json(folder / METRICS, self.metrics)
         for name, values in self.documents.items():
             write_json(folder / f"{name}.json", values)
-        rows = sorted(self.curves, key=lambda row: (row[2], row[1], row[0]))
-        lines = ["step,seed,metric,value"] + [f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in rows]
-        (folder / CURVES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_curves(folder / CURVES, self.curves)
 
     def parameters(self) -> int:
         """Numbers that one seed's tensors hold."""
@@ -83,6 +81,13 @@ class Part:
 
 def _rebuild(arrays: dict[str, Any], *others: Any) -> Fitted:
     return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, *others)
+
+
+def write_curves(path: Path, rows: Sequence[CurveRow]) -> None:
+    """Write curve rows, sorted, so that the order in which workers sent them does not show."""
+    ordered = sorted(rows, key=lambda row: (row[2], row[1], row[0]))
+    lines = ["step,seed,metric,value", *(f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in ordered)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

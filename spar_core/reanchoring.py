@@ -36,6 +36,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
+from spar_core.evenly import evenly
 from spar_core.settings import Settings
 from spar_core.statistics import Estimate, mean_interval, seed_means
 from spar_core.support import QUANTILE, Support, off_support
@@ -74,8 +75,7 @@ class View:
     @classmethod
     def of(cls, dataset: Dataset, settings: ReanchoringSettings) -> View:
         """Look the similar states up; held-out steps are taken evenly spread."""
-        held = dataset.heldout_steps
-        steps = held[np.unique(np.linspace(0, len(held) - 1, min(settings.states, len(held))).round().astype(int))]
+        steps = evenly(dataset.heldout_steps, settings.states)
         observations = dataset.observations[dataset.observation_index[steps]]
         similar = Support(dataset).similar(observations)
         logged = Support.distance(similar, dataset.actions[steps])

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from spar_core.data.dataset import Dataset
+from spar_core.evenly import evenly
 
 # Training steps that are looked up, evenly spread, and how many of the nearest count as similar.
 BANK, NEIGHBOURS = 20_000, 25
@@ -32,8 +33,7 @@ class Support:
         # Here, not at the top: acting with a rule that was chosen needs no SciPy.
         from scipy.spatial import cKDTree
 
-        train = dataset.train_steps
-        chosen = train[np.unique(np.linspace(0, len(train) - 1, min(bank, len(train))).round().astype(int))]
+        chosen = evenly(dataset.train_steps, bank)
         self._tree = cKDTree(dataset.observations[dataset.observation_index[chosen]])
         self._actions = dataset.actions[chosen]
         self._neighbours = min(neighbours, len(chosen))

@@ -24,7 +24,8 @@ from spar_core.diagnostics.gradients import Probe, has_improvement
 from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.repeat import Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.diagnostics.states import evenly, states_at
+from spar_core.diagnostics.states import states_at
+from spar_core.evenly import evenly
 from spar_core.fitted import WEIGHTS, load_tensors, only
 from spar_core.improvement.base import Frozen
 from spar_core.members import load_member
@@ -101,7 +102,7 @@ class LookAtRule:
         if not steps:
             return []
         train = dataset.train_steps
-        chosen = train[evenly(len(train), self.settings.probe_states)]
+        chosen = evenly(train, self.settings.probe_states)
         probes = [Probe(parts, states_at(dataset, data, parts, chosen), seed) for seed, parts in frozen.items()]
         at = probe_steps(steps, self.settings.probes) if has_improvement(self.kind, self.rule) else []
         watcher = Watcher(

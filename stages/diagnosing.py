@@ -9,7 +9,7 @@ from spar_core.artifacts import digest_folder, new_artifact, write_json, write_m
 from spar_core.diagnostics.measures import Findings, by_name, write_findings
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.summary import summarise
-from spar_core.fitted import CURVES, METRICS
+from spar_core.fitted import CURVES, METRICS, write_curves
 from spar_core.seeds import parse_seeds
 from spar_core.workers import Job, over_seeds
 from stages.cells import Cell
@@ -58,9 +58,8 @@ def look_into(
             write_findings(folder, found)
             write_json(folder / METRICS, metrics)
             write_json(folder / "readings.json", summarise(known, settings.confidence))
-            rows = sorted((row for one in found for row in one.curves), key=lambda row: (row[2], row[1], row[0]))
+            rows = [row for one in found for row in one.curves]
             if rows:
-                lines = [f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in rows]
-                (folder / CURVES).write_text("\n".join(["step,seed,metric,value", *lines]) + "\n", encoding="utf-8")
+                write_curves(folder / CURVES, rows)
             live.log_final(metrics)
             write_meta(folder, kind, params=params, inputs=digests, seeds=list(seeds))

@@ -14,7 +14,8 @@ from spar_core.diagnostics.jacobian import contraction, jacobian, spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.modality import clusters_of, dips, modality
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.diagnostics.states import evenly, similar_steps, states_at
+from spar_core.diagnostics.states import similar_steps, states_at
+from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen
 from tests.fakes import ConstantAnchor, LinearDecoder, dataset_from, toy_dataset
 
@@ -207,7 +208,7 @@ def test_similar_steps_are_the_nearest_of_training_and_lie_apart():
 
 
 def test_states_are_evenly_spread_and_residuals_are_from_the_anchor():
-    assert evenly(10, 4).tolist() == [0, 3, 6, 9] and evenly(3, 10).tolist() == [0, 1, 2]
+    assert evenly(np.arange(10), 4).tolist() == [0, 3, 6, 9] and evenly(np.arange(3), 10).tolist() == [0, 1, 2]
     dataset = line_dataset()
     frozen = Frozen(ConstantAnchor([0.25]), LinearDecoder([[1.0]], 1, 1.0), None)
     states = states_at(dataset, DeviceData.of(dataset), frozen, np.array([3, 7]))
@@ -224,7 +225,7 @@ def test_the_whole_geometry_of_a_known_cell():
     again = [geometry_of(dataset, DeviceData.of(dataset), frozen, settings, 3, similar) for _ in range(2)]
     assert again[0] == again[1], "nothing but the inputs"
     found: Findings = again[0]
-    heldout = dataset.heldout_steps[evenly(len(dataset.heldout_steps), 120)]
+    heldout = evenly(dataset.heldout_steps, 120)
     actions = dataset.actions[heldout]
     assert found.value("geometry/norm_heldout") == pytest.approx(np.linalg.norm(actions, axis=1).mean(), rel=1e-6)
     assert found.value("geometry/at_radius_heldout") == pytest.approx((np.abs(actions) >= 0.5).mean())

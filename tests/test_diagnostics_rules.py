@@ -11,7 +11,6 @@ import torch
 
 from spar_core import registry
 from spar_core.diagnostics import displacement, gradients, nearness
-from spar_core.diagnostics.candidates import draw_candidates
 from spar_core.diagnostics.diagnosis import add_gradients
 from spar_core.diagnostics.gradients import ADDED, Probe, compare, cosine, fitting_loss, has_improvement
 from spar_core.diagnostics.jacobian import spectrum
@@ -20,6 +19,7 @@ from spar_core.diagnostics.repeat import COSINE, Watcher, probe_steps, refuse_di
 from spar_core.diagnostics.states import States
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen
+from spar_core.improvement.candidates import draw_candidates
 from spar_core.members import load_member
 from spar_core.reporter import Reporter
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
@@ -124,9 +124,9 @@ def test_the_mean_candidate_of_a_linear_decoder_is_its_mean_latent():
 def test_a_flat_critic_leaves_all_candidates_effective():
     settings = tiny_settings(load_member("improvement", "spar_mlp"), candidates=7)
     at = states()
-    drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(drawn.effective, torch.full((N,), 7.0))
-    weighted, equal = drawn.targets(), drawn.targets(flat=True)
+    drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, [torch.Generator().manual_seed(0)])
+    torch.testing.assert_close(drawn.effective, torch.full((1, N), 7.0))
+    weighted, equal = drawn.barycentres(), drawn.barycentres(flat=True)
     for ours, flat in zip(weighted, equal, strict=True):
         torch.testing.assert_close(ours, flat)
 
@@ -134,10 +134,10 @@ def test_a_flat_critic_leaves_all_candidates_effective():
 def test_where_the_anchor_is_a_candidate_a_flat_critic_leaves_its_prior():
     settings = tiny_settings(load_member("improvement", "spar_proj"), candidates=4, anchor_weight=0.5, disagreement=1.0)
     at = states()
-    drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(drawn.of_anchor, torch.full((N,), 0.5))
-    torch.testing.assert_close(drawn.effective, torch.full((N,), 1 / (4 / 64 + 1 / 4)))
-    for ours, flat in zip(drawn.targets(), drawn.targets(flat=True), strict=True):
+    drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, [torch.Generator().manual_seed(0)])
+    torch.testing.assert_close(drawn.of_anchor, torch.full((1, N), 0.5))
+    torch.testing.assert_close(drawn.effective, torch.full((1, N), 1 / (4 / 64 + 1 / 4)))
+    for ours, flat in zip(drawn.barycentres(), drawn.barycentres(flat=True), strict=True):
         torch.testing.assert_close(ours, flat)
 
 
@@ -145,10 +145,11 @@ def test_a_steep_critic_leaves_one():
     settings = tiny_settings(load_member("improvement", "spar_mlp"), candidates=7, tau=1e-3)
     at = states()
     critic = quadratic([0.9, 0.9, 0.9], 1.0)
-    drawn = draw_candidates(frozen(critic), settings, at.observations, at.base, torch.Generator().manual_seed(0))
+    drawn = draw_candidates(frozen(critic), settings, at.observations, at.base, [torch.Generator().manual_seed(0)])
     assert drawn.effective.max() < 1.5 and drawn.effective.median() == pytest.approx(1, abs=1e-3)
-    best = drawn.corrections[torch.arange(N), drawn.weights.argmax(1)]
-    assert ((best - 0.9).square().sum(-1) <= (drawn.corrections - 0.9).square().sum(-1).min(1).values + 1e-6).all()
+    corrections, weights = drawn.corrections[0], drawn.weights[0]
+    best = corrections[torch.arange(N), weights.argmax(1)]
+    assert ((best - 0.9).square().sum(-1) <= (corrections - 0.9).square().sum(-1).min(1).values + 1e-6).all()
 
 
 # --- gradients ---

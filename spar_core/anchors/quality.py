@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
+from spar_core.evenly import evenly
 from spar_core.networks import per_seed_mean
 from spar_core.randomness import stream, streams
 
@@ -67,7 +68,7 @@ def measure(
         "anchor/heldout_mse": _error(anchor, dataset, dataset.heldout_steps, n, device),
         "anchor/train_mse": _error(anchor, seen, train, n, device),
     }
-    steps = _evenly(dataset.heldout_steps, STEPS)
+    steps = evenly(dataset.heldout_steps, STEPS)
     observations, actions = _at(dataset, steps, device)
     draws = _draws(anchor, observations, seeds)
     nearest = (draws - actions.unsqueeze(1)).norm(dim=-1).min(dim=-1).values
@@ -97,7 +98,7 @@ def _draws(anchor: Actor, observations: Tensor, seeds: Sequence[int]) -> Tensor:
 
 def _modes(anchor: Actor, dataset: Dataset, seeds: Sequence[int], device: str) -> dict[str, list[float]]:
     """Share of states with two ways of acting, and of those ways that no draw comes near."""
-    states, _ = _at(dataset, _evenly(dataset.heldout_steps, MODE_STEPS), device)
+    states, _ = _at(dataset, evenly(dataset.heldout_steps, MODE_STEPS), device)
     train = dataset.train_steps
     picks = torch.randperm(len(train), generator=stream(0, "anchor/quality/bank")).numpy()[:BANK]
     bank, actions = _at(dataset, np.sort(train[picks]), device)
@@ -143,8 +144,3 @@ def two_ways(actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _at(dataset: Dataset, steps: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
     observations = torch.as_tensor(dataset.observations[dataset.observation_index[steps]])
     return observations.to(device), torch.as_tensor(dataset.actions[steps]).to(device)
-
-
-def _evenly(steps: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` of the steps, evenly spaced."""
-    return steps if len(steps) <= most else steps[np.linspace(0, len(steps) - 1, most).round().astype(int)]

@@ -11,15 +11,17 @@ import torch
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.diagnostics import displacement, nearness
-from spar_core.diagnostics.candidates import disagreement, draw_candidates
+from spar_core.diagnostics.candidates import disagreement
 from spar_core.diagnostics.geometry import looked_up
 from spar_core.diagnostics.jacobian import jacobian, spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.repeat import COSINE
 from spar_core.diagnostics.residuals import SHARES
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.diagnostics.states import States, evenly, states_at
+from spar_core.diagnostics.states import States, states_at
+from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.candidates import draw_candidates
 from spar_core.networks import CHUNK
 from spar_core.randomness import stream
 from spar_core.reporter import CurveRow
@@ -51,7 +53,7 @@ def diagnosis_of(
     """
     found = Findings(subject.seed)
     heldout = dataset.heldout_steps
-    states = states_at(dataset, data, subject.frozen, heldout[evenly(len(heldout), settings.states)])
+    states = states_at(dataset, data, subject.frozen, evenly(heldout, settings.states))
     near = states_at(dataset, data, subject.frozen, looked_up(dataset, settings))
     _distances(found, dataset, near, subject, settings, similar)
     policy = act(subject.rule, states)
@@ -104,9 +106,9 @@ def _candidates(found: Findings, states: States, subject: Subject, over: Episode
     rule_settings: Any = subject.rule.settings
     if not hasattr(rule_settings, "tau"):
         return
-    generator = stream(subject.seed, "diagnosis/candidates")
-    drawn = draw_candidates(subject.frozen, rule_settings, states.observations, states.base, generator)
-    effective = drawn.effective.cpu().numpy().astype(np.float64)
+    generators = [stream(subject.seed, "diagnosis/candidates")]
+    drawn = draw_candidates(subject.frozen, rule_settings, states.observations, states.base, generators)
+    effective = drawn.effective[0].cpu().numpy().astype(np.float64)
     found.add(over.mean("diagnosis/effective_candidates", effective))
     found.number("diagnosis/candidates_drawn", float(rule_settings.candidates))
     found.profile("diagnosis/effective_candidates", SHARES, np.percentile(effective, SHARES))

@@ -13,7 +13,8 @@ from spar_core.diagnostics.jacobian import Spectrum, contraction, jacobian, spec
 from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.modality import modality
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.diagnostics.states import States, evenly, similar_steps, states_at
+from spar_core.diagnostics.states import States, similar_steps, states_at
+from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen
 from spar_core.randomness import stream
 
@@ -40,10 +41,7 @@ def geometry_of(
     radius = frozen.residual.radius[0].cpu().numpy().astype(np.float64)
     found.profile("geometry/radius", range(len(radius)), radius)
     splits = {"train": dataset.train_steps, "heldout": dataset.heldout_steps}
-    states = {
-        name: states_at(dataset, data, frozen, steps[evenly(len(steps), settings.states)])
-        for name, steps in splits.items()
-    }
+    states = {name: states_at(dataset, data, frozen, evenly(steps, settings.states)) for name, steps in splits.items()}
     for name, at in states.items():
         residuals.describe(found, name, at.residuals, radius, _over(at, settings, seed))
     _pooled(found, states["train"], radius, settings, seed)
@@ -55,7 +53,7 @@ def geometry_of(
 def looked_up(dataset: Dataset, settings: DiagnosisSettings) -> np.ndarray:
     """The held-out steps whose similar training steps are looked up; the same for every seed and rule."""
     steps = dataset.heldout_steps
-    return steps[evenly(len(steps), settings.neighbourhoods)]
+    return evenly(steps, settings.neighbourhoods)
 
 
 def neighbourhoods(dataset: Dataset, settings: DiagnosisSettings) -> list[np.ndarray]:

@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spar_core.diagnostics.candidates import Candidates, draw_candidates
 from spar_core.diagnostics.states import States
 from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.candidates import Candidates, draw_candidates
 from spar_core.networks import Stack
 from spar_core.randomness import stream
 
@@ -73,16 +73,18 @@ def fitting_loss(rule: Improvement, states: States) -> Tensor:
 def _imitation(rule: Any, probe: Probe, step: int) -> Tensor:
     """Loss at the critic's barycentre minus loss at that of equal weights."""
     settings, states = rule.settings, probe.states
-    generator = stream(probe.seed, "diagnosis/probe_latents")
+    generators = [stream(probe.seed, "diagnosis/probe_latents")]
     if getattr(settings, "recentre", False) and step > round(settings.steps / settings.refreshes):
         # About the latent of the present policy; training draws about that of the refresh's first step.
         centre = rule.latent(states.observations, states.base).detach()
-        drawn = draw_candidates(probe.frozen, settings, states.observations, states.base, generator, centre)
+        drawn = draw_candidates(probe.frozen, settings, states.observations, states.base, generators, centre)
     else:
         if probe.drawn is None:
-            probe.drawn = draw_candidates(probe.frozen, settings, states.observations, states.base, generator)
+            probe.drawn = draw_candidates(probe.frozen, settings, states.observations, states.base, generators)
         drawn = probe.drawn
-    weighted, flat = (rule.loss(states.observations, states.base, *drawn.targets(flat))[0] for flat in (False, True))
+    weighted, flat = (
+        rule.loss(states.observations, states.base, *drawn.barycentres(flat))[0] for flat in (False, True)
+    )
     return weighted - flat
 
 

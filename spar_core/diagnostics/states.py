@@ -48,11 +48,6 @@ class States:
         return States(steps, episodes, self.observations[:, index], self.actions[index], self.base[:, index])
 
 
-def evenly(n: int, most: int) -> np.ndarray:
-    """``most`` of the numbers below n, evenly spread; all of them where there are fewer."""
-    return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(np.int64))
-
-
 @torch.no_grad()
 def states_at(dataset: Dataset, data: DeviceData, frozen: Frozen, steps: np.ndarray) -> States:
     """The given steps of the dataset; an anchor that looks its training data up leaves the step's episode out."""

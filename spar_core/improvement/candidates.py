@@ -70,6 +70,94 @@ class ProjSettings(CandidateSettings):
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """K weighted candidates at n states of each of S seeds.
+
+    Attributes:
+        corrections: [S, n, K, A].
+        latents: [S, n, K, Z].
+        weights: [S, n, K]; with ``of_anchor`` they sum to one.
+        of_anchor: [S, n], weight of the anchor; 0 where it is no candidate.
+        prior: what the anchor weighs where the critic is flat.
+        spread: [S], sigma, in scaled return units.
+    """
+
+    corrections: Tensor
+    latents: Tensor
+    weights: Tensor
+    of_anchor: Tensor
+    prior: float
+    spread: Tensor
+
+    @property
+    def effective(self) -> Tensor:
+        """Effective number of candidates [S, n], 1 / sum of squared weights."""
+        return 1.0 / (self.weights.square().sum(-1) + self.of_anchor.square())
+
+    def barycentres(self, flat: bool = False) -> tuple[Tensor, Tensor]:
+        """Weighted means of the corrections [S, n, A] and of the latents [S, n, Z]; those of a flat critic if asked."""
+        weights, of_anchor = self.weights, self.of_anchor
+        if flat:
+            weights = torch.full_like(weights, (1.0 - self.prior) / weights.shape[-1])
+            of_anchor = torch.full_like(of_anchor, self.prior)
+        latent = (weights.unsqueeze(-1) * self.latents).sum(2)
+        if self.prior > 0:
+            # Among the latents the anchor is stood for by the candidate that moves the action least.
+            least = self.corrections.norm(dim=-1).argmin(dim=-1, keepdim=True).unsqueeze(-1)
+            stand_in = self.latents.gather(2, least.expand(-1, -1, -1, latent.shape[-1])).squeeze(2)
+            latent = latent + of_anchor.unsqueeze(-1) * stand_in
+        return (weights.unsqueeze(-1) * self.corrections).sum(2), latent
+
+
+@torch.no_grad()
+def draw_candidates(
+    frozen: Frozen,
+    settings: CandidateSettings,
+    observations: Tensor,
+    base: Tensor,
+    generators: Sequence[torch.Generator],
+    centre: Tensor | None = None,
+) -> Candidates:
+    """Draw candidates at states [S, n, D] with anchor actions [S, n, A], and weigh them.
+
+    Args:
+        frozen: anchor, residual model and critic of the seeds.
+        settings: of the rule.
+        observations: standardised.
+        base: the anchor's actions.
+        generators: of the latents, one a seed.
+        centre: latents [S, n, Z] that candidates are drawn about; about 0 for None.
+    """
+    seeds, n, k, size = len(base), base.shape[1], settings.candidates, frozen.residual.latent_size
+    # Filled chunk by chunk: joining chunks would need the memory twice, and leave holes in it.
+    corrections, latents = base.new_empty(seeds, n, k, base.shape[-1]), base.new_empty(seeds, n, k, size)
+    values, of_anchor, apart = base.new_empty(seeds, n, k), base.new_zeros(seeds, n), base.new_zeros(seeds, n)
+    for start in range(0, n, STATES_AT_ONCE):
+        rows = slice(start, start + STATES_AT_ONCE)
+        near, near_base = observations[:, rows], base[:, rows]
+        states = near.shape[1]
+        z = normal(generators, states * k, size).to(base.device)
+        if centre is not None:
+            assert isinstance(settings, ProjSettings)
+            step = (settings.recentre_std * z).clamp(-settings.trust, settings.trust)
+            z = centre[:, rows].repeat_interleave(k, dim=1) + step
+        z = z.clamp(-settings.latent_clip, settings.latent_clip)
+        wide, wide_base = near.repeat_interleave(k, dim=1), near_base.repeat_interleave(k, dim=1)
+        d = clipped_candidates(frozen, wide, wide_base, z)
+        corrections[:, rows] = d.unflatten(1, (states, k))
+        latents[:, rows] = z.unflatten(1, (states, k))
+        values[:, rows] = critic_values(frozen, settings, wide, wide_base + d).unflatten(1, (states, k))
+        if settings.anchor_weight > 0:
+            of_anchor[:, rows] = critic_values(frozen, settings, near, near_base)
+        if settings.disagreement > 0:
+            apart[:, rows] = disagreement(frozen, settings, wide, wide_base + d, near, near_base)
+    spread = torch.stack([row.std(dim=-1).median() for row in values]).clamp_min(settings.spread_floor)
+    doubts = settings.disagreement * apart if settings.disagreement > 0 else None
+    weights, for_anchor = weigh(values, of_anchor, doubts, spread, settings.tau, settings.anchor_weight)
+    return Candidates(corrections, latents, weights, for_anchor, settings.anchor_weight, spread)
+
+
+@dataclass(frozen=True)
 class Targets:
     """What a rule regresses onto, for n states of each of S seeds.
 
@@ -78,7 +166,7 @@ class Targets:
         base: [S, n, A], the anchor's actions.
         correction: [S, n, A], barycentre of the candidate corrections.
         latent: [S, n, Z], barycentre of the latents.
-        effective: [S], mean effective number of candidates, 1 / sum of squared weights.
+        effective: [S], mean effective number of candidates.
         of_anchor: [S], mean weight of the anchor; 0 where it is no candidate.
         spread: [S], sigma, in scaled return units.
     """
@@ -106,52 +194,25 @@ def weighted_targets(
 
     The same draws serve every rule of the same seeds, so that rules differ in what they do with them only.
     """
-    device = data.observations.device
     train = torch.as_tensor(dataset.train_steps)
     n = min(settings.states, len(train))
     picks = [train[torch.randperm(len(train), generator=stream(s, f"states/{refresh}"))[:n]] for s in seeds]
-    steps = torch.stack(picks).to(device)
+    steps = torch.stack(picks).to(data.observations.device)
     observations = data.observations[data.index[steps]]
+    base = torch.cat([frozen.anchor.act_on_steps(data, part) for part in steps.split(STATES_AT_ONCE, 1)], dim=1)
+    about = None
+    if centre is not None:
+        pairs = zip(observations.split(STATES_AT_ONCE, 1), base.split(STATES_AT_ONCE, 1), strict=True)
+        about = torch.cat([centre(*pair) for pair in pairs], dim=1)
     generators = [stream(seed, f"latents/{refresh}") for seed in seeds]
-
-    chunks = []
-    for part, of_part in zip(observations.split(STATES_AT_ONCE, 1), steps.split(STATES_AT_ONCE, 1), strict=True):
-        states, k = part.shape[1], settings.candidates
-        base = frozen.anchor.act_on_steps(data, of_part)
-        latents = normal(generators, states * k, frozen.residual.latent_size).to(device)
-        if centre is not None:
-            assert isinstance(settings, ProjSettings)
-            step = (settings.recentre_std * latents).clamp(-settings.trust, settings.trust)
-            latents = centre(part, base).repeat_interleave(k, dim=1) + step
-        latents = latents.clamp(-settings.latent_clip, settings.latent_clip)
-        wide = part.repeat_interleave(k, dim=1)
-        wide_base = base.repeat_interleave(k, dim=1)
-        corrections = clipped_candidates(frozen, wide, wide_base, latents)
-        values = critic_values(frozen, settings, wide, wide_base + corrections).view(len(seeds), states, k)
-        of_anchor = critic_values(frozen, settings, part, base)
-        apart = disagreement(frozen, settings, wide, wide_base + corrections, part, base)
-        corrections, latents = corrections.unflatten(1, (states, k)), latents.unflatten(1, (states, k))
-        chunks.append((base, corrections, latents, values, of_anchor, apart))
-
-    columns = (torch.cat(column, dim=1) for column in zip(*chunks, strict=True))
-    base, corrections, latents, values, of_anchor, apart = columns
-    spread = torch.stack([row.std(dim=-1).median() for row in values]).clamp_min(settings.spread_floor)
-    doubts = settings.disagreement * apart if settings.disagreement > 0 else None
-    weights, for_anchor = weigh(values, of_anchor, doubts, spread, settings.tau, settings.anchor_weight)
-    latent = (weights.unsqueeze(-1) * latents).sum(2)
-    if settings.anchor_weight > 0:
-        least = corrections.norm(dim=-1).argmin(dim=-1, keepdim=True).unsqueeze(-1)
-        stand_in = latents.gather(2, least.expand(-1, -1, -1, latents.shape[-1])).squeeze(2)
-        latent = latent + for_anchor.unsqueeze(-1) * stand_in
-    effective = 1.0 / (weights.square().sum(-1) + for_anchor.square())
+    drawn = draw_candidates(frozen, settings, observations, base, generators, about)
     return Targets(
         observations,
         base,
-        (weights.unsqueeze(-1) * corrections).sum(2),
-        latent,
-        torch.stack([row.mean() for row in effective]),
-        torch.stack([row.mean() for row in for_anchor]),
-        spread,
+        *drawn.barycentres(),
+        torch.stack([row.mean() for row in drawn.effective]),
+        torch.stack([row.mean() for row in drawn.of_anchor]),
+        drawn.spread,
     )
 
 

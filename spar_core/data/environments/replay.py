@@ -23,6 +23,7 @@ from spar_core.data.environments.adroit import PALM_WEIGHT, palm_distance
 from spar_core.data.environments.environment import check_shapes, environment_facts, make_env
 from spar_core.data.environments.replay_states import NEEDED, RecordedStates, recorded_arrays
 from spar_core.errors import SparError
+from spar_core.evenly import evenly
 
 # Contacts magnify the differences between releases of MuJoCo, so the 95% quantile decides, not the largest
 # error. A hundredth of a standard deviation is a tenth of what a changed friction does (Walker2d-v5: 0.12), and
@@ -157,7 +158,7 @@ def replay_check(
 
 def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> ReplayReport | None:
     """Replay a sample of steps, and the verdicts on it; ``cuts``: the file's terminals are cuts."""
-    rows = _sample(np.flatnonzero(~states.ends), steps)
+    rows = evenly(np.flatnonzero(~states.ends), steps)
     if len(rows) == 0:
         raise SparError("no episode of the file has two steps, so there is nothing to replay")
     rows = states.usable(rows, following=True)
@@ -179,7 +180,7 @@ def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> Repla
     reward -= states.rewards[rows]
     step_error = _errors_of(seen - wanted, scale)
 
-    last = states.usable(_sample(np.flatnonzero(states.terminals), max(1, steps // 10)))
+    last = states.usable(evenly(np.flatnonzero(states.terminals), max(1, steps // 10)))
     outcomes = []
     for row in last.tolist():
         states.place(row)
@@ -268,13 +269,6 @@ def _other_sign(env_id: str, seen: np.ndarray, reward_error: np.ndarray) -> Erro
     """Errors [n] of rewards if the distance of palm and object in observations [n, D] had the other sign."""
     distance = palm_distance(env_id.partition("-")[0], seen)
     return None if distance is None else _summary(reward_error - 2.0 * PALM_WEIGHT * distance)
-
-
-def _sample(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` of the rows, evenly spread."""
-    if len(rows) <= count:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def _errors_of(difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
