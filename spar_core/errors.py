@@ -13,3 +13,7 @@ class SparError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         text = message if not hint else f"{message}; {hint}"
         super().__init__(" ".join(text.split()))
+
+
+class Interrupted(SparError):
+    """Whoever runs this asked it to stop, and it did so at a step's end."""

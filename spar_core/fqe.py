@@ -38,7 +38,7 @@ from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
 from spar_core.networks import CHUNK, Adam, Stack, per_seed_mean
-from spar_core.reporter import Reporter
+from spar_core.reporter import Nested, Reporter
 
 # Standardised observations [B, D] to actions [B, A] in [-1, 1], of one seed's policy.
 Act = Callable[[Tensor], Tensor]
@@ -87,19 +87,16 @@ class PolicyValue(TDCritic):
     def follow(self, next_actions: Tensor) -> None:
         """Set the policy's actions [S, N, A] at the observation after each step."""
         self.next_actions = next_actions
-        self.last_clipped = torch.zeros(len(next_actions))
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
         bounds = value_bounds(problem)
 
         def loss(steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            total, info = fqe_loss(
+            return fqe_loss(
                 self, target, problem.data, steps, self.next_actions, bounds, problem.scale, problem.settings.discount
             )
-            self.last_clipped = info["fqe/clipped_share"]
-            return total, info
 
-        return loss
+        return Objective(loss)
 
     def warm(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
         """Regression on observed returns, which knows no policy yet: one serves all policies of a seed."""
@@ -207,15 +204,16 @@ def evaluate_in_turn(
     starts = start_observations(dataset, device)
     warmed = PolicyValue.fresh(problem)
     warmed.warm(problem, settings, report)
-    for act in policies:
+    for number, act in enumerate(policies):
         first_actions = in_chunks(act, starts)
         critic = warmed.copy()
         critic.follow(_next_actions(act, dataset, problem))
-        critic.learn(problem, settings, report)
+        of_policy = Nested(report, f"policy-{number}")
+        critic.learn(problem, settings, of_policy)
         with torch.no_grad():
             q = q_values(critic.networks, starts.expand(len(seeds), -1, -1), first_actions).squeeze(1)
         values = (per_seed_mean(q) / problem.scale).tolist()
-        yield Estimates(values, critic.last_clipped.tolist(), (q / problem.scale).tolist())
+        yield Estimates(values, of_policy.last("fqe/clipped_share", 0.0), (q / problem.scale).tolist())
 
 
 def start_observations(dataset: Dataset, device: str = "cpu") -> Tensor:

@@ -85,7 +85,7 @@ class Stack:
             x = torch.baddbmm(p[f"{i}.bias"], x, p[f"{i}.weight"])
             if self.shape.layer_norm:
                 x = _pad(F.layer_norm(x[..., :width], (width,)))
-            x = F.relu(x)
+            x = F.relu_(x)
         return torch.baddbmm(p[f"{last}.bias"], x, p[f"{last}.weight"])[..., : self.shape.outputs]
 
     def initialise(self, generators: Sequence[torch.Generator], *, zero_last: bool = False) -> Stack:
@@ -120,6 +120,14 @@ class Stack:
             lead = (seeds, members) if members > 1 else (seeds,)
             tensors[f"{prefix}.{name}"] = value.detach().cpu().reshape(*lead, *value.shape[1:]).contiguous()
         return tensors
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All weights, padding included, for checkpoints."""
+        return {"flat": self.flat}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.flat.copy_(state["flat"])
 
     @classmethod
     def restore(cls, shape: MLPShape, tensors: Mapping[str, Tensor], prefix: str, device: str = "cpu") -> Stack:
@@ -165,6 +173,23 @@ class Adam:
         """One step down the gradient of a scalar loss."""
         leaves = [leaf for stack in self.stacks for leaf in stack.leaves.values()]
         self._step(iter(torch.autograd.grad(loss, leaves)))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Steps and moments, and the weights that are optimised, for checkpoints."""
+        state = {"done": torch.tensor(self.done)}
+        for i, stack in enumerate(self.stacks):
+            moments = {"first": self.first_moments[i], "second": self.second_moments[i]}
+            state |= {f"{i}.{name}": value for name, value in {**stack.state_dict(), **moments}.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.done = int(state["done"])
+        for i, stack in enumerate(self.stacks):
+            stack.load_state_dict({"flat": state[f"{i}.flat"]})
+            self.first_moments[i].copy_(state[f"{i}.first"])
+            self.second_moments[i].copy_(state[f"{i}.second"])
+            self.steps[i].fill_(self.done)
 
     @torch.no_grad()
     def _step(self, gradients: Iterator[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,21 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(word[:8], "little") >> 1)
 
 
-def streams(seeds: Sequence[int], purpose: str) -> list[torch.Generator]:
+class Streams(list[torch.Generator]):
+    """Generators whose states can be kept and taken back."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"states": torch.stack([generator.get_state() for generator in self])}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for generator, bits in zip(self, state["states"], strict=True):
+            # A copy of its own: the state is read from the start of its storage.
+            generator.set_state(bits.clone())
+
+
+def streams(seeds: Sequence[int], purpose: str) -> Streams:
     """One generator a seed."""
-    return [stream(seed, purpose) for seed in seeds]
+    return Streams(stream(seed, purpose) for seed in seeds)
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
@@ -50,3 +62,10 @@ class Minibatches:
             self._drawn, self._used = self.choices[torch.stack(picks)], 0
         self._used += 1
         return self._drawn[:, self._used - 1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self.generators.state_dict(), "drawn": self._drawn, "used": torch.tensor(self._used)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.generators.load_state_dict(state)
+        self._drawn, self._used = state["drawn"], int(state["used"])

@@ -34,6 +34,7 @@ from spar_core.fitted import Fitted
 from spar_core.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
 from spar_core.randomness import Minibatches, normal, streams
 from spar_core.reporter import Reporter, is_curve_point
+from spar_core.resuming import resumable
 from spar_core.settings import Settings, parse
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
@@ -155,7 +156,7 @@ def fit_residual(
     noise = streams(seeds, "residual/noise")
     rows = torch.arange(n, device=device).unsqueeze(1)
 
-    for step in range(1, settings.steps + 1):
+    for step in resumable(report, "residual", settings.steps, adam=adam, batches=batches, noise=noise):
         steps = batches.next().to(device)
         observations = data.observations[data.index[steps]]
         eps = normal(noise, settings.batch_size, latents).to(device)
@@ -165,7 +166,6 @@ def fit_residual(
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
-        report.advance(len(seeds))
 
     heldout = torch.as_tensor(dataset.heldout_steps).to(device)
     centre = _decode_zero(model, data.observations[data.index], base)
@@ -177,8 +177,8 @@ def fit_residual(
         "residual/norm_train": _mean_norm(residuals, train),
         "residual/norm_heldout": _mean_norm(residuals, heldout),
         "residual/norm_at_zero_latent": _mean_norm(centre, train),
-        "residual/reconstruction": info["residual/reconstruction"].tolist(),
-        "residual/kl": info["residual/kl"].tolist(),
+        "residual/reconstruction": report.last("residual/reconstruction"),
+        "residual/kl": report.last("residual/kl"),
     }
     return Fitted({**decoder.state("decoder", n), "radius": radius.cpu()}, metrics, report.rows)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import multiprocessing.connection
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -18,7 +20,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from spar_core.errors import SparError
+from spar_core.checkpoints import Checkpoints
+from spar_core.errors import Interrupted, SparError
+from spar_core.interrupts import signals_held_back, stop_on_signal
 from spar_core.reporter import CurveRow, Reporter
 
 Result = TypeVar("Result")
@@ -29,6 +33,7 @@ Job = Callable[[Sequence[Any], Reporter], Result]
 # Units of work between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
 MESSAGE_EVERY = 50
 _outbox: Any = None
+_stop: Any = None
 
 
 @dataclass(kw_only=True)
@@ -40,6 +45,8 @@ class _SendingReporter(Reporter):
     _sent: int = 0
 
     def advance(self, steps: int) -> None:
+        if self.stopping():
+            raise Interrupted("stopped before the work was done", "run the same command again")
         self._steps += steps
         if self._steps >= MESSAGE_EVERY:
             self.flush()
@@ -54,6 +61,7 @@ def over_seeds(
     seeds: Sequence[Unit],
     workers: int,
     on_message: Callable[[int, list[CurveRow]], None] = lambda steps, rows: None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Result]:
     """Run ``job(seeds, reporter)`` over shares of the seeds; results come back in seed order, one a share.
 
@@ -62,22 +70,37 @@ def over_seeds(
         seeds: the group's seeds, or pieces of work of them.
         workers: processes at most; with one, the job runs in this process.
         on_message: called in this process with (units of work just done, new curve rows).
+        checkpoints: where loops keep theirs, a folder a share below it; None where they keep none.
 
     Raises:
         SparError: a worker was killed, most often for want of memory.
+        Interrupted: this process was sent SIGINT (Ctrl-C) or SIGTERM, and the workers stopped at a step's end. A
+            second signal stops them at once.
     """
     shares = _share(list(seeds), workers)
+    theirs = [_of_share(checkpoints, share) for share in shares]
     if len(shares) == 1:
-        return [_run_here(job, shares[0], on_message)]
+        return [_run_here(job, shares[0], on_message, theirs[0])]
     context = multiprocessing.get_context("spawn")
-    outbox = context.Queue()
+    outbox, stop = context.Queue(), context.Event()
     done = threading.Event()
     listener = threading.Thread(target=_listen, args=(outbox, on_message, done), daemon=True)
     listener.start()
     try:
         # Leaving the pool waits for the workers to end, and a worker ends once its messages are out.
-        with ProcessPoolExecutor(len(shares), context, _start_worker, (outbox,)) as pool:
-            return list(pool.map(_run_in_worker, [job] * len(shares), shares))
+        with (
+            stop_on_signal(stop.set),
+            ProcessPoolExecutor(len(shares), context, _start_worker, (outbox, stop)) as pool,
+        ):
+            try:
+                # A terminal sends Ctrl-C to all processes of a command; workers are told to stop by this one alone.
+                with signals_held_back():
+                    results = pool.map(_run_in_worker, [job] * len(shares), shares, theirs)
+                return list(results)
+            except KeyboardInterrupt:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                raise
     except BrokenProcessPool:
         raise SparError(
             "a worker process was killed",
@@ -96,26 +119,51 @@ def _share(seeds: list[Unit], workers: int) -> list[list[Unit]]:
     return [seeds[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _run_here(job: Job[Result], seeds: list[Any], on_message: Callable[[int, list[CurveRow]], None]) -> Result:
-    before = torch.get_num_threads()
+def _of_share(checkpoints: Checkpoints | None, share: list[Any]) -> Checkpoints | None:
+    """Shared out otherwise, the work starts anew: a checkpoint holds the seeds of one share."""
+    return checkpoints and checkpoints.inside("seeds-" + "-".join(map(str, share)))
+
+
+def _run_here(
+    job: Job[Result],
+    seeds: list[Any],
+    on_message: Callable[[int, list[CurveRow]], None],
+    checkpoints: Checkpoints | None,
+) -> Result:
+    before, stop = torch.get_num_threads(), threading.Event()
     torch.set_num_threads(1)
     try:
-        reporter = _SendingReporter(seeds, send=lambda message: on_message(*message))
-        result = job(seeds, reporter)
+        with stop_on_signal(stop.set):
+            reporter = _SendingReporter(
+                seeds, checkpoints=checkpoints, stopping=stop.is_set, send=lambda message: on_message(*message)
+            )
+            result = job(seeds, reporter)
         reporter.flush()
         return result
     finally:
         torch.set_num_threads(before)
 
 
-def _start_worker(outbox: Any) -> None:
-    global _outbox
-    _outbox = outbox
+def _start_worker(outbox: Any, stop: Any) -> None:
+    global _outbox, _stop
+    _outbox, _stop = outbox, stop
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _run_in_worker(job: Job[Result], seeds: list[Any]) -> Result:
-    reporter = _SendingReporter(seeds, send=_outbox.put)
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: it would go on for minutes, for no one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run_in_worker(job: Job[Result], seeds: list[Any], checkpoints: Checkpoints | None) -> Result:
+    # Time is counted from here on: the clock of another process may be another one.
+    reporter = _SendingReporter(
+        seeds, checkpoints=checkpoints and checkpoints.anew(), stopping=_stop.is_set, send=_outbox.put
+    )
     result = job(seeds, reporter)
     reporter.flush()
     return result

@@ -4,7 +4,8 @@ DVC does not see imports, so this module does: it follows the ``import`` stateme
 the project's own modules and digests what it finds. Docstrings and comments do not count. Left out are
 
 * ``spar_core.registry``, whose lines are the members: a cell's digest holds the member that it loads instead;
-* the modules and packages of ``COSMETIC``: what they do is seen by people, and never reaches an artifact.
+* the modules and packages of ``COSMETIC``: what they do is seen by people or lies beside artifacts, and never reaches
+  one (``stages.checkpointing`` says where checkpoints lie; what is in them is ``spar_core``'s, which counts).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from spar_core.artifacts import digest_bytes, digest_file
 
 PACKAGES = ("spar_core", "stages")
 REGISTRY = "spar_core.registry"
-COSMETIC = frozenset(f"stages.{name}" for name in ("cells", "layout", "progress", "tracked", "tracking"))
+COSMETIC = frozenset(
+    f"stages.{name}" for name in ("cells", "checkpointing", "layout", "progress", "tracked", "tracking")
+)
 
 
 def module_file(root: Path, module: str) -> Path | None:

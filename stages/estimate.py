@@ -33,6 +33,7 @@ from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
 from spar_core.workers import over_seeds
 from stages.cells import Cell
+from stages.checkpointing import checkpointed
 from stages.datasets import dataset_of
 from stages.entry import cell_arguments, device, stage_main, workers
 from stages.layout import Layout
@@ -131,9 +132,9 @@ def run(argv: list[str] | None = None) -> None:
     inputs = {name: digest_folder(folder) for name, folder in folders.items()}
     job = Estimate(layout, args.dataset, folders["policy"], folders["critic"], settings, shift, device())
     steps = settings.fqe.warm_start_steps + settings.fqe.steps
-    with tracked(layout, cell, params, inputs):
+    with tracked(layout, cell, params, inputs), checkpointed(layout, cell, params, inputs) as checkpoints:
         with Progress(stage=cell.name, total=steps * len(seeds), unit="seed-steps") as bar:
-            shares = over_seeds(job, seeds, workers(), lambda done, rows: bar.update(done))
+            shares = over_seeds(job, seeds, workers(), lambda done, rows: bar.update(done), checkpoints)
         rows = [row for share in shares for row in share]
         with new_artifact(cell.folder(layout)) as folder:
             write_json(folder / "estimates.json", estimates_of(rows, settings, shift))

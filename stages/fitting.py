@@ -15,6 +15,7 @@ from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 from spar_core.workers import Job, over_seeds
 from stages.cells import Cell
+from stages.checkpointing import checkpointed
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import device, workers
 from stages.layout import Layout
@@ -51,7 +52,10 @@ def fit_cell(
     """
     seeds = parse_seeds(cell.seeds or "0")
     digests = {name: digest_folder(folder) for name, folder in inputs.items()}
-    with tracked(layout, cell, params, digests, steps) as live:
+    with (
+        tracked(layout, cell, params, digests, steps) as live,
+        checkpointed(layout, cell, params, digests) as checkpoints,
+    ):
         with Progress(stage=cell.name, total=steps * len(seeds), unit="seed-steps") as bar:
 
             def show(done: int, rows: list[CurveRow]) -> None:
@@ -59,7 +63,7 @@ def fit_cell(
                 for step, seed, metric, value in rows:
                     live.log_curve(step, metric, seed, value)
 
-            fitted = Fitted.join(over_seeds(job, seeds, workers(), show))
+            fitted = Fitted.join(over_seeds(job, seeds, workers(), show, checkpoints))
         fitted.metrics[f"{PART[cell.stage]}/parameters"] = [fitted.parameters()] * len(seeds)
         with new_artifact(cell.folder(layout)) as folder:
             if write is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,12 @@ class Layout:
         """Wall time of the cell whose artifact is ``folder``; no output of DVC, since it changes from run to run."""
         below = folder.relative_to(self.root / "artifacts")
         return self.root / "artifacts" / "seconds" / stage / f"{'/'.join(below.parts[1:])}.json"
+
+    def checkpoints(self, stage: str, folder: Path) -> Path:
+        """Where the cell whose artifact is ``folder`` keeps its checkpoints while it runs; ``SPAR_CHECKPOINTS`` may
+        name another root."""
+        below = folder.relative_to(self.root / "artifacts")
+        return Path(os.environ.get("SPAR_CHECKPOINTS") or self.root / ".checkpoints") / stage / Path(*below.parts[1:])
 
     def theory(self, claim: str) -> Path:
         """Results of a claim on synthetic problems."""

@@ -28,11 +28,12 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.networks import CHUNK
 from spar_core.policy import KIND, load_policy
 from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
-from spar_core.reporter import CurveRow, Reporter
+from spar_core.reporter import CurveRow, Nested, Reporter
 from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.workers import over_seeds
 from stages.cells import Cell
+from stages.checkpointing import checkpointed
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main, workers
 from stages.layout import Layout
@@ -43,22 +44,6 @@ from stages.tracked import tracked
 
 DECISION = "decision.json"
 NOT_MEASURED = float("nan")
-
-
-class _OneSeed(Reporter):
-    """Curves of one seed, which the reporter of all seeds is told too."""
-
-    def __init__(self, seed: int, outer: Reporter) -> None:
-        super().__init__([seed])
-        self.outer = outer
-
-    def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
-        before = len(self.rows)
-        super().log(step, metrics)
-        self.outer.rows.extend(self.rows[before:])
-
-    def advance(self, steps: int) -> None:
-        self.outer.advance(steps)
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ class Reanchor:
         if decision.accepted:
             observations = torch.as_tensor(dataset.observations[dataset.observation_index])
             actions = self._act(rule)(observations).cpu().numpy()
-            reporter = _OneSeed(seed, report)
+            reporter = Nested(report, f"seed-{seed}", seeds=[seed])
             fitted = distil(self.member, self.settings, dataset, actions, seed, reporter, self.device)
         else:
             fitted = passed_on(self.previous, seed)
@@ -169,7 +154,10 @@ def run(argv: list[str] | None = None) -> None:
         layout, args.dataset, previous, policy, critic, rounds + 1, stopped_at, member, settings, rule, device()
     )
     seeds = parse_seeds(args.seeds)
-    with tracked(layout, cell, params, inputs, settings.steps) as live:
+    with (
+        tracked(layout, cell, params, inputs, settings.steps) as live,
+        checkpointed(layout, cell, params, inputs) as checkpoints,
+    ):
         with Progress(stage=cell.name, total=settings.steps * len(seeds), unit="seed-steps") as bar:
 
             def show(done: int, rows: list[CurveRow]) -> None:
@@ -177,7 +165,7 @@ def run(argv: list[str] | None = None) -> None:
                 for step, seed, metric, value in rows:
                     live.log_curve(step, metric, seed, value)
 
-            made_of = [pair for share in over_seeds(job, seeds, workers(), show) for pair in share]
+            made_of = [pair for share in over_seeds(job, seeds, workers(), show, checkpoints) for pair in share]
         fitted = Fitted.join([anchor for anchor, _ in made_of])
         decision = {
             "round": rounds + 1,

@@ -89,7 +89,7 @@ class CVAEAnchor(Anchor):
             eps = normal(noise, settings.batch_size, latents).to(device)
             return autoencoding_loss(encoder, decoder, observations, actions, eps, settings.beta)
 
-        train(cls(decoder, latents), [encoder, decoder], loss_of, dataset, settings, seeds, report, device)
+        train(cls(decoder, latents), [encoder, decoder], loss_of, dataset, settings, seeds, report, device, noise=noise)
         return Fitted(decoder.state("decoder", n), curves=report.rows)
 
     @classmethod

@@ -131,7 +131,8 @@ class DiffusionAnchor(Anchor):
             drawn = torch.stack([table[torch.randint(len(table), (batch,), generator=g)] for g in picks])
             return denoising_loss(network, drawn.to(device), observations, actions, eps)
 
-        train(cls(network, levels), [network], loss_of, dataset, settings, seeds, report, device)
+        random = {"noise": noise, "picks": picks}
+        train(cls(network, levels), [network], loss_of, dataset, settings, seeds, report, device, **random)
         return Fitted(network.state("network", len(seeds)), curves=report.rows)
 
     @classmethod

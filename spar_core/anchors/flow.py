@@ -71,7 +71,8 @@ class FlowAnchor(Anchor):
             t = torch.stack([torch.rand(batch, 1, generator=g) for g in times]).to(device)
             return matching_loss(network, observations, actions, x, t)
 
-        train(cls(network, settings.flow_steps), [network], loss_of, dataset, settings, seeds, report, device)
+        anchor, random = cls(network, settings.flow_steps), {"noise": noise, "times": times}
+        train(anchor, [network], loss_of, dataset, settings, seeds, report, device, **random)
         return Fitted(network.state("network", len(seeds)), curves=report.rows)
 
     @classmethod

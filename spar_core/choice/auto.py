@@ -31,7 +31,7 @@ from spar_core.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import parse_variant, variant_kind
-from spar_core.reporter import Reporter
+from spar_core.reporter import Nested, Reporter
 from spar_core.settings import Settings
 
 # Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th of ``AutoSettings.names``.
@@ -110,12 +110,12 @@ class Auto(Improvement):
         fitted = Fitted()
         rules: dict[str, Improvement] = {}
         for name, (member, of_member) in settings.members().items():
-            inner = _Prefixed(seeds, outer=report, prefix=name)
+            inner = Nested(report, name, prefix=name)
             found = member.fit(dataset, frozen, of_member, seeds, inner, device)
             rules[name] = member.restore(frozen, of_member, found.tensors, device)
             fitted.tensors |= under(name, found.tensors)
         anchor = AnchorAlone(frozen, AnchorAlone.Settings())
-        inner = _Prefixed(seeds, outer=report, prefix=None)
+        inner = Nested(report, "evidence", prefix=None)
         evidence = gather(dataset, anchor, rules, settings.states, settings.fqe, seeds, inner, device)
         trust = trust_in(frozen.critic, dataset, len(seeds), device)
         of_seed = [{name: rows[row] for name, rows in evidence.items()} for row in range(len(seeds))]
@@ -160,18 +160,3 @@ def document(seed: int, trust: Trust, evidence: Mapping[str, Evidence], choice: 
         "critic": asdict(trust),
         "evidence": {name: found.numbers() for name, found in evidence.items()},
     }
-
-
-class _Prefixed(Reporter):
-    """Passes on progress, and curves under a candidate's name (none for None)."""
-
-    def __init__(self, seeds: Sequence[int], *, outer: Reporter, prefix: str | None) -> None:
-        super().__init__(seeds)
-        self.outer, self.prefix = outer, prefix
-
-    def advance(self, steps: int) -> None:
-        self.outer.advance(steps)
-
-    def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
-        if self.prefix is not None:
-            self.outer.log(step, {f"{self.prefix}/{name}": value for name, value in metrics.items()})

@@ -18,6 +18,7 @@ Whatever could round differently beside other seeds (exponentials, sums) is done
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,15 @@ class Actor:
         self.noise = streams(seeds, "critic/actor_noise")
         self.adam = Adam(settings.learning_rate, self.network)
         self.log_temperature = [0.0] * len(seeds)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        temperatures = torch.tensor(self.log_temperature, dtype=torch.float64)
+        return {"log_temperature": temperatures, **self.adam.state_dict(), **self.noise.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.log_temperature = state["log_temperature"].tolist()
+        self.adam.load_state_dict(state)
+        self.noise.load_state_dict(state)
 
     def sample(self, observations: Tensor, draws: int = 1) -> tuple[Tensor, Tensor]:
         """Actions [S, B, n, A] at the observations [S, B, D], and their log-probabilities [S, B, n]."""

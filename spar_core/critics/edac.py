@@ -58,7 +58,7 @@ class EDACCritic(TDCritic):
             total, info = edac_loss(self, target, actor, problem, steps)
             return total, {**info, **learnt}
 
-        return loss
+        return Objective(loss, {"actor": actor})
 
 
 def edac_loss(

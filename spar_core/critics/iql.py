@@ -41,7 +41,7 @@ class IQLCritic(TDCritic):
     Settings = IQLSettings
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return lambda steps: td_loss(self, target, problem.data, steps, problem.scale, self.settings)
+        return Objective(lambda steps: td_loss(self, target, problem.data, steps, problem.scale, self.settings))
 
 
 def td_loss(

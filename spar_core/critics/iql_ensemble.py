@@ -51,7 +51,7 @@ class IQLEnsembleCritic(TDCritic):
         return mean_of(values) - self.settings.kappa * spread_of(values)
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return lambda steps: ensemble_loss(self, target, problem.data, steps, problem.scale, self.settings)
+        return Objective(lambda steps: ensemble_loss(self, target, problem.data, steps, problem.scale, self.settings))
 
 
 def ensemble_loss(

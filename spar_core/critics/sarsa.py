@@ -39,7 +39,7 @@ class SARSACritic(TDCritic):
     conservatism = "minimum of two networks, of the behaviour's own value"
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return lambda steps: sarsa_loss(self, target, problem.data, steps, problem.scale, self.settings)
+        return Objective(lambda steps: sarsa_loss(self, target, problem.data, steps, problem.scale, self.settings))
 
 
 def sarsa_loss(

@@ -8,12 +8,14 @@ Bootstrapping goes through truncations and stops at terminations.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from spar_core.checkpoints import Kept
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import beyond_rewards, stop_if, warm_start
 from spar_core.data.dataset import Dataset
@@ -21,9 +23,18 @@ from spar_core.fitted import Fitted
 from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
+from spar_core.resuming import resumable
 
 # The summed loss at the steps [S, B], and values [S] for the curve, "critic/q_mean" among them.
-Objective = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a critic minimises, and what that changes on its way besides the critic: an actor, random streams."""
+
+    loss: StepsLoss
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
 
 class TDSettings(StackedSettings):
@@ -60,8 +71,9 @@ class TDCritic(StackedCritic):
         objective = self.objective(problem, target)
         batches = Minibatches(problem.dataset.bootstrap_steps, problem.seeds, settings.batch_size, "critic/batches")
         bound = beyond_rewards(problem)
-        for step in range(1, settings.steps + 1):
-            loss, info = objective(batches.next().to(problem.data.observations.device))
+        parts = {"adam": adam, "target": target, "batches": batches, **objective.kept}
+        for step in resumable(report, "temporal_differences", settings.steps, **parts):
+            loss, info = objective.loss(batches.next().to(problem.data.observations.device))
             adam.minimise(loss)
             target.flat.lerp_(self.networks.flat.detach(), settings.target_rate)
             if is_curve_point(step, settings.steps):
@@ -70,4 +82,3 @@ class TDCritic(StackedCritic):
                 what = f"mean Q is {means.abs().max().item():.3g} at step {step}"
                 stop_if(not bool(allowed.all()), what, "lower its learning_rate or raise warm_start_steps")
                 report.log(settings.warm_start_steps + step, info)
-            report.advance(len(problem.seeds))

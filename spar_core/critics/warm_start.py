@@ -20,6 +20,7 @@ from spar_core.errors import SparError
 from spar_core.networks import Adam, per_seed_mean
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
+from spar_core.resuming import resumable
 
 
 def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, report: Reporter) -> None:
@@ -30,7 +31,7 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, 
     ends = torch.as_tensor(last_observations(dataset)).to(data.observations.device)
     rows = torch.arange(len(seeds), device=data.observations.device).unsqueeze(1)
     largest = beyond_rewards(problem)
-    done = 0
+    before = 0
     for phase, phase_steps in enumerate((steps // 2, steps - steps // 2)):
         tails: list[np.ndarray | None] = [None] * len(seeds)
         choices = whole if phase == 0 and len(whole) else train
@@ -41,8 +42,8 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, 
             [torch.as_tensor(discounted_returns(dataset, discount, tail)) * problem.scale for tail in tails]
         ).to(rows.device)
         batches = Minibatches(choices, seeds, problem.settings.batch_size, f"critic/warm_start/{phase}")
-        for _ in range(phase_steps):
-            done += 1
+        for step in resumable(report, f"warm_start-{phase}", phase_steps, adam=adam, batches=batches):
+            done = before + step
             picked = batches.next().to(rows.device)
             loss, info = return_loss(critic, *data.at(picked), targets[rows, picked])
             adam.minimise(loss)
@@ -51,7 +52,7 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, 
                 what = f"its error to observed returns is {error:.3g} at warm-start step {done}"
                 stop_if(not error < largest, what, "lower its learning_rate")
                 report.log(done, info)
-            report.advance(len(seeds))
+        before += phase_steps
 
 
 def return_loss(

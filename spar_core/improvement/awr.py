@@ -69,9 +69,9 @@ class AWR(ResidualActor, Improvement):
             predicted = rule.bounded(data.observations[data.index[picked]], base[rows, picked])
             return weighted_loss(predicted, targets[rows, picked], weights[rows, picked])
 
-        info = minimise_on_data(rule.network, loss_of, dataset, settings, seeds, report, device)
+        minimise_on_data(rule.network, loss_of, dataset, settings, seeds, report, device)
         metrics = {
-            "improvement/loss": info["improvement/loss"].tolist(),
+            "improvement/loss": report.last("improvement/loss"),
             "improvement/correction_norm": correction_norm(rule, dataset, data, base),
             "improvement/weight_mean": [row.mean().item() for row in weights],
             "improvement/weight_clipped_share": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from spar_core.improvement.candidates import CandidateSettings, Centre, Targets,
 from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
+from spar_core.resuming import resumable
 
 # (observations, base, target correction, target latent), all [S, B, .], to (loss, info).
 ImitationLoss = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -39,32 +41,25 @@ def imitate(
     data = DeviceData.of(dataset, device)
     adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
     rows = torch.arange(len(seeds), device=device).unsqueeze(1)
-    starts = [round(i * settings.steps / settings.refreshes) for i in range(settings.refreshes)]
-    targets: Targets | None = None
-    batches: Minibatches | None = None
+    bounds = [round(i * settings.steps / settings.refreshes) for i in range(settings.refreshes + 1)]
     first_gap: list[float] = []
-    for step in range(1, settings.steps + 1):
-        if step - 1 in starts:
-            refresh = starts.index(step - 1)
-            about = centre if refresh else None
-            targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh, about)
-            n = targets.base.shape[1]
-            batches = Minibatches(torch.arange(n), seeds, settings.batch_size, f"improvement/batches/{refresh}")
-            if not first_gap:
-                first_gap = _norms(correction, targets)
-        assert targets is not None and batches is not None
-        picked = batches.next().to(device)
-        loss, info = loss_of(
-            targets.observations[rows, picked],
-            targets.base[rows, picked],
-            targets.correction[rows, picked],
-            targets.latent[rows, picked],
-        )
-        report.observe(step, network)
-        adam.minimise(loss)
-        if is_curve_point(step, settings.steps):
-            report.log(step, info)
-        report.advance(len(seeds))
+    for refresh, (start, end) in enumerate(itertools.pairwise(bounds)):
+        targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh, centre if refresh else None)
+        states = torch.arange(targets.base.shape[1])
+        batches = Minibatches(states, seeds, settings.batch_size, f"improvement/batches/{refresh}")
+        first_gap = first_gap or _norms(correction, targets)
+        for step in resumable(report, f"improvement-{refresh}", end - start, adam=adam, batches=batches):
+            picked = batches.next().to(device)
+            loss, info = loss_of(
+                targets.observations[rows, picked],
+                targets.base[rows, picked],
+                targets.correction[rows, picked],
+                targets.latent[rows, picked],
+            )
+            report.observe(start + step, network)
+            adam.minimise(loss)
+            if is_curve_point(start + step, settings.steps):
+                report.log(start + step, info)
 
     metrics = {
         "improvement/step0_norm": first_gap,
@@ -72,7 +67,7 @@ def imitate(
         "improvement/effective_candidates": targets.effective.tolist(),
         "improvement/anchor_weight": targets.of_anchor.tolist(),
         "improvement/value_spread": targets.spread.tolist(),
-        "improvement/loss": info["improvement/loss"].tolist(),
+        "improvement/loss": report.last("improvement/loss"),
     }
     return Fitted(network.state("network", len(seeds)), metrics, report.rows)
 

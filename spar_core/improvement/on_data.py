@@ -13,6 +13,7 @@ from spar_core.improvement.actors import NetworkSettings, ResidualActor
 from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
+from spar_core.resuming import resumable
 
 # Steps [S, B] of the dataset to (loss, info).
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -26,18 +27,16 @@ def minimise_on_data(
     seeds: Sequence[int],
     report: Reporter,
     device: str,
-) -> dict[str, Tensor]:
-    """Train ``network`` for ``settings.steps``; the last minibatch's info."""
+) -> None:
+    """Train ``network`` for ``settings.steps``; the last minibatch's info is the end of the curves."""
     adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
     batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
-    for step in range(1, settings.steps + 1):
+    for step in resumable(report, "improvement", settings.steps, adam=adam, batches=batches):
         loss, info = loss_of(batches.next().to(device))
         report.observe(step, network)
         adam.minimise(loss)
         if is_curve_point(step, settings.steps):
             report.log(step, info)
-        report.advance(len(seeds))
-    return info
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from spar_core.reporter import Reporter
 
 # Smallest mean |Q_c| that lambda divides by, in scaled return units.
 SMALLEST_VALUE = 1e-6
+CURVES = ("improvement/loss", "improvement/q", "improvement/bc_loss")
 
 
 class ValueGradientSettings(ResidualNetworkSettings):
@@ -53,8 +54,8 @@ def value_gradient_loss(
     scale = q_weight / per_seed_mean(logged_q.abs()).clamp_min(SMALLEST_VALUE).detach()
     value, error = per_seed_mean(q), per_seed_mean((chosen - actions).square())
     loss = error - scale * value
-    info = {"improvement/loss": loss, "improvement/q": value, "improvement/bc_loss": error}
-    return loss.sum(), {name: row.detach() for name, row in info.items()}
+    info = dict(zip(CURVES, (loss.detach(), value.detach(), error.detach()), strict=True))
+    return loss.sum(), info
 
 
 class ValueGradient(Improvement):
@@ -90,8 +91,8 @@ class ValueGradient(Improvement):
             q = critic.conservative_q(observations, chosen)
             return value_gradient_loss(chosen, q, actions, logged_q[rows, picked], settings.q_weight)
 
-        info = minimise_on_data(actor.network, loss_of, dataset, settings, seeds, report, device)
-        metrics = {name: values.tolist() for name, values in info.items()}
+        minimise_on_data(actor.network, loss_of, dataset, settings, seeds, report, device)
+        metrics = {name: report.last(name) for name in CURVES}
         metrics["improvement/correction_norm"] = correction_norm(actor, dataset, data, base)
         return Fitted(actor.network.state("network", len(seeds)), metrics, report.rows)
 

@@ -1,0 +1,89 @@
+"""Checkpoints of a cell that trains: where they lie, what they stand for, and when they go.
+
+They lie outside of DVC's outputs, in ``.checkpoints`` or the folder that ``SPAR_CHECKPOINTS`` names, below a digest of
+all that the result depends on: the cell's params, inputs and code, the versions of the libraries that compute, the
+processor's instructions and the device. ``SPAR_CHECKPOINT_SECONDS`` is the time between two of them (default 30; 0
+keeps none). Neither changes a result.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spar_core.artifacts import digest_value
+from spar_core.checkpoints import Checkpoints
+from spar_core.errors import SparError
+from spar_core.members import variant_kinds
+from stages.cells import Cell
+from stages.closure import code_digest, member_module
+from stages.entry import device
+from stages.layout import Layout
+from stages.params import read_params
+
+SECONDS = 30.0
+# Where the code that runs lies.
+HERE = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def checkpointed(
+    layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Iterator[Checkpoints | None]:
+    """Checkpoints for the work of the block; when it is done, they are deleted. None where none are wanted.
+
+    Those of the same cell with other params, inputs or code are deleted first: they can no longer be gone on from.
+    """
+    seconds = seconds_between()
+    of_cell = layout.checkpoints(cell.stage, cell.folder(layout))
+    if seconds == 0:
+        yield None
+        return
+    folder = of_cell / identity(layout, cell, params, inputs)
+    for other in of_cell.glob("*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    yield Checkpoints(folder, seconds)
+    shutil.rmtree(of_cell, ignore_errors=True)
+
+
+def seconds_between() -> float:
+    """``SPAR_CHECKPOINT_SECONDS``."""
+    text = os.environ.get("SPAR_CHECKPOINT_SECONDS", "")
+    try:
+        seconds = float(text) if text else SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise SparError(f"SPAR_CHECKPOINT_SECONDS='{text}' is not a number of seconds", "0 keeps no checkpoints")
+    return seconds
+
+
+def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Digest of all that the weights of a cell depend on, to the last bit.
+
+    The code's digest is taken from the files that run, not from ``digests.yaml``: a stage may be called alone.
+    """
+    variants = read_params(layout)
+    modules = [f"stages.{cell.stage}"]
+    for family in ("anchor", "critic", "improvement"):
+        name = getattr(cell, family) or getattr(cell.round, family, None)
+        if name:
+            values = variants.get(f"{family}s", {}).get(name)
+            modules += [member_module(family, kind) for kind in variant_kinds(name, values)]
+    runs_on = [
+        platform.python_version(),
+        torch.__version__,
+        np.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        device(),
+    ]
+    return digest_value([params, inputs, code_digest(HERE, modules), runs_on])
