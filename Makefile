@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study publish theory view ui test test-slow lint format clean
+.PHONY: help setup setup-dev run study sweep publish theory view ui test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,10 @@ run: setup ## run the study that params.yaml holds, and publish it to MLflow
 study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study NAME=builtin
 	@test -n "$(NAME)" || { echo 'error: say which study: make study NAME=default'; exit 2; }
 	$(BIN)/python -m stages.study $(NAME)
+	$(BIN)/python -m stages.run
+
+sweep: setup ## the same, JOBS cells at a time: make sweep JOBS=2
+	$(BIN)/python -m stages.sweep --jobs $(or $(JOBS),2)
 	$(BIN)/python -m stages.run
 
 publish: setup ## make sure that every cell of the study is in MLflow

@@ -1,0 +1,55 @@
+"""The pipeline as DVC sees it: its stages by name, and which stages each one waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import networkx
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from spar_core.errors import SparError
+
+PLAN = "plan"
+
+
+def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
+    """Stages in an order in which they can run, each with those that it depends on. ``plan`` is left out: everything
+    waits for it, and it runs first.
+
+    Raises:
+        SparError: DVC cannot read the pipeline.
+    """
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph
+            edges = {stage.addressing: {d.addressing for d in graph.successors(stage)} for stage in graph}
+    except DvcException as error:
+        raise SparError(f"DVC cannot read the pipeline: {error}") from None
+    order = networkx.lexicographical_topological_sort(
+        networkx.DiGraph([(d, name) for name, needs in edges.items() for d in needs] or []), key=list(edges).index
+    )
+    return {name: tuple(sorted(edges[name] - {PLAN})) for name in order if name != PLAN}
+
+
+def restrict(graph: Mapping[str, Sequence[str]], targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What the targets need, themselves included. A target is a stage, or its name before the ``@`` for all its cells.
+
+    Raises:
+        SparError: there is no such stage.
+    """
+    if not targets:
+        return {name: tuple(needs) for name, needs in graph.items()}
+    wanted: set[str] = set()
+    for target in targets:
+        found = [name for name in graph if name == target or name.split("@")[0] == target]
+        if not found:
+            raise SparError(f"the pipeline has no stage '{target}'", "`dvc stage list --name-only` lists them")
+        wanted |= set(found)
+    waiting = list(wanted)
+    while waiting:
+        more = set(graph[waiting.pop()]) - wanted
+        wanted |= more
+        waiting += more
+    return {name: tuple(needs) for name, needs in graph.items() if name in wanted}

@@ -1,0 +1,72 @@
+"""Which cells may run now: the state of a sweep, whoever runs its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class Schedule:
+    """Cells that wait, run, or have ended.
+
+    A cell is ready when all that it depends on is done; what depends on a failed cell is left out. Of the ready ones,
+    that with the longest chain of cells behind it comes first.
+
+    Args:
+        graph: cells, each with those that it depends on.
+        weights: what each cell is expected to take, in any unit; 1 where it is not known.
+    """
+
+    def __init__(self, graph: Mapping[str, Sequence[str]], weights: Mapping[str, float] | None = None) -> None:
+        self.graph = {name: tuple(needs) for name, needs in graph.items()}
+        self.waiting = dict.fromkeys(self.graph)
+        self.running: set[str] = set()
+        self.done: set[str] = set()
+        self.failed: set[str] = set()
+        self.left_out: set[str] = set()
+        self._dependents: dict[str, list[str]] = {name: [] for name in self.graph}
+        for name, needs in self.graph.items():
+            for need in needs:
+                self._dependents[need].append(name)
+        self._chain = self._chains(weights or {})
+
+    def _chains(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Length of the longest chain from each cell to an end of the pipeline."""
+        chain: dict[str, float] = {}
+        left = {name: len(after) for name, after in self._dependents.items()}
+        ends = [name for name, n in left.items() if n == 0]
+        while ends:
+            name = ends.pop()
+            behind = max((chain[after] for after in self._dependents[name]), default=0.0)
+            chain[name] = weights.get(name, 1.0) + behind
+            for need in self.graph[name]:
+                left[need] -= 1
+                if left[need] == 0:
+                    ends.append(need)
+        return chain
+
+    def start(self) -> str | None:
+        """The next cell to run, which counts as running from now on; None where none is ready."""
+        ready = [name for name in self.waiting if all(need in self.done for need in self.graph[name])]
+        if not ready:
+            return None
+        name = max(ready, key=lambda cell: self._chain[cell])
+        del self.waiting[name]
+        self.running.add(name)
+        return name
+
+    def finish(self, name: str, ok: bool) -> None:
+        """A running cell has ended."""
+        self.running.remove(name)
+        (self.done if ok else self.failed).add(name)
+        if not ok:
+            behind = list(self._dependents[name])
+            while behind:
+                other = behind.pop()
+                if other in self.waiting:
+                    del self.waiting[other]
+                    self.left_out.add(other)
+                    behind += self._dependents[other]
+
+    def over(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self.waiting

@@ -1,0 +1,171 @@
+"""Cells side by side: the schedule, and real sweeps of a scratch clone with DVC."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from spar_core.errors import SparError
+from stages.graph import read_graph, restrict
+from stages.layout import Layout
+from stages.schedule import Schedule
+from tests.pipeline import DATASET, REPOSITORY, Clone
+
+DIAMOND = {"data": (), "anchor": ("data",), "critic": ("data",), "policy": ("anchor", "critic"), "report": ("policy",)}
+
+
+def walk(schedule, jobs, fails=(), rng=None):
+    """Run a schedule without work: the order in which cells started."""
+    started, running = [], []
+    rng = rng or random.Random(0)
+    while not schedule.over():
+        while len(running) < jobs and (name := schedule.start()):
+            assert all(need in schedule.done for need in schedule.graph[name])
+            started.append(name)
+            running.append(name)
+        name = running.pop(rng.randrange(len(running)))
+        schedule.finish(name, name not in fails)
+    return started
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_a_cell_starts_when_all_that_it_needs_is_done_and_each_starts_once(jobs):
+    schedule = Schedule(DIAMOND)
+    started = walk(schedule, jobs)
+    assert sorted(started) == sorted(DIAMOND) and schedule.done == set(DIAMOND)
+    assert schedule.start() is None
+
+
+def test_random_graphs_are_finished_in_an_order_that_respects_them():
+    for seed in range(20):
+        rng = random.Random(seed)
+        graph = {str(i): tuple(str(j) for j in range(i) if rng.random() < 0.2) for i in range(30)}
+        schedule = Schedule(graph)
+        assert len(walk(schedule, rng.randint(1, 6), rng=rng)) == 30
+
+
+def test_what_depends_on_a_failed_cell_is_left_out_and_the_rest_is_done():
+    graph = {**DIAMOND, "other": ("data",)}
+    schedule = Schedule(graph)
+    walk(schedule, 2, fails={"critic"})
+    assert schedule.failed == {"critic"} and schedule.left_out == {"policy", "report"}
+    assert schedule.done == {"data", "anchor", "other"}
+
+
+def test_the_longest_chain_comes_first():
+    graph = {"short": (), "long": (), "middle": ("long",), "end": ("middle",)}
+    assert Schedule(graph).start() == "long"
+    assert Schedule(graph, {"short": 10.0}).start() == "short"
+
+
+def test_targets_bring_what_they_need_and_nothing_else():
+    assert set(restrict(DIAMOND, ["policy"])) == {"data", "anchor", "critic", "policy"}
+    cells = {"fit@a": (), "fit@b": (), "use@a": ("fit@a",)}
+    assert set(restrict(cells, ["fit"])) == {"fit@a", "fit@b"}
+    with pytest.raises(SparError, match="no stage 'fitt'"):
+        restrict(cells, ["fitt"])
+
+
+def test_the_graph_of_this_project_is_in_an_order_that_can_run():
+    graph = read_graph(REPOSITORY)
+    seen = set()
+    for name, needs in graph.items():
+        assert set(needs) <= seen, name
+        seen.add(name)
+    assert "plan" not in graph and any(name.startswith("self_imitation@") for name in graph)
+
+
+# --- with DVC ---
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return Clone(tmp_path_factory.mktemp("sweep") / "clone", cache=tmp_path_factory.mktemp("sweep-cache"))
+
+
+def sweep(clone, *arguments, ok=True):
+    return clone.run("python", "-m", "stages.sweep", *arguments, ok=ok)
+
+
+@pytest.fixture(scope="module")
+def swept(clone):
+    """A whole sweep with two jobs."""
+    return sweep(clone, "--jobs", "2")
+
+
+@pytest.mark.pipeline
+def test_a_sweep_leaves_nothing_for_dvc_repro_to_do_but_the_plan(clone, swept):
+    assert "cells are done" in swept.stdout and "FAILED" not in swept.stdout
+    assert clone.repro() == ["plan"]
+    logs = {path.name for path in (clone.folder / "runs" / "sweep").iterdir()}
+    assert {f"fit_bc@{DATASET.replace('/', '_')}-mlp-0-1.log", "report.log"} <= logs
+
+
+@pytest.mark.pipeline
+def test_a_sweep_makes_the_same_bytes_as_dvc_repro(clone, swept, tmp_path):
+    one_by_one = Clone(tmp_path / "clone", cache=tmp_path / "cache")
+    one_by_one.repro()
+    assert one_by_one.lock() == clone.lock()
+
+
+@pytest.mark.pipeline
+def test_a_failed_cell_is_named_with_its_reason_and_the_rest_is_finished(clone, swept):
+    clone.set({"critics.sarsa.learning_rate": 1e9})
+    clone.study(critics=["iql", "sarsa"], improvements=["anchor", "spar_mlp"])
+    result = sweep(clone, "evaluate", "--jobs", "2", ok=False)
+    assert result.returncode == 1
+    failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1 and "fit_critic@" in failed[0] and "the critic diverged" in failed[0]
+    assert "1 of" in result.stderr and "were left out" in result.stderr
+    assert "Traceback" not in result.stderr
+    done = [line for line in result.stdout.splitlines() if "evaluate@" in line]
+    assert len(done) == 2 and all(": done" in line for line in done)
+
+
+@pytest.mark.pipeline
+def test_params_that_are_wrong_stop_a_sweep_before_it_starts(clone):
+    before = (clone.folder / "params.yaml").read_text()
+    try:
+        clone.set({"critics.iql.expectille": 0.7})
+        result = sweep(clone, ok=False)
+    finally:
+        (clone.folder / "params.yaml").write_text(before)
+    assert result.returncode == 1 and "expectille" in result.stderr and "Traceback" not in result.stderr
+    assert "did you mean 'expectile'" in result.stderr and not result.stdout.strip()
+
+
+@pytest.mark.pipeline
+def test_ctrl_c_stops_all_cells_and_the_same_command_goes_on(clone):
+    clone.study(critics=["iql"], improvements=["anchor", "spar_mlp"], seeds=["4-5"])
+    clone.set({"anchors.mlp.steps": 4000, "critics.iql.steps": 4000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.sweep", "fit_bc", "fit_critic", "--jobs", "2"],
+        cwd=clone.folder,
+        env={**clone.environment, "SPAR_CHECKPOINT_SECONDS": "0.2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while len(list((clone.folder / ".checkpoints").rglob("*.safetensors"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "error: interrupted" in output and "goes on from there" in output, output
+    assert "Traceback" not in output
+    assert list((clone.folder / ".checkpoints").rglob("*.safetensors"))
+    assert "cells are done" in sweep(clone, "fit_bc", "fit_critic", "--jobs", "2").stdout
+    assert not list((clone.folder / ".checkpoints").rglob("*.safetensors"))
+
+
+def test_log_names_are_flat(tmp_path):
+    from stages.sweep import log_of
+
+    path = log_of(Layout(tmp_path), "fit_bc@builtin/x-mlp-0-3")
+    assert path.parent == tmp_path / "runs" / "sweep" and os.sep not in path.name
