@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 
 
@@ -28,6 +29,15 @@ class Schedule:
             for need in needs:
                 self._dependents[need].append(name)
         self._chain = self._chains(weights or {})
+        self._order = {name: number for number, name in enumerate(self.graph)}
+        self._unmet = {name: len(needs) for name, needs in self.graph.items()}
+        self._ready: list[tuple[float, int, str]] = []
+        for name in self.graph:
+            self._when_ready(name)
+
+    def _when_ready(self, name: str) -> None:
+        if self._unmet[name] == 0:
+            heapq.heappush(self._ready, (-self._chain[name], self._order[name], name))
 
     def _chains(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Length of the longest chain from each cell to an end of the pipeline."""
@@ -46,10 +56,9 @@ class Schedule:
 
     def start(self) -> str | None:
         """The next cell to run, which counts as running from now on; None where none is ready."""
-        ready = [name for name in self.waiting if all(need in self.done for need in self.graph[name])]
-        if not ready:
+        if not self._ready:
             return None
-        name = max(ready, key=lambda cell: self._chain[cell])
+        name = heapq.heappop(self._ready)[2]
         del self.waiting[name]
         self.running.add(name)
         return name
@@ -58,7 +67,11 @@ class Schedule:
         """A running cell has ended."""
         self.running.remove(name)
         (self.done if ok else self.failed).add(name)
-        if not ok:
+        if ok:
+            for after in self._dependents[name]:
+                self._unmet[after] -= 1
+                self._when_ready(after)
+        else:
             behind = list(self._dependents[name])
             while behind:
                 other = behind.pop()
