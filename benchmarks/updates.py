@@ -74,6 +74,7 @@ def jobs(steps: int, dataset: Any, seeds: Sequence[int], **changed: Any) -> dict
     """Stages by name, each a function of a reporter; ``changed`` replaces settings that a stage has."""
     from spar_core.anchors.mlp import MLPAnchor
     from spar_core.critics.iql import IQLCritic
+    from spar_core.improvement.awr_scratch import AWRFromScratch
     from spar_core.improvement.base import Frozen
     from spar_core.improvement.spar_mlp import SparMLP
     from spar_core.improvement.spar_proj import SparProj
@@ -110,6 +111,7 @@ def jobs(steps: int, dataset: Any, seeds: Sequence[int], **changed: Any) -> dict
         "fit_bc": lambda report: MLPAnchor.clone(dataset, anchor_settings, seeds, report, "cpu"),
         "fit_residual": lambda report: fit_residual(dataset, anchor, residual_settings, seeds, report),
         "fit_critic": lambda report: IQLCritic.fit(dataset, critic_settings, seeds, report, "cpu"),
+        "awr_scratch": rule(AWRFromScratch),
         "spar_mlp": rule(SparMLP),
         "spar_proj": rule(SparProj),
     }
