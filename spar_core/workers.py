@@ -23,6 +23,7 @@ import torch
 from spar_core.checkpoints import Checkpoints
 from spar_core.errors import Interrupted, SparError
 from spar_core.interrupts import signals_held_back, stop_on_signal
+from spar_core.memory import keep_freed_memory
 from spar_core.reporter import CurveRow, Reporter
 
 Result = TypeVar("Result")
@@ -146,6 +147,7 @@ def _run_here(
 
 def _start_worker(outbox: Any, stop: Any) -> None:
     global _outbox, _stop
+    keep_freed_memory()
     _outbox, _stop = outbox, stop
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable
 
 from spar_core.errors import Interrupted, SparError
+from spar_core.memory import keep_freed_memory
 
 
 def stage_main(run: Callable[[list[str] | None], None]) -> int:
     """Run an entry point; print what the user can mend as one line, and return the exit status."""
+    keep_freed_memory()
     if os.environ.get("SPAR_END_WITH"):
         threading.Thread(target=_end_with, args=(int(os.environ["SPAR_END_WITH"]),), daemon=True).start()
     try:
