@@ -165,12 +165,31 @@ class Adam:
         self.first_moments = [torch.zeros_like(stack.flat) for stack in stacks]
         self.second_moments = [torch.zeros_like(stack.flat) for stack in stacks]
         self.steps = [torch.zeros((), device=stack.flat.device) for stack in stacks]
+        # On a device a tensor, so that a captured step sees it change.
+        device = stacks[0].flat.device
+        self.rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
         for stack in stacks:
             for leaf in stack.leaves.values():
                 leaf.requires_grad_()
 
     def minimise(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar loss."""
+        self.prepare()
+        self.step(loss)
+
+    def prepare(self) -> None:
+        """What is done on the host before a step: the learning rate falls."""
+        rate = self.learning_rate
+        if self.decay_steps:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.done / self.decay_steps)))
+        self.done += 1
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(rate)
+        else:
+            self.rate = rate
+
+    def step(self, loss: Tensor) -> None:
+        """What is done on the device; a graph may replay it (:mod:`spar_core.updates`)."""
         leaves = [leaf for stack in self.stacks for leaf in stack.leaves.values()]
         self._step(iter(torch.autograd.grad(loss, leaves)))
 
@@ -196,10 +215,6 @@ class Adam:
         for stack, buffer in zip(self.stacks, self.gradients, strict=True):
             for start, end in stack.spans.values():
                 buffer[:, start:end].copy_(next(gradients).reshape(stack.n, end - start))
-        rate = self.learning_rate
-        if self.decay_steps:
-            rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.done / self.decay_steps)))
-        self.done += 1
         for step in self.steps:
             step += 1
         torch._fused_adam_(
@@ -209,7 +224,7 @@ class Adam:
             self.second_moments,
             [],
             self.steps,
-            lr=rate,
+            lr=self.rate,
             beta1=self.BETAS[0],
             beta2=self.BETAS[1],
             weight_decay=0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,34 +38,75 @@ def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-class Minibatches:
-    """Minibatch indices, drawn uniformly with replacement from ``choices``, separately for each seed.
+class Draws:
+    """Random tensors [S, ...], one a step, each seed's from its own stream, drawn some steps ahead.
 
-    Draws are made for ``block`` steps at a time because a call per step and seed costs more than the draw.
+    A call per step and seed costs more than the draw of a minibatch, and on a device each transfer costs too.
+
+    Args:
+        seeds: one stream each.
+        purpose: of the streams.
+        draw: takes a generator and a number of steps n, and gives [n, ...] on the CPU.
+        device: where the tensors are wanted.
+        block: steps drawn at a time; it changes no draw.
     """
 
     def __init__(
-        self, choices: np.ndarray | Tensor, seeds: Sequence[int], batch_size: int, purpose: str, block: int = 64
+        self,
+        seeds: Sequence[int],
+        purpose: str,
+        draw: Callable[[torch.Generator, int], Tensor],
+        device: str = "cpu",
+        block: int = 64,
     ) -> None:
-        self.choices = torch.as_tensor(choices)
         self.generators = streams(seeds, purpose)
-        self.batch_size = batch_size
-        self.block = block
-        self._drawn = torch.empty(len(seeds), 0, batch_size, dtype=torch.long)
-        self._used = 0
+        self.draw, self.device, self.block = draw, device, block
+        self._drawn: Tensor | None = None
+        self._used = block
 
     def next(self) -> Tensor:
-        """Indices [S, B] of the next step."""
-        if self._used == self._drawn.shape[1]:
-            shape = (self.block, self.batch_size)
-            picks = [torch.randint(len(self.choices), shape, generator=g) for g in self.generators]
-            self._drawn, self._used = self.choices[torch.stack(picks)], 0
+        """The next step's."""
+        if self._drawn is None or self._used == self.block:
+            parts = [self.draw(generator, self.block) for generator in self.generators]
+            self._drawn, self._used = torch.stack(parts, dim=1).to(self.device), 0
         self._used += 1
-        return self._drawn[:, self._used - 1]
+        return self._drawn[self._used - 1]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {**self.generators.state_dict(), "drawn": self._drawn, "used": torch.tensor(self._used)}
+        drawn = {} if self._drawn is None else {"drawn": self._drawn}
+        return {**self.generators.state_dict(), **drawn, "used": torch.tensor(self._used)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.generators.load_state_dict(state)
-        self._drawn, self._used = state["drawn"], int(state["used"])
+        self._drawn = state["drawn"].to(self.device) if "drawn" in state else None
+        self._used = int(state["used"])
+
+
+def gaussian(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
+    """For :class:`Draws`: standard normal draws of a shape."""
+    return lambda generator, n: torch.stack([torch.randn(shape, generator=generator) for _ in range(n)])
+
+
+def uniform(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
+    """For :class:`Draws`: draws of [0, 1) of a shape."""
+    return lambda generator, n: torch.stack([torch.rand(shape, generator=generator) for _ in range(n)])
+
+
+class Minibatches(Draws):
+    """Minibatch indices [S, B], drawn uniformly with replacement from ``choices``."""
+
+    def __init__(
+        self,
+        choices: np.ndarray | Tensor,
+        seeds: Sequence[int],
+        batch_size: int,
+        purpose: str,
+        device: str = "cpu",
+        block: int = 64,
+    ) -> None:
+        of = torch.as_tensor(choices)
+
+        def draw(generator: torch.Generator, n: int) -> Tensor:
+            return of[torch.randint(len(of), (n, batch_size), generator=generator)]
+
+        super().__init__(seeds, purpose, draw, device, block)

@@ -32,10 +32,11 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.fitted import Fitted
 from spar_core.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
-from spar_core.randomness import Minibatches, normal, streams
+from spar_core.randomness import Draws, Minibatches, gaussian, streams
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
 from spar_core.settings import Settings, parse
+from spar_core.updates import Update
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)
@@ -152,18 +153,21 @@ def fit_residual(
     encoder.initialise(streams(seeds, "residual/encoder"))
     model = ResidualModel(decoder, radius, latents)
     adam = Adam(settings.learning_rate, encoder, decoder, decay_steps=settings.steps if settings.cosine_decay else None)
-    batches = Minibatches(train.cpu(), seeds, settings.batch_size, "residual/batches")
-    noise = streams(seeds, "residual/noise")
+    batches = Minibatches(train.cpu(), seeds, settings.batch_size, "residual/batches", device)
+    noise = Draws(seeds, "residual/noise", gaussian(settings.batch_size, latents), device)
     rows = torch.arange(n, device=device).unsqueeze(1)
 
-    for step in resumable(report, "residual", settings.steps, adam=adam, batches=batches, noise=noise):
-        steps = batches.next().to(device)
+    def update(steps: Tensor, eps: Tensor) -> dict[str, Tensor]:
         observations = data.observations[data.index[steps]]
-        eps = normal(noise, settings.batch_size, latents).to(device)
         loss, info = residual_loss(
             encoder, model, observations, base[rows, steps], residuals[rows, steps], eps, settings.beta
         )
-        adam.minimise(loss)
+        adam.step(loss)
+        return info
+
+    run = Update(update, adam, device)
+    for step in resumable(report, "residual", settings.steps, adam=adam, batches=batches, noise=noise):
+        info = run(batches.next(), noise.next())
         if is_curve_point(step, settings.steps):
             report.log(step, info)
 

@@ -27,7 +27,7 @@ from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
 from spar_core.fitted import Fitted
 from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import normal, streams
+from spar_core.randomness import Draws, gaussian, normal, streams
 from spar_core.reporter import Reporter
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
@@ -83,10 +83,9 @@ class CVAEAnchor(Anchor):
         encoder = Stack(MLPShape(inputs, settings.hidden, 2 * latents), n, device)
         decoder.initialise(streams(seeds, "anchor/initialise"))
         encoder.initialise(streams(seeds, "anchor/encoder"))
-        noise = streams(seeds, "anchor/noise")
+        noise = Draws(seeds, "anchor/noise", gaussian(settings.batch_size, latents), device)
 
-        def loss_of(observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            eps = normal(noise, settings.batch_size, latents).to(device)
+        def loss_of(observations: Tensor, actions: Tensor, eps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return autoencoding_loss(encoder, decoder, observations, actions, eps, settings.beta)
 
         train(cls(decoder, latents), [encoder, decoder], loss_of, dataset, settings, seeds, report, device, noise=noise)

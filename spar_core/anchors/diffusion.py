@@ -34,7 +34,7 @@ from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
 from spar_core.fitted import Fitted
 from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import normal, streams
+from spar_core.randomness import Draws, gaussian, normal, streams
 from spar_core.reporter import Reporter
 
 # Held-out steps behind a point of the learning curve; an action costs ``diffusion_steps`` forward passes.
@@ -124,15 +124,22 @@ class DiffusionAnchor(Anchor):
         table = torch.tensor([(level.signal, level.noise, *level.features) for level in levels])
         shape = MLPShape(dataset.observation_size + size + len(levels[0].features), settings.hidden, size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        noise, picks = streams(seeds, "anchor/noise"), streams(seeds, "anchor/levels")
 
-        def loss_of(observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            eps = normal(noise, batch, size).to(device)
-            drawn = torch.stack([table[torch.randint(len(table), (batch,), generator=g)] for g in picks])
-            return denoising_loss(network, drawn.to(device), observations, actions, eps)
+        def levels_of(generator: torch.Generator, n: int) -> Tensor:
+            picks = [torch.randint(len(table), (batch,), generator=generator) for _ in range(n)]
+            return table[torch.stack(picks)]
 
-        random = {"noise": noise, "picks": picks}
-        train(cls(network, levels), [network], loss_of, dataset, settings, seeds, report, device, **random)
+        draws = {
+            "drawn": Draws(seeds, "anchor/levels", levels_of, device),
+            "noise": Draws(seeds, "anchor/noise", gaussian(batch, size), device),
+        }
+
+        def loss_of(
+            observations: Tensor, actions: Tensor, drawn: Tensor, eps: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            return denoising_loss(network, drawn, observations, actions, eps)
+
+        train(cls(network, levels), [network], loss_of, dataset, settings, seeds, report, device, **draws)
         return Fitted(network.state("network", len(seeds)), curves=report.rows)
 
     @classmethod

@@ -26,7 +26,7 @@ from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
 from spar_core.fitted import Fitted
 from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import normal, streams
+from spar_core.randomness import Draws, gaussian, normal, streams, uniform
 from spar_core.reporter import Reporter
 
 
@@ -64,15 +64,14 @@ class FlowAnchor(Anchor):
         size, batch = dataset.action_size, settings.batch_size
         shape = MLPShape(dataset.observation_size + size + 1, settings.hidden, size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        noise, times = streams(seeds, "anchor/noise"), streams(seeds, "anchor/times")
+        noise = Draws(seeds, "anchor/noise", gaussian(batch, size), device)
+        times = Draws(seeds, "anchor/times", uniform(batch, 1), device)
 
-        def loss_of(observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            x = normal(noise, batch, size).to(device)
-            t = torch.stack([torch.rand(batch, 1, generator=g) for g in times]).to(device)
+        def loss_of(observations: Tensor, actions: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return matching_loss(network, observations, actions, x, t)
 
-        anchor, random = cls(network, settings.flow_steps), {"noise": noise, "times": times}
-        train(anchor, [network], loss_of, dataset, settings, seeds, report, device, **random)
+        anchor = cls(network, settings.flow_steps)
+        train(anchor, [network], loss_of, dataset, settings, seeds, report, device, noise=noise, times=times)
         return Fitted(network.state("network", len(seeds)), curves=report.rows)
 
     @classmethod

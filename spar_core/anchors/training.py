@@ -10,19 +10,19 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor, AnchorSettings
-from spar_core.checkpoints import Kept
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.networks import Adam, Stack, per_seed_mean
-from spar_core.randomness import Minibatches
+from spar_core.randomness import Draws, Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
+from spar_core.updates import Update
 
 # Held-out steps behind a point of the learning curve; the final quality is measured on all of them.
 CURVE_STEPS = 1024
 
-# (observations, actions) of a minibatch, [S, B, .], to (loss, info).
-AnchorLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+# (observations, actions) of a minibatch, [S, B, .], and random draws, to (loss, info).
+AnchorLoss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 class TrainedAnchorSettings(AnchorSettings):
@@ -42,20 +42,26 @@ def train(
     seeds: Sequence[int],
     report: Reporter,
     device: str,
-    **kept: Kept,
+    **draws: Draws,
 ) -> None:
     """Minimise ``loss_of`` over ``stacks``; the curve holds its info and the error of the anchor's own actions.
 
-    ``kept`` is what ``loss_of`` changes besides: its random streams.
+    ``draws`` are what ``loss_of`` takes besides the minibatch, in their order.
     """
     data = DeviceData.of(dataset, device)
     adam = Adam(settings.learning_rate, *stacks, decay_steps=settings.steps if settings.cosine_decay else None)
-    batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "anchor/batches")
+    batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "anchor/batches", device)
     held = dataset.heldout_steps
     observations, actions = data.at(torch.as_tensor(held[:: math.ceil(len(held) / CURVE_STEPS) or 1]).to(device))
-    for step in resumable(report, "anchor", settings.steps, adam=adam, batches=batches, **kept):
-        loss, info = loss_of(*data.at(batches.next().to(device)))
-        adam.minimise(loss)
+
+    def update(picked: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        loss, info = loss_of(*data.at(picked), *drawn)
+        adam.step(loss)
+        return info
+
+    run = Update(update, adam, device)
+    for step in resumable(report, "anchor", settings.steps, adam=adam, batches=batches, **draws):
+        info = run(batches.next(), *(draw.next() for draw in draws.values()))
         if is_curve_point(step, settings.steps):
             error = (anchor.act_on_all(observations, len(seeds)) - actions).square()
             report.log(step, {**info, "anchor/heldout_loss": per_seed_mean(error)})

@@ -54,7 +54,7 @@ class CQLCritic(TDCritic):
             total, info = cql_loss(self, target, actor, uniform, problem, steps)
             return total, {**info, **learnt}
 
-        return Objective(loss, {"actor": actor, "uniform": uniform})
+        return Objective(loss, {"actor": actor, "uniform": uniform}, capture=False)
 
 
 def cql_loss(

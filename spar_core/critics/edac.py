@@ -58,7 +58,7 @@ class EDACCritic(TDCritic):
             total, info = edac_loss(self, target, actor, problem, steps)
             return total, {**info, **learnt}
 
-        return Objective(loss, {"actor": actor})
+        return Objective(loss, {"actor": actor}, capture=False)
 
 
 def edac_loss(

@@ -24,6 +24,7 @@ from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
+from spar_core.updates import Update
 
 # The summed loss at the steps [S, B], and values [S] for the curve, "critic/q_mean" among them.
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -35,6 +36,8 @@ class Objective:
 
     loss: StepsLoss
     kept: Mapping[str, Kept] = field(default_factory=dict)
+    # Whether an update can be captured: it draws nothing and reads nothing back.
+    capture: bool = True
 
 
 class TDSettings(StackedSettings):
@@ -69,13 +72,20 @@ class TDCritic(StackedCritic):
         """Temporal differences, with a slowly following target copy of the Q networks."""
         target = self.networks.copy()
         objective = self.objective(problem, target)
-        batches = Minibatches(problem.dataset.bootstrap_steps, problem.seeds, settings.batch_size, "critic/batches")
+        device, steps = problem.device, problem.dataset.bootstrap_steps
+        batches = Minibatches(steps, problem.seeds, settings.batch_size, "critic/batches", device)
         bound = beyond_rewards(problem)
+
+        def update(picked: Tensor) -> dict[str, Tensor]:
+            loss, info = objective.loss(picked)
+            adam.step(loss)
+            target.flat.lerp_(self.networks.flat.detach(), settings.target_rate)
+            return info
+
+        run = Update(update, adam, device, capture=objective.capture)
         parts = {"adam": adam, "target": target, "batches": batches, **objective.kept}
         for step in resumable(report, "temporal_differences", settings.steps, **parts):
-            loss, info = objective.loss(batches.next().to(problem.data.observations.device))
-            adam.minimise(loss)
-            target.flat.lerp_(self.networks.flat.detach(), settings.target_rate)
+            info = run(batches.next())
             if is_curve_point(step, settings.steps):
                 means = info["critic/q_mean"]
                 allowed = (means < bound) & (means > -self.room_below * bound)

@@ -21,6 +21,7 @@ from spar_core.networks import Adam, per_seed_mean
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
+from spar_core.updates import Update
 
 
 def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, report: Reporter) -> None:
@@ -41,12 +42,19 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, 
         targets = torch.stack(
             [torch.as_tensor(discounted_returns(dataset, discount, tail)) * problem.scale for tail in tails]
         ).to(rows.device)
-        batches = Minibatches(choices, seeds, problem.settings.batch_size, f"critic/warm_start/{phase}")
+        batches = Minibatches(
+            choices, seeds, problem.settings.batch_size, f"critic/warm_start/{phase}", str(rows.device)
+        )
+
+        def update(picked: Tensor, targets: Tensor = targets) -> dict[str, Tensor]:
+            loss, info = return_loss(critic, *data.at(picked), targets[rows, picked])
+            adam.step(loss)
+            return info
+
+        run = Update(update, adam, str(rows.device))
         for step in resumable(report, f"warm_start-{phase}", phase_steps, adam=adam, batches=batches):
             done = before + step
-            picked = batches.next().to(rows.device)
-            loss, info = return_loss(critic, *data.at(picked), targets[rows, picked])
-            adam.minimise(loss)
+            info = run(batches.next())
             if is_curve_point(done, steps):
                 error = max(value.max().sqrt().item() for value in info.values())
                 what = f"its error to observed returns is {error:.3g} at warm-start step {done}"

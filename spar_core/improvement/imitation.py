@@ -17,6 +17,7 @@ from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
+from spar_core.updates import Update
 
 # (observations, base, target correction, target latent), all [S, B, .], to (loss, info).
 ImitationLoss = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -46,18 +47,19 @@ def imitate(
     for refresh, (start, end) in enumerate(itertools.pairwise(bounds)):
         targets = weighted_targets(dataset, data, frozen, settings, seeds, refresh, centre if refresh else None)
         states = torch.arange(targets.base.shape[1])
-        batches = Minibatches(states, seeds, settings.batch_size, f"improvement/batches/{refresh}")
+        batches = Minibatches(states, seeds, settings.batch_size, f"improvement/batches/{refresh}", device)
         first_gap = first_gap or _norms(correction, targets)
+
+        def update(picked: Tensor, targets: Targets = targets) -> dict[str, Tensor]:
+            at = (targets.observations, targets.base, targets.correction, targets.latent)
+            loss, info = loss_of(*(values[rows, picked] for values in at))
+            adam.step(loss)
+            return info
+
+        run = Update(update, adam, device)
         for step in resumable(report, f"improvement-{refresh}", end - start, adam=adam, batches=batches):
-            picked = batches.next().to(device)
-            loss, info = loss_of(
-                targets.observations[rows, picked],
-                targets.base[rows, picked],
-                targets.correction[rows, picked],
-                targets.latent[rows, picked],
-            )
             report.observe(start + step, network)
-            adam.minimise(loss)
+            info = run(batches.next())
             if is_curve_point(start + step, settings.steps):
                 report.log(start + step, info)
 

@@ -14,6 +14,7 @@ from spar_core.networks import Adam, Stack
 from spar_core.randomness import Minibatches
 from spar_core.reporter import Reporter, is_curve_point
 from spar_core.resuming import resumable
+from spar_core.updates import Update
 
 # Steps [S, B] of the dataset to (loss, info).
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -30,11 +31,17 @@ def minimise_on_data(
 ) -> None:
     """Train ``network`` for ``settings.steps``; the last minibatch's info is the end of the curves."""
     adam = Adam(settings.learning_rate, network, decay_steps=settings.steps if settings.cosine_decay else None)
-    batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0")
+    batches = Minibatches(dataset.train_steps, seeds, settings.batch_size, "improvement/batches/0", device)
+
+    def update(picked: Tensor) -> dict[str, Tensor]:
+        loss, info = loss_of(picked)
+        adam.step(loss)
+        return info
+
+    run = Update(update, adam, device)
     for step in resumable(report, "improvement", settings.steps, adam=adam, batches=batches):
-        loss, info = loss_of(batches.next().to(device))
         report.observe(step, network)
-        adam.minimise(loss)
+        info = run(batches.next())
         if is_curve_point(step, settings.steps):
             report.log(step, info)
 

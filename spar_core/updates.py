@@ -1,0 +1,72 @@
+"""One update of a training loop, on a CUDA device as a graph that is captured once and then replayed.
+
+An update of small networks is a hundred small kernels, and launching them one by one takes longer than running them; a
+graph launches them all at once. For that an update may depend on nothing but its inputs and on tensors that it changes
+in place: random numbers are drawn outside (:class:`spar_core.randomness.Draws`), nothing is read back, and what changes
+from step to step on the host (the learning rate) goes in through a tensor. ``tests/test_updates.py`` checks that for
+the updates of every registered member, on the CPU, where an update is a plain call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spar_core.networks import Adam
+
+Info = dict[str, Tensor]
+# Plain calls before the capture: libraries set themselves up in the first ones.
+WARM = 3
+
+
+class Update:
+    """Calls ``update(*inputs)``, which ends in ``adam.step(loss)`` and returns values for the curve.
+
+    Args:
+        update: one step on inputs of the same shapes each time.
+        adam: its optimiser.
+        device: where it runs.
+        capture: whether it may be captured; one that reads values back may not.
+    """
+
+    def __init__(self, update: Callable[..., Info], adam: Adam, device: str, *, capture: bool = True) -> None:
+        self.update, self.adam = update, adam
+        self.capture = capture and torch.device(device).type == "cuda"
+        self.calls = 0
+        self.graph: Any = None
+        self.inputs: tuple[Tensor, ...] = ()
+        self.info: Info = {}
+
+    def __call__(self, *inputs: Tensor) -> Info:
+        """One update. The values returned are overwritten by the next one."""
+        self.adam.prepare()
+        if not self.capture:
+            return self.update(*inputs)
+        self.calls += 1
+        if self.calls <= WARM:
+            return self._aside(inputs)
+        if self.graph is None:
+            self._record(inputs)
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+        self.graph.replay()
+        return self.info
+
+    def _aside(self, inputs: tuple[Tensor, ...]) -> Info:
+        """A plain call on a stream of its own, as a capture needs it before."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            info = self.update(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        return info
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        """Capture an update; nothing is computed by that."""
+        self.inputs = tuple(value.clone() for value in inputs)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.info = self.update(*self.inputs)
