@@ -10,6 +10,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.harm import harm_frame, harms
 from spar_core.reporting.harm_figure import harm_figure
 from spar_core.reporting.regret import BY_CRITIC, BY_FQE, overall_regrets, regret_frame, regrets
+from spar_core.reporting.render import _environment
 from spar_core.reporting.tables import summarise
 
 SETTINGS = ReportSettings(baseline="anchor", repair="uniform", confidence=0.95)
@@ -89,6 +90,22 @@ def test_a_candidate_that_the_study_did_not_evaluate_is_no_option():
 def test_a_study_without_a_choice_has_no_regret():
     assert not by_strategy(study()[:3])
     assert list(regret_frame([]).columns)[:4] == ["dataset", "anchor", "critic", "strategy"]
+
+
+def test_returns_that_are_success_rates_keep_their_decimals():
+    rules = [
+        rule("d", "anchor", [1.0, 1.0]),
+        rule("d", "spar_mlp", [0.985, 0.975]),
+        rule("d", "auto", [0.985, 1.0], choices=study()[3].choices),
+    ]
+    found = regrets(rules, summarise(rules, SETTINGS), SETTINGS)
+    page = _environment().get_template("regret.md.j2")
+    setting = ("d", "mlp", "iql")
+    text = page.render(
+        regrets={setting: found}, choices={setting: {}}, overall_regrets=[], settings=SETTINGS, confidence="95%"
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith("| always `spar_mlp`")]
+    assert "| 0.980 | -0.020 [" in line and "| +0.020 [" in line
 
 
 # --- harm ---

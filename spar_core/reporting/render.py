@@ -16,6 +16,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.console import (
     NOTHING,
     console_table,
+    digits_of,
     gain_text,
     interval,
     marked_gain,
@@ -257,5 +258,6 @@ def _environment() -> jinja2.Environment:
         "sentence": _sentence,
         "around": _around,
         "spread": _spread,
+        "digits": digits_of,
     }
     return environment
