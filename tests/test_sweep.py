@@ -107,6 +107,7 @@ def test_a_sweep_leaves_nothing_for_dvc_repro_to_do_but_the_plan(clone, swept):
     assert {f"fit_bc@{DATASET.replace('/', '_')}-mlp-0-1.log", "report.log"} <= logs
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_a_sweep_makes_the_same_bytes_as_dvc_repro(clone, swept, tmp_path):
     one_by_one = Clone(tmp_path / "clone", cache=tmp_path / "cache")
