@@ -21,13 +21,13 @@ from typing import Any
 
 from spar_core.errors import Interrupted, SparError
 from spar_core.interrupts import stop_on_signal
-from stages import workspace
+from stages import child, workspace
 from stages.entry import stage_main
-from stages.graph import PLAN, read_graph, restrict
+from stages.graph import read_graph, restrict
 from stages.layout import Layout
 from stages.run import repro
 from stages.schedule import Schedule
-from stages.sweep import launch, log_of, reason, summary
+from stages.sweep import log_of, plan_first, say_ended, summary
 from stages.workspace import Outcome, Task, fetch, merge_lock, packed, remote_section, run_task
 
 # Seconds between two looks at the tasks.
@@ -53,7 +53,8 @@ def cluster(
     """
     ray = _ray(address)
     # By value: the project lies on this machine alone.
-    ray.cloudpickle.register_pickle_by_value(workspace)
+    for module in (workspace, child):
+        ray.cloudpickle.register_pickle_by_value(module)
     graph = {name: needs for name, needs in restrict(read_graph(layout.root), targets).items() if "@" in name}
     schedule = Schedule({name: [need for need in needs if need in graph] for name, needs in graph.items()})
     section = remote_section(layout.root, remote)
@@ -85,9 +86,7 @@ def cluster(
                 if outcome.entry is not None:
                     entries[name] = outcome.entry
                 how = "FAILED" if outcome.entry is None else "made" if outcome.ran else "was there"
-                number = len(schedule.done) + len(schedule.failed) + len(schedule.left_out)
-                took = time.monotonic() - begun[name]
-                print(f"[{number}/{len(schedule.graph)}] {name}: {how}, {took:.0f} s", flush=True)
+                say_ended(schedule, name, how, begun[name])
     merge_lock(layout.root, entries)
     if stopping:
         raise Interrupted(f"{len(entries)} of {len(schedule.graph)} cells are done", "they are not done again")
@@ -127,9 +126,7 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--retries", type=int, default=3, help="of a cell whose worker was killed (default: 3)")
     args = parser.parse_args(argv)
     layout = Layout()
-    plan = launch(layout, PLAN, 1)
-    if plan.process.wait() != 0:
-        raise SparError(reason(plan.log).removeprefix("error: "))
+    plan_first(layout)
     folder = Path(args.folder or Path(tempfile.gettempdir()) / "spar-ray")
     schedule = cluster(
         layout,

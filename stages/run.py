@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from spar_core.errors import SparError
 from spar_core.study import Study
+from stages.child import dvc_environment
 from stages.cost import write_cost
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -26,10 +25,8 @@ from stages.view import run as view
 
 
 def repro(arguments: list[str]) -> None:
-    """`dvc repro` with this interpreter first on the path, so that `python` in dvc.yaml is this one."""
-    here = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
-    status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=environment).returncode
+    """`dvc repro` with this interpreter."""
+    status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=dvc_environment()).returncode
     if status != 0:
         raise SparError("the pipeline stopped", "the stage that failed says why, above; mend it and run again")
 

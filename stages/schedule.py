@@ -80,6 +80,11 @@ class Schedule:
                     self.left_out.add(other)
                     behind += self._dependents[other]
 
+    @property
+    def ended(self) -> int:
+        """Cells that will not run any more."""
+        return len(self.done) + len(self.failed) + len(self.left_out)
+
     def over(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return not self.running and not self.waiting

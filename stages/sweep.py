@@ -20,6 +20,7 @@ from pathlib import Path
 
 from spar_core.errors import Interrupted, SparError
 from spar_core.interrupts import stop_on_signal
+from stages.child import dvc_environment
 from stages.entry import stage_main
 from stages.graph import PLAN, read_graph, restrict
 from stages.layout import Layout
@@ -47,18 +48,11 @@ def launch(layout: Layout, name: str, workers: int) -> Running:
     """Start `dvc repro` of one cell."""
     log = log_of(layout, name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    here = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "SPAR_WORKERS": str(workers),
-    }
     with log.open("wb") as handle:
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
             cwd=layout.root,
-            env=environment,
+            env=dvc_environment(OMP_NUM_THREADS="1", SPAR_WORKERS=str(workers)),
             stdout=handle,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -100,9 +94,7 @@ def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Sc
                         continue
                     del running[name]
                     schedule.finish(name, status == 0)
-                    ended = len(schedule.done) + len(schedule.failed) + len(schedule.left_out)
-                    took = time.monotonic() - cell.begun
-                    print(f"[{ended}/{total}] {name}: {'done' if status == 0 else 'FAILED'}, {took:.0f} s", flush=True)
+                    say_ended(schedule, name, "done" if status == 0 else "FAILED", cell.begun)
                 time.sleep(LOOK)
         except KeyboardInterrupt:
             tell(running, signal.SIGKILL)
@@ -119,6 +111,23 @@ def tell(running: dict[str, Running], number: signal.Signals) -> None:
             os.killpg(cell.process.pid, number)
         except ProcessLookupError:
             continue
+
+
+def say_ended(schedule: Schedule, name: str, how: str, begun: float) -> None:
+    """Print a line about a cell that has just ended."""
+    took = time.monotonic() - begun
+    print(f"[{schedule.ended}/{len(schedule.graph)}] {name}: {how}, {took:.0f} s", flush=True)
+
+
+def plan_first(layout: Layout) -> None:
+    """Run `plan`, for which every cell waits.
+
+    Raises:
+        SparError: it refused the params; its own words.
+    """
+    plan = launch(layout, PLAN, 1)
+    if plan.process.wait() != 0:
+        raise SparError(reason(plan.log).removeprefix("error: "))
 
 
 def summary(layout: Layout, schedule: Schedule) -> None:
@@ -146,9 +155,7 @@ def run(argv: list[str] | None = None) -> None:
     if args.jobs < 1:
         raise SparError(f"--jobs {args.jobs} runs nothing", "set it to 1 or more")
     layout = Layout()
-    plan = launch(layout, PLAN, 1)
-    if plan.process.wait() != 0:
-        raise SparError(reason(plan.log).removeprefix("error: "))
+    plan_first(layout)
     cores = len(os.sched_getaffinity(0))
     schedule = sweep(layout, args.targets, args.jobs, max(1, cores // args.jobs))
     summary(layout, schedule)

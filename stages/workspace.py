@@ -21,6 +21,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from spar_core.errors import SparError
+from stages.child import dvc_environment
 
 REMOTE = "cells"
 LOCK = "dvc.lock"
@@ -147,15 +148,13 @@ def run_task(tree: bytes, task: Task) -> Outcome:
 
 
 def _dvc(workspace: Path, arguments: list[str], base: Path, task: Task) -> tuple[int, str]:
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "SPAR_WORKERS": str(task.workers),
-        "SPAR_CHECKPOINTS": task.checkpoints or str(base / "checkpoints"),
+    environment = dvc_environment(
+        OMP_NUM_THREADS="1",
+        SPAR_WORKERS=str(task.workers),
+        SPAR_CHECKPOINTS=task.checkpoints or str(base / "checkpoints"),
         # A killed task leaves no stage behind that would go on beside the one that takes its place.
-        "SPAR_END_WITH": str(os.getpid()),
-    }
+        SPAR_END_WITH=str(os.getpid()),
+    )
     result = subprocess.run(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
         cwd=workspace,
