@@ -128,7 +128,7 @@ def merge_lock(root: Path, entries: Mapping[str, Any]) -> None:
 def run_task(tree: bytes, task: Task) -> Outcome:
     """Make the cell or restore it, and push it."""
     base = Path(task.folder)
-    with _slot(base / hashlib.md5(tree, usedforsecurity=False).hexdigest()) as workspace:
+    with slot(base / hashlib.md5(tree, usedforsecurity=False).hexdigest()) as (workspace, lock):
         _prepare(workspace, tree, base / "cache", task)
         merge_lock(workspace, task.needs)
         output = ""
@@ -139,7 +139,7 @@ def run_task(tree: bytes, task: Task) -> Outcome:
             ["push", "--run-cache", task.name],
         )
         for arguments in steps:
-            status, text = _dvc(workspace, arguments, base, task)
+            status, text = _dvc(workspace, lock, arguments, base, task)
             output += text
             if status != 0:
                 return Outcome(None, False, output[-LOG:])
@@ -147,7 +147,7 @@ def run_task(tree: bytes, task: Task) -> Outcome:
         return Outcome(lock_entries(workspace)[task.name], ran, output[-LOG:])
 
 
-def _dvc(workspace: Path, arguments: list[str], base: Path, task: Task) -> tuple[int, str]:
+def _dvc(workspace: Path, lock: int, arguments: list[str], base: Path, task: Task) -> tuple[int, str]:
     environment = dvc_environment(
         OMP_NUM_THREADS="1",
         SPAR_WORKERS=str(task.workers),
@@ -163,13 +163,19 @@ def _dvc(workspace: Path, arguments: list[str], base: Path, task: Task) -> tuple
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # DVC outlives a killed task for a moment, and its workspace stays taken until it has ended.
+        pass_fds=[lock],
     )
     return result.returncode, result.stdout
 
 
 @contextmanager
-def _slot(folder: Path) -> Iterator[Path]:
-    """A workspace that no other task uses: the first whose lock is free. A killed task's is free again."""
+def slot(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A workspace that no other task uses, the first whose lock is free, and the descriptor of its lock.
+
+    The lock is free again when every process that has the descriptor has ended: the task's and, where they are given
+    it, its children.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:
@@ -179,7 +185,7 @@ def _slot(folder: Path) -> Iterator[Path]:
             except BlockingIOError:
                 number += 1
                 continue
-            yield folder / str(number)
+            yield folder / str(number), handle.fileno()
             return
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from spar_core.errors import SparError
-from stages.workspace import lock_entries, merge_lock, packed, remote_section
+from stages.workspace import lock_entries, merge_lock, packed, remote_section, slot
 from tests.pipeline import Clone
 
 KILLS = 4
@@ -40,6 +40,31 @@ def test_lock_entries_are_merged_and_the_others_stay(tmp_path):
     merge_lock(tmp_path, {"a": {"cmd": "1"}, "b": {"cmd": "2"}})
     merge_lock(tmp_path, {"b": {"cmd": "3"}})
     assert lock_entries(tmp_path) == {"a": {"cmd": "1"}, "b": {"cmd": "3"}}
+
+
+TASK = """
+import subprocess, sys, time
+from pathlib import Path
+from stages.workspace import slot
+
+with slot(Path(sys.argv[1])) as (workspace, lock):
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[lock], stdout=subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    child.wait()
+"""
+
+
+def test_the_workspace_of_a_killed_task_is_taken_until_its_children_have_ended(tmp_path):
+    task = subprocess.Popen([sys.executable, "-c", TASK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(task.stdout.readline()))
+    task.kill()
+    task.wait()
+    with slot(tmp_path) as (workspace, _):
+        assert workspace == tmp_path / "1"
+    child.kill()
+    psutil.wait_procs([child])
+    with slot(tmp_path) as (workspace, _), slot(tmp_path) as (second, _):
+        assert (workspace, second) == (tmp_path / "0", tmp_path / "1")
 
 
 def start(clone, tmp_path, nodes, *arguments):
