@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Another library to measure beside, with an environment of its own.
+PEER := $(VENV)-d3rlpy
 # One thread a process: parallel work is processes side by side (see docs/pipeline.md).
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study sweep publish theory view ui test test-slow lint format clean
+.PHONY: help setup setup-dev run study sweep publish theory benchmark view ui test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +42,14 @@ publish: setup ## make sure that every cell of the study is in MLflow
 
 theory: setup ## measure the geometric claims on synthetic problems: reports/theory/README.md
 	$(BIN)/dvc repro theory theory_page
+
+benchmark: setup $(PEER)/.setup ## measure speed, beside d3rlpy too (hours, on an idle machine): docs/benchmarks.md
+	$(BIN)/python -m benchmarks --peer $(PEER)/bin/python
+
+$(PEER)/.setup: benchmarks/requirements-d3rlpy.txt
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-d3rlpy.txt
+	touch $@
 
 view: setup ## write the page of the study's report, reports/<study>/report.html
 	$(BIN)/python -m stages.view

@@ -1,11 +1,12 @@
 """How long a million steps take to load, and how much memory, beside plain iteration with Minari.
 
-    python benchmarks/data_loading.py                       # 1000 episodes of 1000 steps
-    python benchmarks/data_loading.py --episode-steps 50    # many short ones
+    python -m benchmarks.data_loading                       # 1000 episodes of 1000 steps
+    python -m benchmarks.data_loading --episode-steps 50    # many short ones
 
 Each way is run in a process of its own, several times; printed are the median seconds, the largest peak of
 resident memory above what the libraries take, and its share of the arrays (observations, actions and rewards in
-float32, each observation once). Machines differ and are noisy: compare rows of one run.
+float32, each observation once). Machines differ and are noisy: compare rows of one run. Writes
+benchmarks/results/data_loading.json at its defaults.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+from minari import MinariDataset
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.common import module, side_by_side, write
+from spar_core.data.loading import load_dataset
+from spar_core.data.readers.d4rl_hdf5 import read_d4rl
+from stages.download import download
+from stages.layout import Layout
+
 SIZES = (11, 3)  # observations and actions of Hopper
 DATASET = "mine/bench-v0"
 WAYS = {
@@ -32,13 +38,8 @@ WAYS = {
 }
 
 
-def write(folder: Path, steps: int, episode_steps: int) -> None:
+def make(folder: Path, steps: int, episode_steps: int) -> None:
     """A D4RL file and, through the download stage, the stored dataset, below ``folder``."""
-    import h5py
-
-    from stages.download import download
-    from stages.layout import Layout
-
     rng = np.random.default_rng(0)
     seen = rng.standard_normal((steps + 1, SIZES[0]), dtype=np.float32)
     folder.mkdir()
@@ -55,13 +56,7 @@ def write(folder: Path, steps: int, episode_steps: int) -> None:
 
 
 def load(folder: Path, way: str) -> Any:
-    """Load what ``write`` left in ``folder``, one of the ``WAYS``."""
-    from minari import MinariDataset
-
-    from spar_core.data.loading import load_dataset
-    from spar_core.data.readers.d4rl_hdf5 import read_d4rl
-    from stages.layout import Layout
-
+    """Load what ``make`` left in ``folder``, one of the ``WAYS``."""
     layout = Layout(folder)
     if way == "hdf5":
         return read_d4rl(folder / "x.hdf5")
@@ -102,18 +97,21 @@ def main() -> None:
     episodes = -(-args.steps // args.episode_steps)
     arrays = 4 * ((args.steps + episodes) * SIZES[0] + args.steps * (SIZES[1] + 1))
     print(f"{args.steps} steps in {episodes} episodes, arrays of {arrays / 1e6:.0f} MB, {args.repeats} runs\n")
+    rows = []
     print("| way | median seconds | peak MB | share of the arrays |\n|---|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / "small", 100, 10)
-        write(Path(folder) / "large", args.steps, args.episode_steps)
+        make(Path(folder) / "small", 100, 10)
+        make(Path(folder) / "large", args.steps, args.episode_steps)
         for way, name in WAYS.items():
-            command = [sys.executable, __file__, "--one", folder, way]
-            runs = [json.loads(subprocess.check_output(command, cwd=ROOT)) for _ in range(args.repeats)]
+            command = module("benchmarks.data_loading", "--one", folder, way)
+            runs = [side_by_side([command])[0] for _ in range(args.repeats)]
             peak = max(run["bytes"] for run in runs)
             seconds = statistics.median(run["seconds"] for run in runs)
-            print(f"| {name} | {seconds:.1f} | {peak / 1e6:.0f} | {peak / arrays:.2f} |")
+            rows.append({"way": name, "seconds": seconds, "peak_bytes": peak, "share_of_arrays": peak / arrays})
+            print(f"| {name} | {seconds:.1f} | {peak / 1e6:.0f} | {peak / arrays:.2f} |", flush=True)
+    if args == parser.parse_args([]):
+        write("data_loading", {"steps": args.steps, "episodes": episodes, "array_bytes": arrays, "rows": rows})
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

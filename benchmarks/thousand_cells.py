@@ -1,12 +1,14 @@
 """How long a thousand cells take on how many cores: a simulation of the schedule, from stage times measured here.
 
-    python benchmarks/thousand_cells.py               # stage times of the study in params.yaml, from artifacts/seconds
-    python benchmarks/thousand_cells.py --scale 150   # the same with 150 times the steps, such as 1M in place of 6000
+    python -m benchmarks.thousand_cells               # stage times of the study in params.yaml, after `make run`
+    python -m benchmarks.thousand_cells --project X   # of another clone in which it ran
 
 18 datasets, 5 anchors, one critic, two rules, 10 seeds of one cell each: 900 anchors, 900 residual models, 180 critics,
 1800 policies. Each core runs one cell at a time, with one worker; what a cell costs besides its training (Python, DVC,
 the remote) is `--overhead`. The schedule is that of `stages.sweep` and `stages.cluster`. Compared is a study in which
-nothing is shared: every policy trains an anchor, a residual model and a critic of its own.
+nothing is shared: every policy trains an anchor, a residual model and a critic of its own. Simulated are the budgets
+of the study that was measured, and some 150 times as many optimiser steps (1M in place of 6000). Writes
+benchmarks/results/thousand_cells.json.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks/results/thousand_cells.json"
+from benchmarks.common import ROOT, write
+from stages.schedule import Schedule
+
 DATASETS, ANCHORS, RULES, SEEDS = 18, 5, ("spar_mlp", "spar_proj"), 10
 CORES = (1, 2, 8, 32, 128, 512)
+SCALES = (1.0, 150.0)
 # Stages whose time grows with the number of optimiser steps.
 TRAINED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation")
 
@@ -60,8 +65,6 @@ def study() -> dict[str, tuple[str, ...]]:
 
 def simulate(graph: Mapping[str, Sequence[str]], seconds: Mapping[str, float], cores: int) -> float:
     """Seconds until the last cell ends."""
-    from stages.schedule import Schedule
-
     weights = {name: seconds[name.split("@")[0]] for name in graph}
     schedule = Schedule(graph, weights)
     now, count = 0.0, itertools.count()
@@ -74,37 +77,56 @@ def simulate(graph: Mapping[str, Sequence[str]], seconds: Mapping[str, float], c
     return now
 
 
-def main() -> None:
-    """Simulate, print the table, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the optimiser steps (default: 1)")
-    parser.add_argument("--overhead", type=float, default=5.0, help="seconds a cell besides its stage (default: 5)")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/thousand_cells.json")
-    args = parser.parse_args()
-    measured = stage_seconds(ROOT)
-    missing = [stage for stage in ("download", *TRAINED, "evaluate") if stage not in measured]
-    if missing:
-        sys.exit(f"error: artifacts/seconds holds no {', '.join(missing)}; `make run` measures them")
-    seconds = {
-        stage: args.overhead + value * (args.scale if stage in TRAINED else 1.0) for stage, value in measured.items()
-    }
+def scaled(measured: Mapping[str, float], scale: float, overhead: float) -> dict[str, Any]:
+    """The whole study at ``scale`` times the optimiser steps: core-seconds of each stage, and the schedule's length."""
+    seconds = {stage: overhead + value * (scale if stage in TRAINED else 1.0) for stage, value in measured.items()}
     graph = study()
-    work = sum(seconds[name.split("@")[0]] for name in graph)
+    by_stage: dict[str, float] = {}
+    for name in graph:
+        stage = name.split("@")[0]
+        by_stage[stage] = by_stage.get(stage, 0.0) + seconds[stage]
+    work = sum(by_stage.values())
     policies = DATASETS * ANCHORS * len(RULES) * SEEDS
     alone = policies * sum(seconds[stage] for stage in (*TRAINED, "evaluate")) + DATASETS * seconds["download"]
-    print(f"{len(graph)} cells, {work / 3600:.1f} core-hours; with nothing shared {alone / 3600:.1f}\n")
-    print("| cores | hours | cores busy |\n|--:|--:|--:|")
     rows = []
     for cores in CORES:
         took = simulate(graph, seconds, cores)
         rows.append({"cores": cores, "seconds": took, "busy": work / took / cores})
-        print(f"| {cores} | {took / 3600:.2f} | {100 * work / took / cores:.0f}% |")
-    if args.write:
-        told = {"stage_seconds": measured, "scale": args.scale, "overhead": args.overhead}
-        totals = {"cells": len(graph), "core_seconds": work, "core_seconds_unshared": alone}
-        RESULT.write_text(json.dumps({**told, **totals, "rows": rows}, indent=2, sort_keys=True) + "\n")
+    return {
+        "scale": scale,
+        "cells": len(graph),
+        "core_seconds": work,
+        "core_seconds_unshared": alone,
+        "by_stage": by_stage,
+        # No schedule is shorter than the longest chain.
+        "longest_chain": sum(seconds[stage] for stage in ("download", "fit_bc", "fit_residual"))
+        + seconds["self_imitation"]
+        + seconds["evaluate"],
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    """Simulate, print the tables, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=ROOT, help="a clone in which `make run` ran (default: this)")
+    parser.add_argument("--overhead", type=float, default=5.0, help="seconds a cell besides its stage (default: 5)")
+    args = parser.parse_args()
+    measured = stage_seconds(args.project)
+    missing = [stage for stage in ("download", *TRAINED, "evaluate") if stage not in measured]
+    if missing:
+        sys.exit(f"error: artifacts/seconds holds no {', '.join(missing)}; `make run` measures them")
+    measured = {stage: measured[stage] for stage in ("download", *TRAINED, "evaluate")}
+    found = [scaled(measured, scale, args.overhead) for scale in SCALES]
+    for told in found:
+        hours, alone = told["core_seconds"] / 3600, told["core_seconds_unshared"] / 3600
+        print(f"{told['scale']:g} times the steps: {told['cells']} cells, {hours:.1f} core-hours; unshared {alone:.1f}")
+        print("\n| cores | hours | cores busy |\n|--:|--:|--:|")
+        for row in told["rows"]:
+            print(f"| {row['cores']} | {row['seconds'] / 3600:.2f} | {100 * row['busy']:.0f}% |")
+        print()
+    write("thousand_cells", {"stage_seconds": measured, "overhead": args.overhead, "studies": found})
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

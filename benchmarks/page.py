@@ -1,0 +1,74 @@
+"""Write docs/benchmarks.md and its figures from benchmarks/results: `python -m benchmarks.page`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from benchmarks.common import ROOT, read
+from benchmarks.figures import DRAWN
+
+PAGE = ROOT / "docs/benchmarks.md"
+IMAGES = ROOT / "docs/images"
+NAMES = (
+    "updates",
+    "peers",
+    "scaling",
+    "sixth_anchor",
+    "growth",
+    "start_up",
+    "data_loading",
+    "quality",
+    "thousand_cells",
+)
+
+
+def quality_rows(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each dataset and way the point of the largest mean return, and its seconds."""
+    rows = []
+    for dataset, points in told["datasets"].items():
+        for way in dict.fromkeys(point["way"] for point in points):
+            mine = [
+                (statistics.mean(p["returns"]), statistics.mean(p["seconds"]), p["returns"])
+                for p in points
+                if p["way"] == way
+            ]
+            last = max(mine, key=lambda point: point[1])
+            rows.append({"dataset": dataset, "way": way, "points": sorted((s, r) for r, s, _ in mine), "last": last[2]})
+    return rows
+
+
+def content() -> dict[Path, bytes]:
+    """The page and its figures, as bytes by path."""
+    results = {name: read(name) for name in NAMES}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.globals |= {"quality_rows": quality_rows, "median": statistics.median}
+    environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}".replace(",", " ")}
+    files = {PAGE: environment.get_template("page.md.j2").render(results).encode()}
+    for name, draw in DRAWN.items():
+        if results[name] is not None:
+            files[IMAGES / f"benchmark-{name}.svg"] = draw(results[name])
+    return files
+
+
+def main() -> None:
+    """Write them."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for path, data in content().items():
+        path.write_bytes(data)
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The training stages on made data of a given size, as functions that can be timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spar_core.anchors.mlp import MLPAnchor
+from spar_core.critics.iql import IQLCritic
+from spar_core.data.dataset import Dataset
+from spar_core.data.scaler import Scaler
+from spar_core.improvement.awr_scratch import AWRFromScratch
+from spar_core.improvement.base import Frozen
+from spar_core.improvement.spar_mlp import SparMLP
+from spar_core.improvement.spar_proj import SparProj
+from spar_core.reporter import Reporter
+from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+
+SIZES = (17, 6)  # observations and actions of HalfCheetah and Walker2d
+# Updates that are left out of the timing: caches, and the memory of the allocator, settle.
+WARM = 100
+
+Job = Callable[[Reporter], Any]
+
+
+class Ticking(Reporter):
+    """A reporter that calls ``tick`` after every update."""
+
+    def __init__(self, seeds: Sequence[int], tick: Callable[[], None]) -> None:
+        super().__init__(list(seeds))
+        self.tick = tick
+
+    def advance(self, steps: int) -> None:
+        self.tick()
+
+
+def made_data(steps: int) -> Dataset:
+    """Random episodes of a thousand steps."""
+    rng = np.random.default_rng(0)
+    episodes = max(2, steps // 1000)
+    n = 1000 * episodes
+    scaler = Scaler(
+        np.zeros(SIZES[0], np.float32),
+        np.ones(SIZES[0], np.float32),
+        np.full(SIZES[1], -1.0, np.float32),
+        np.full(SIZES[1], 1.0, np.float32),
+    )
+    return Dataset(
+        rng.normal(size=(n + episodes, SIZES[0])).astype(np.float32),
+        np.tanh(rng.normal(size=(n, SIZES[1]))).astype(np.float32),
+        rng.normal(size=n).astype(np.float32),
+        np.full(episodes, 1000, np.int64),
+        np.zeros(episodes, bool),
+        np.arange(episodes) % 10 == 0,
+        scaler,
+    )
+
+
+def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], **changed: Any) -> dict[str, Job]:
+    """Stages by name, each a function of a reporter; ``changed`` replaces settings where a stage has them."""
+
+    def settings(kind: Any, **values: Any) -> Any:
+        known = {**values, **changed}
+        return kind(**{name: value for name, value in known.items() if name in kind.model_fields})
+
+    anchor_settings = settings(MLPAnchor.Settings, steps=steps)
+    residual_settings = settings(ResidualSettings, steps=steps)
+    critic_settings = settings(IQLCritic.Settings, steps=steps, warm_start_steps=0)
+
+    def parts() -> tuple[MLPAnchor, Frozen]:
+        """Frozen parts: trained for a few steps, since only their sizes count here."""
+        few = {"steps": 2}
+        quiet = Reporter(list(seeds))
+        own = anchor_settings.model_copy(update=few)
+        anchor = MLPAnchor.restore(own, MLPAnchor.clone(dataset, own, seeds, quiet, "cpu").tensors)
+        mine = residual_settings.model_copy(update=few)
+        residual = ResidualModel.restore(mine, fit_residual(dataset, anchor, mine, seeds, quiet).tensors)
+        theirs = critic_settings.model_copy(update=few)
+        critic = IQLCritic.restore(theirs, IQLCritic.fit(dataset, theirs, seeds, quiet, "cpu").tensors)
+        return anchor, Frozen(anchor, residual, critic)
+
+    anchor, frozen = parts()
+
+    def rule(kind: Any) -> Job:
+        own = settings(kind.Settings, steps=steps)
+        return lambda report: kind.fit(dataset, frozen, own, seeds, report, "cpu")
+
+    return {
+        "fit_bc": lambda report: MLPAnchor.clone(dataset, anchor_settings, seeds, report, "cpu"),
+        "fit_residual": lambda report: fit_residual(dataset, anchor, residual_settings, seeds, report),
+        "fit_critic": lambda report: IQLCritic.fit(dataset, critic_settings, seeds, report, "cpu"),
+        "awr_scratch": rule(AWRFromScratch),
+        "spar_mlp": rule(SparMLP),
+        "spar_proj": rule(SparProj),
+    }
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a job: of one update of all its seeds, before the first one's end, and altogether."""
+
+    update: float
+    first: float
+    whole: float
+
+
+def timed(job: Job, seeds: Sequence[int]) -> Timed:
+    """Run a job of more than ``WARM`` updates."""
+    ticks: list[float] = []
+    begun = time.perf_counter()
+    job(Ticking(seeds, lambda: ticks.append(time.perf_counter())))
+    whole = time.perf_counter() - begun
+    return Timed((ticks[-1] - ticks[WARM]) / (len(ticks) - 1 - WARM), ticks[0] - begun, whole)
