@@ -28,10 +28,6 @@ def tables(study: str, page: Path) -> str:
         return "\n\n".join([*parts, _answer(study), _figure(study, page), *_by_anchor(frame)])
     if frame["critic"].nunique() > 1:
         return "\n\n".join([*parts, *_by_critic(frame), _harm(pd.read_csv(REPORTS / study / "harm.csv"))])
-    cost = REPORTS / study / "cost.csv"
-    if cost.is_file():
-        keys = ["dataset", "anchor", "critic", "improvement"]
-        frame = frame.merge(pd.read_csv(cost)[[*keys, "seconds_self_imitation"]], on=keys, how="left")
     return "\n\n".join([*parts, *(_by_rule(dataset, rows) for dataset, rows in frame.groupby("dataset", sort=False))])
 
 
@@ -73,13 +69,14 @@ def _from(page: Path, path: Path) -> str:
 
 def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
     episodes = int(rows["episodes"].iloc[0] / rows["seeds"].iloc[0])
-    timed = "seconds_self_imitation" in rows
+    # A report of earlier code may lack the column.
+    counted = "parameters_rule" in rows
     # Tasks that end at success: there a better policy shows in the steps it takes.
     judged = rows["success_rate"].notna().any()
     digits = 0 if rows["return_mean"].abs().max() >= 10 else 2
     head = ["rule", "mean return", "score on D4RL's scale", "gain over the anchor", "of it repair", "of it improvement"]
     head += ["success", "mean length"] if judged else []
-    head += ["parameters it adds", "seconds, all seeds"] if timed else []
+    head += ["parameters it adds"] if counted else []
     lines = [
         f"`{dataset}`, {_protocol(rows)}{rows['seeds'].iloc[0]} seeds of {episodes} episodes (gain: paired difference "
         "to the anchor, in brackets its 95% t-interval over seeds; bold where that excludes zero):",
@@ -93,8 +90,8 @@ def _by_rule(dataset: str, rows: pd.DataFrame) -> str:
         cells += [_gain(row, digits), *split]
         if judged:
             cells += [_number(row["success_rate"], ".2f"), _number(row["length_mean"], ".0f")]
-        if timed:
-            cells += [_number(row["parameters_rule"], ",.0f"), _number(row["seconds_self_imitation"], ".0f")]
+        if counted:
+            cells.append(_number(row["parameters_rule"], ",.0f"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
