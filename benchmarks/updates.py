@@ -1,14 +1,14 @@
 """What share of the machine's matrix-product rate the training loops reach.
 
     python -m benchmarks.updates                # every stage at its defaults, 1, 2, 4 and 8 seeds in one process
-    python -m benchmarks.updates --quick        # a tenth of the steps, for a look
+    python -m benchmarks.updates --quick        # a fifth of the steps, for a look
 
 One thread. Floating-point operations of one update are counted by Torch (`torch.utils.flop_counter`: matrix products,
 padding included); the floor is the time that they would take at the rate of a batched product [S, B, H] x [S, H, H],
 measured before and after each stage in the same process. What is timed is the whole loop as a stage runs it:
-minibatches, learning curve, progress. Then stage (iii) with K = 16, 50 000 states and one refresh, from its first
-candidate to its last update, beside behaviour cloning of as many steps. Machines are shared and noisy: compare rows of
-one run. Writes benchmarks/results/updates.json.
+minibatches, progress, and the learning curve as often as in a loop of the default length. Then stage (iii) with K = 16,
+50 000 states and one refresh, from its first candidate to its last update, beside behaviour cloning of as many steps.
+Machines are shared and noisy: compare rows of one run. Writes benchmarks/results/updates.json.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.common import write
 from benchmarks.workloads import Job, Ticking, jobs, made_data, timed
 from spar_core.memory import keep_freed_memory
 
+# Of one seed; with several, fewer.
 STEPS = 2000
 # Updates whose operations are counted: most of them are no points of the learning curve.
 COUNTED = 400
@@ -76,19 +77,19 @@ def imitation(steps: int) -> dict[str, float]:
 def main() -> None:
     """Measure every stage, print the tables, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, and nothing is written")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the steps, and nothing is written")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 4, 8])
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    steps = STEPS // 10 if args.quick else STEPS
+    steps = STEPS // 5 if args.quick else STEPS
     dataset = made_data(200_000)
     rows = []
     print("| stage | seeds | updates a second | GFLOP an update | product, GFLOP/s | share of the floor |")
     print("|---|--:|--:|--:|--:|--:|")
     for n in args.seeds:
         seeds = list(range(n))
-        whole, counted = jobs(steps, dataset, seeds), jobs(COUNTED, dataset, seeds)
+        whole, counted = jobs(max(COUNTED, steps // n), dataset, seeds), jobs(COUNTED, dataset, seeds)
         for name, job in whole.items():
             found = measure(job, counted[name], seeds)
             rows.append({"stage": name, "seeds": n, **found})
