@@ -26,7 +26,7 @@ def shares(told: dict[str, Any]) -> bytes:
             values = [r["share_of_floor"] for stage in stages for r in rows if (r["stage"], r["seeds"]) == (stage, n)]
             places = np.arange(len(stages)) + (i - (len(seeds) - 1) / 2) * width
             shade = SHADES[i % len(SHADES)]
-            axes.bar(places, values, width, color=shade, edgecolor=INK, linewidth=0.6, label=f"{n} seeds")
+            axes.bar(places, values, width, color=shade, edgecolor=INK, linewidth=0.6, label=f"{n} seed{'s' * (n > 1)}")
         axes.axhline(0.8, color=GREY, linestyle="--", linewidth=1)
         axes.set_xticks(range(len(stages)), stages, rotation=20, ha="right")
         axes.set_ylabel("share of the product rate")
