@@ -53,7 +53,7 @@ def content() -> dict[Path, bytes]:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
-    environment.globals |= {"quality_rows": quality_rows, "median": statistics.median}
+    environment.globals |= {"quality_rows": quality_rows}
     environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}".replace(",", " ")}
     files = {PAGE: environment.get_template("page.md.j2").render(results).encode()}
     for name, draw in DRAWN.items():

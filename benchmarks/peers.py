@@ -38,18 +38,19 @@ SEEDS = 8
 ANCHORS, BUDGET = 5, 10_000
 
 
-def arrays(folder: Path, dataset: Dataset) -> Path:
-    """The dataset's arrays as d3rlpy takes them."""
+def arrays(folder: Path, dataset: Dataset, steps: np.ndarray) -> Path:
+    """Steps of whole episodes of the dataset, as d3rlpy takes them; observations as they are there, standardised."""
     path = folder / "arrays.npz"
-    ends = np.zeros(len(dataset.actions), np.float32)
-    ends[np.cumsum(dataset.lengths) - 1] = 1.0
+    ends = np.zeros(dataset.n_steps, bool)
+    ends[dataset.starts + dataset.lengths - 1] = True
+    terminals = dataset.step_terminated
     np.savez(
         path,
-        observations=dataset.observations[dataset.observation_index],
-        actions=dataset.actions,
-        rewards=dataset.rewards,
-        terminals=np.zeros_like(ends),
-        timeouts=ends,
+        observations=dataset.observations[dataset.observation_index][steps],
+        actions=dataset.actions[steps],
+        rewards=dataset.rewards[steps],
+        terminals=terminals[steps].astype(np.float32),
+        timeouts=(ends & ~terminals)[steps].astype(np.float32),
     )
     return path
 
@@ -89,7 +90,8 @@ def main() -> None:
     rows, seconds = [], {}
     print("| algorithm | processes | d3rlpy, updates a second | here | ratio |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        path = arrays(Path(folder), made_data(200_000))
+        dataset = made_data(200_000)
+        path = arrays(Path(folder), dataset, np.arange(dataset.n_steps))
         for algorithm in COMPARED:
             theirs = [args.peer, str(ROOT / "benchmarks/peer_d3rlpy.py"), str(path), algorithm, *steps]
             for processes, seeds in ((1, 1), (whole, SEEDS // whole)):

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import ROOT, module, side_by_side, write
+from benchmarks.peers import arrays
 from benchmarks.scratch import clone, set_params
 from spar_core.artifacts import read_json
 from spar_core.data.environments.environment import make_env
@@ -78,8 +79,7 @@ def spar(folder: Path, environment: dict[str, str], dataset: str) -> list[dict[s
     points = []
     for share in SHARES:
         set_params(folder, share)
-        spent = run_stages(folder, environment, "fit_bc", dataset=dataset, anchor="mlp")
-        cloned = list(spent)
+        cloned = run_stages(folder, environment, "fit_bc", dataset=dataset, anchor="mlp")
         fitted = run_stages(folder, environment, "fit_residual", dataset=dataset, anchor="mlp")
         for critic, name in WAYS.items():
             learned = run_stages(folder, environment, "fit_critic", dataset=dataset, critic=critic)
@@ -100,23 +100,6 @@ def spar(folder: Path, environment: dict[str, str], dataset: str) -> list[dict[s
     return points
 
 
-def standardised_arrays(path: Path, layout: Layout, dataset: str) -> None:
-    """The training episodes, as d3rlpy takes them."""
-    data = dataset_of(layout, dataset)
-    steps = data.train_steps
-    ends = np.zeros(data.n_steps, np.float32)
-    ends[data.starts + data.lengths - 1] = 1.0
-    terminals = data.step_terminated.astype(np.float32)
-    np.savez(
-        path,
-        observations=data.observations[data.observation_index][steps],
-        actions=data.actions[steps],
-        rewards=data.rewards[steps],
-        terminals=terminals[steps],
-        timeouts=(ends * (1 - terminals))[steps],
-    )
-
-
 def mean_return(layout: Layout, dataset: str, act: Callable[[np.ndarray], np.ndarray], seed: int) -> float:
     """Of the episodes that `stages.evaluate` would roll out for this seed."""
     env_id = read_json(layout.data(dataset) / MANIFEST)["environment"]["env_id"]
@@ -130,9 +113,8 @@ def mean_return(layout: Layout, dataset: str, act: Callable[[np.ndarray], np.nda
 
 def peers(peer: str, layout: Layout, dataset: str, temporary: Path) -> list[dict[str, Any]]:
     """Points of d3rlpy's algorithms."""
-    arrays = temporary / "arrays.npz"
-    standardised_arrays(arrays, layout, dataset)
-    scaler = dataset_of(layout, dataset).scaler
+    data = dataset_of(layout, dataset)
+    path, scaler = arrays(temporary, data, data.train_steps), data.scaler
     points = []
     for algorithm, name in PEERS.items():
         folders = [temporary / f"{dataset.replace('/', '_')}-{algorithm}-{seed}" for seed in SEEDS]
@@ -141,7 +123,7 @@ def peers(peer: str, layout: Layout, dataset: str, temporary: Path) -> list[dict
             folder.mkdir()
             options = ["--steps", STEPS, "--every", EVERY, "--seed", seed, "--folder", folder]
             script = str(ROOT / "benchmarks/peer_d3rlpy.py")
-            commands.append([peer, script, str(arrays), algorithm, *map(str, options)])
+            commands.append([peer, script, str(path), algorithm, *map(str, options)])
         runs = side_by_side(commands)
         for i, saved in enumerate(runs[0]["saved"]):
             returns = []

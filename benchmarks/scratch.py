@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.common import ROOT
+from stages.child import dvc_environment
 
 TRAINED = ("anchors", "residual", "critics", "improvements")
 
 
 def clone(folder: Path) -> dict[str, str]:
     """The committed project, with a cache of its own; returns the environment of its commands."""
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "OMP_NUM_THREADS": "1",
-        "SPAR_TRACKING": "off",
-        "SPAR_WORKERS": "1",
-    }
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    return environment
+    return dvc_environment(OMP_NUM_THREADS="1", SPAR_TRACKING="off", SPAR_WORKERS="1")
 
 
 def set_params(folder: Path, share: float = 1.0, **study: Any) -> None:

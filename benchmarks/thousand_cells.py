@@ -33,8 +33,8 @@ from stages.schedule import Schedule
 DATASETS, ANCHORS, RULES, SEEDS = 18, 5, ("spar_mlp", "spar_proj"), 10
 CORES = (1, 2, 8, 32, 128, 512)
 SCALES = (1.0, 150.0)
-# Stages whose time grows with the number of optimiser steps.
 BY_RULE = ("self_imitation", "evaluate")
+# Stages whose time grows with the number of optimiser steps.
 TRAINED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation")
 
 
@@ -115,10 +115,8 @@ def scaled(measured: Mapping[str, float], scale: float, overhead: float) -> dict
         "core_seconds": work,
         "core_seconds_unshared": alone,
         "by_stage": by_stage,
-        # No schedule is shorter than the longest chain.
-        "longest_chain": sum(seconds[stage] for stage in ("download", "fit_bc", "fit_residual"))
-        + seconds["self_imitation"]
-        + seconds["evaluate"],
+        # What is left with a core for every cell; no schedule is shorter.
+        "longest_chain": simulate(graph, seconds, len(graph)),
         "rows": rows,
     }
 

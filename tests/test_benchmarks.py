@@ -54,6 +54,8 @@ def test_a_schedule_on_one_core_takes_all_the_work_and_on_many_its_longest_chain
     assert told["core_seconds_unshared"] == 18 * 10 + 1800 * (4 + 3 + 5 + 2 + 1)
     assert told["rows"][0]["seconds"] == told["core_seconds"] and told["rows"][0]["busy"] == 1.0
     assert thousand_cells.simulate(thousand_cells.study(), measured, 10_000) == told["longest_chain"] == 20.0
+    # A critic that takes longer than anchor and residual model is the chain.
+    assert thousand_cells.scaled({**measured, "fit_critic": 9.0}, 1.0, 0.0)["longest_chain"] == 10 + 9 + 2 + 1
 
 
 def test_budgets_are_scaled_wherever_they_are():
