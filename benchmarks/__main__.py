@@ -6,6 +6,8 @@ import argparse
 import subprocess
 import sys
 
+import torch
+
 from benchmarks.common import ROOT, module
 
 ALONE = ("updates", "scaling", "growth", "start_up", "data_loading", "sixth_anchor")
@@ -18,6 +20,8 @@ def main() -> None:
     parser.add_argument("--peer", help="the Python of an environment with benchmarks/requirements-d3rlpy.txt")
     args = parser.parse_args()
     commands = [module(f"benchmarks.{name}") for name in ALONE]
+    if torch.cuda.is_available():
+        commands.append(module("benchmarks.one_gpu"))
     if args.peer:
         commands += [module(f"benchmarks.{name}", "--peer", args.peer) for name in BESIDE]
     if (ROOT / "artifacts/seconds").is_dir():

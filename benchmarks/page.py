@@ -7,10 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from benchmarks.common import ROOT, read
 from benchmarks.figures import DRAWN
+from spar_core import templates
 
 PAGE = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"
@@ -24,6 +23,7 @@ NAMES = (
     "data_loading",
     "quality",
     "thousand_cells",
+    "one_gpu",
 )
 
 
@@ -42,18 +42,22 @@ def quality_rows(told: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def gpu_rows(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each way seconds of an update by stage, and of the pipeline at its budget where all stages are there."""
+    rows = []
+    for way in dict.fromkeys(row["way"] for row in told["rates"]):
+        mine = {row["stage"]: row for row in told["rates"] if row["way"] == way}
+        whole = sum(row["first"] + told["budget"] * row["update"] for row in mine.values())
+        stages = {stage: row["update"] for stage, row in mine.items()}
+        rows.append({"way": way, "stages": stages, "whole": whole if set(mine) == set(told["pipeline"]) else None})
+    return rows
+
+
 def content() -> dict[Path, bytes]:
     """The page and its figures, as bytes by path."""
     results = {name: read(name) for name in NAMES}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.globals |= {"quality_rows": quality_rows}
+    environment = templates.environment(__file__)
+    environment.globals |= {"quality_rows": quality_rows, "gpu_rows": gpu_rows}
     environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}".replace(",", " ")}
     files = {PAGE: environment.get_template("page.md.j2").render(results).encode()}
     for name, draw in DRAWN.items():

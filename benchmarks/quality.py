@@ -1,13 +1,14 @@
 """Return against wall time: SPAR with and without the warm start of its critic, and d3rlpy's IQL and TD3+BC.
 
-    python -m benchmarks.quality --peer .venv-d3rlpy/bin/python     # about forty minutes
+    python -m benchmarks.quality --peer .venv-d3rlpy/bin/python     # about fifty minutes
 
 On the built-in MuJoCo datasets, two seeds, each a process of one thread. SPAR is the stages as a user runs them, one
 after the other (`fit_bc`, `fit_residual`, `fit_critic`, `self_imitation` with `spar_mlp`; start-up counted), at shares
 of the optimiser steps of params.yaml; `iql_cold` is `iql` without the warm start. d3rlpy's algorithms see the same
 training episodes, observations standardised likewise, and are evaluated at several steps of one run; the time of their
 start and of reading data is not counted. All policies play the same twenty episodes a seed; that takes no time here.
-Returns are of rollouts of built-in data, not of D4RL. Writes benchmarks/results/quality.json.
+Returns are of rollouts of built-in data, not of D4RL. Writes benchmarks/results/quality.json after
+each dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import ROOT, module, side_by_side, write
+from benchmarks.common import ROOT, module, read, side_by_side, write
 from benchmarks.peers import arrays
 from benchmarks.scratch import clone, set_params
 from spar_core.artifacts import read_json
@@ -151,16 +152,17 @@ def main() -> None:
     if not args.peer:
         sys.exit("error: --peer is missing: the Python of an environment with benchmarks/requirements-d3rlpy.txt")
     torch.set_num_threads(1)
-    found = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "clone"
         environment = clone(folder)
         for dataset in args.datasets:
             command = module("stages.download", "--dataset", dataset)
             subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.DEVNULL)
-            found[dataset] = spar(folder, environment, dataset)
-            found[dataset] += peers(args.peer, Layout(folder), dataset, Path(temporary))
-    write("quality", {"seeds": SEEDS, "shares": SHARES, "datasets": found})
+            points = spar(folder, environment, dataset)
+            points += peers(args.peer, Layout(folder), dataset, Path(temporary))
+            # Those that were not asked for stay as they were measured.
+            found = (read("quality") or {}).get("datasets", {}) | {dataset: points}
+            write("quality", {"seeds": SEEDS, "shares": SHARES, "datasets": found})
 
 
 if __name__ == "__main__":

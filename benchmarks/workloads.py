@@ -62,7 +62,7 @@ def made_data(steps: int) -> Dataset:
     )
 
 
-def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], **changed: Any) -> dict[str, Job]:
+def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], device: str = "cpu", **changed: Any) -> dict[str, Job]:
     """Stages by name, each a function of a reporter; ``changed`` replaces settings where a stage has them."""
 
     def settings(kind: Any, **values: Any) -> Any:
@@ -78,23 +78,25 @@ def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], **changed: Any) -> 
         few = {"steps": 2}
         quiet = Reporter(list(seeds))
         own = anchor_settings.model_copy(update=few)
-        anchor = MLPAnchor.restore(own, MLPAnchor.clone(dataset, own, seeds, quiet, "cpu").tensors)
+        cloned = MLPAnchor.clone(dataset, own, seeds, quiet, "cpu").tensors
         mine = residual_settings.model_copy(update=few)
-        residual = ResidualModel.restore(mine, fit_residual(dataset, anchor, mine, seeds, quiet).tensors)
+        modelled = fit_residual(dataset, MLPAnchor.restore(own, cloned), mine, seeds, quiet).tensors
         theirs = critic_settings.model_copy(update=few)
-        critic = IQLCritic.restore(theirs, IQLCritic.fit(dataset, theirs, seeds, quiet, "cpu").tensors)
-        return anchor, Frozen(anchor, residual, critic)
+        learned = IQLCritic.fit(dataset, theirs, seeds, quiet, "cpu").tensors
+        anchor = MLPAnchor.restore(own, cloned, device)
+        residual = ResidualModel.restore(mine, modelled, device)
+        return anchor, Frozen(anchor, residual, IQLCritic.restore(theirs, learned, device))
 
     anchor, frozen = parts()
 
     def rule(kind: Any) -> Job:
         own = settings(kind.Settings, steps=steps)
-        return lambda report: kind.fit(dataset, frozen, own, seeds, report, "cpu")
+        return lambda report: kind.fit(dataset, frozen, own, seeds, report, device)
 
     return {
-        "fit_bc": lambda report: MLPAnchor.clone(dataset, anchor_settings, seeds, report, "cpu"),
-        "fit_residual": lambda report: fit_residual(dataset, anchor, residual_settings, seeds, report),
-        "fit_critic": lambda report: IQLCritic.fit(dataset, critic_settings, seeds, report, "cpu"),
+        "fit_bc": lambda report: MLPAnchor.clone(dataset, anchor_settings, seeds, report, device),
+        "fit_residual": lambda report: fit_residual(dataset, anchor, residual_settings, seeds, report, device),
+        "fit_critic": lambda report: IQLCritic.fit(dataset, critic_settings, seeds, report, device),
         "awr_scratch": rule(AWRFromScratch),
         "spar_mlp": rule(SparMLP),
         "spar_proj": rule(SparProj),

@@ -10,10 +10,12 @@ one column).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,8 @@ from torch import Tensor
 VECTOR = 16
 # Rows a forward pass takes at once: the activations of a few thousand rows stay in the processor's cache.
 CHUNK = 4096
+# For Torch's compiler: pick no kernel by a measurement. Another run might pick another one, and round otherwise.
+COMPILER: dict[str, Any] = {"deterministic": True}
 
 
 def padded(size: int) -> int:
@@ -165,12 +169,24 @@ class Adam:
         self.first_moments = [torch.zeros_like(stack.flat) for stack in stacks]
         self.second_moments = [torch.zeros_like(stack.flat) for stack in stacks]
         self.steps = [torch.zeros((), device=stack.flat.device) for stack in stacks]
-        # On a device a tensor, so that a captured step sees it change.
+        # On a device a tensor, so that a captured step sees it change; and one that is compiled.
         device = stacks[0].flat.device
         self.rate: float | Tensor = 0.0 if device.type == "cpu" else torch.zeros((), device=device)
+        self._apply, self._rule = self._move, fused
         for stack in stacks:
             for leaf in stack.leaves.values():
                 leaf.requires_grad_()
+
+    def compile(self) -> None:
+        """Let Torch's compiler make kernels of the formulas, in place of the fused one: there gathering the gradients,
+        and the step itself, are one."""
+        from torch.optim.adam import adam
+
+        self.rate = torch.zeros((), device=self.stacks[0].flat.device)
+        self._rule = functools.partial(adam, foreach=False, capturable=True)
+        self._apply = torch.compile(self._move, dynamic=False, options=COMPILER)
+        # What is compiled around it ends at the gradients.
+        self.step = torch.compiler.disable(self.step)  # type: ignore[method-assign]
 
     def minimise(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar loss."""
@@ -191,7 +207,7 @@ class Adam:
     def step(self, loss: Tensor) -> None:
         """What is done on the device; a graph may replay it (:mod:`spar_core.updates`)."""
         leaves = [leaf for stack in self.stacks for leaf in stack.leaves.values()]
-        self._step(iter(torch.autograd.grad(loss, leaves)))
+        self._apply(torch.autograd.grad(loss, leaves))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Steps and moments, and the weights that are optimised, for checkpoints."""
@@ -211,13 +227,11 @@ class Adam:
             self.steps[i].fill_(self.done)
 
     @torch.no_grad()
-    def _step(self, gradients: Iterator[Tensor]) -> None:
+    def _move(self, gradients: Sequence[Tensor]) -> None:
+        parts = iter(gradients)
         for stack, buffer in zip(self.stacks, self.gradients, strict=True):
-            for start, end in stack.spans.values():
-                buffer[:, start:end].copy_(next(gradients).reshape(stack.n, end - start))
-        for step in self.steps:
-            step += 1
-        torch._fused_adam_(
+            torch.cat([next(parts).reshape(stack.n, -1) for _ in stack.leaves], dim=1, out=buffer)
+        self._rule(
             [stack.flat for stack in self.stacks],
             self.gradients,
             self.first_moments,
@@ -234,7 +248,16 @@ class Adam:
         )
 
 
+def fused(*state: Any, **settings: Any) -> None:
+    """A step of Adam by Torch's own kernel; the last of ``state`` are the counts of steps."""
+    torch._foreach_add_(state[-1], 1)
+    torch._fused_adam_(*state, **settings)
+
+
 def per_seed_mean(values: Tensor) -> Tensor:
     """Mean of each row of [S, ...], [S]. Row by row, because a reduction over a larger tensor may be split
-    differently and then rounds differently."""
+    differently and then rounds differently; on a device at once, in one kernel: matrix products may round differently
+    beside other seeds there anyway."""
+    if values.is_cuda:
+        return values.flatten(1).mean(dim=1)
     return torch.stack([row.mean() for row in values])

@@ -68,7 +68,10 @@ class Draws:
         """The next step's."""
         if self._drawn is None or self._used == self.block:
             parts = [self.draw(generator, self.block) for generator in self.generators]
-            self._drawn, self._used = torch.stack(parts, dim=1).to(self.device), 0
+            drawn, self._used = torch.stack(parts, dim=1), 0
+            # From pinned memory the copy waits for nothing: the next draws overlap with the steps that take these.
+            on_device = torch.device(self.device).type == "cuda"
+            self._drawn = drawn.pin_memory().to(self.device, non_blocking=True) if on_device else drawn
         self._used += 1
         return self._drawn[self._used - 1]
 

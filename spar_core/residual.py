@@ -165,7 +165,7 @@ def fit_residual(
         adam.step(loss)
         return info
 
-    run = Update(update, adam, device)
+    run = Update(update, adam, device, settings.steps)
     for step in resumable(report, "residual", settings.steps, adam=adam, batches=batches, noise=noise):
         info = run(batches.next(), noise.next())
         if is_curve_point(step, settings.steps):

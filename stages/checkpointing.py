@@ -79,11 +79,12 @@ def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapp
         if name:
             values = variants.get(f"{family}s", {}).get(name)
             modules += [member_module(family, kind) for kind in variant_kinds(name, values)]
+    name = device()
     runs_on = [
         platform.python_version(),
         torch.__version__,
         np.__version__,
         torch.backends.cpu.get_cpu_capability(),
-        device(),
+        name if name == "cpu" else f"{name}: {torch.cuda.get_device_name(name)}",
     ]
     return digest_value([params, inputs, code_digest(HERE, modules), runs_on])

@@ -33,3 +33,15 @@ def toy():
 def parts(toy) -> Parts:
     """Frozen parts of the seeds 0, 3 and 5, fitted for a few steps."""
     return fit_parts(toy, (0, 3, 5))
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Another small dataset; never write to its arrays."""
+    return toy_dataset(episodes=12)
+
+
+@pytest.fixture(scope="session")
+def pair(data) -> Parts:
+    """Frozen parts of the seeds 0 and 2, fitted to ``data``."""
+    return fit_parts(data, (0, 2))

@@ -135,16 +135,16 @@ class Parts:
             return ResidualSettings(**{k: v for k, v in TINY.items() if k in ResidualSettings.model_fields})
         return tiny_settings({"anchor": MLPAnchor, "critic": IQLCritic}[part])
 
-    def frozen(self, seeds: Sequence[int]) -> Frozen:
+    def frozen(self, seeds: Sequence[int], device: str = "cpu") -> Frozen:
         rows = [self.seeds.index(seed) for seed in seeds]
 
         def tensors(part: str) -> dict[str, Tensor]:
             return {name: value[rows].clone() for name, value in getattr(self, part).tensors.items()}
 
         return Frozen(
-            MLPAnchor.restore(self.settings("anchor"), tensors("anchor")),
-            ResidualModel.restore(self.settings("residual"), tensors("residual")),
-            IQLCritic.restore(self.settings("critic"), tensors("critic")),
+            MLPAnchor.restore(self.settings("anchor"), tensors("anchor"), device),
+            ResidualModel.restore(self.settings("residual"), tensors("residual"), device),
+            IQLCritic.restore(self.settings("critic"), tensors("critic"), device),
         )
 
 

@@ -19,7 +19,7 @@ from spar_core.randomness import Minibatches, normal, streams
 from spar_core.reporter import Nested, Reporter
 from spar_core.residual import fit_residual
 from spar_core.resuming import resumable
-from tests.fakes import TINY, assert_same_seed, fit_parts, tiny_settings, toy_dataset
+from tests.fakes import TINY, assert_same_seed, tiny_settings
 
 SEEDS = (0, 2)
 
@@ -35,16 +35,6 @@ class Stopping(Reporter):
     def ask(self, after):
         self.updates += 1
         return next(self.asked) == after
-
-
-@pytest.fixture(scope="module")
-def data():
-    return toy_dataset(episodes=12)
-
-
-@pytest.fixture(scope="module")
-def parts(data):
-    return fit_parts(data, SEEDS)
 
 
 def ends_the_same(fit, folder):
@@ -84,18 +74,18 @@ def test_every_critic(kind, data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(registry.IMPROVEMENTS))
-def test_every_rule(kind, data, parts, tmp_path):
+def test_every_rule(kind, data, pair, tmp_path):
     member = load_member("improvement", kind)
     settings = tiny_settings(member)
     if kind in ("anchor", "best_of_n"):
         pytest.skip("it trains nothing")
-    ends_the_same(lambda report: member.fit(data, parts.frozen(SEEDS), settings, SEEDS, report, "cpu"), tmp_path)
+    ends_the_same(lambda report: member.fit(data, pair.frozen(SEEDS), settings, SEEDS, report, "cpu"), tmp_path)
 
 
-def test_the_residual_model(data, parts, tmp_path):
-    anchor = parts.frozen(SEEDS).anchor
+def test_the_residual_model(data, pair, tmp_path):
+    anchor = pair.frozen(SEEDS).anchor
     for base in ("action", "sample"):
-        settings = parts.settings("residual").model_copy(update={"base": base})
+        settings = pair.settings("residual").model_copy(update={"base": base})
         ends_the_same(lambda report, s=settings: fit_residual(data, anchor, s, SEEDS, report), tmp_path / base)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spar_core import registry
+from spar_core import registry, updates
 from spar_core.fqe import FQESettings, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.networks import Adam, MLPShape, Stack
 from spar_core.randomness import Draws, gaussian, streams
 from spar_core.reporter import Reporter
 from spar_core.residual import fit_residual
-from spar_core.updates import Update
-from tests.fakes import TINY, fit_parts, tiny_settings, toy_dataset
+from spar_core.updates import Update, compiled
+from tests.fakes import TINY, tiny_settings
 
 SEEDS = (0, 2)
 READS_BACK = {"cql", "edac"}
@@ -44,7 +46,7 @@ def watched(monkeypatch):
     seen = {"found": set(), "calls": 0, "plain": 0}
     make = Update.__init__
 
-    def init(self, update, adam, device, *, capture=True):
+    def init(self, update, adam, device, steps, *, capture=True):
         def within(*inputs):
             seen["calls"] += 1
             mode = NothingFromTheHost()
@@ -54,20 +56,10 @@ def watched(monkeypatch):
             return info
 
         seen["plain"] += not capture
-        make(self, within if capture else update, adam, device, capture=capture)
+        make(self, within if capture else update, adam, device, steps, capture=capture)
 
     monkeypatch.setattr(Update, "__init__", init)
     return seen
-
-
-@pytest.fixture(scope="module")
-def data():
-    return toy_dataset(episodes=12)
-
-
-@pytest.fixture(scope="module")
-def parts(data):
-    return fit_parts(data, SEEDS)
 
 
 def test_the_watcher_sees_what_it_should(watched):
@@ -79,7 +71,7 @@ def test_the_watcher_sees_what_it_should(watched):
         adam.step(loss)
         return {"loss": torch.full((1,), loss.item())}
 
-    Update(bad, adam, "cpu")(torch.ones(1, 4, 2))
+    Update(bad, adam, "cpu", 1)(torch.ones(1, 4, 2))
     assert {name.split(".")[0] for name in watched["found"]} == {"randn", "lift_fresh", "_local_scalar_dense"}
 
 
@@ -102,16 +94,16 @@ def test_every_critic(kind, data, watched):
 
 
 @pytest.mark.parametrize("kind", sorted(registry.IMPROVEMENTS))
-def test_every_rule(kind, data, parts, watched):
+def test_every_rule(kind, data, pair, watched):
     member = load_member("improvement", kind)
     if kind in ("anchor", "best_of_n"):
         pytest.skip("it trains nothing")
-    member.fit(data, parts.frozen(SEEDS), tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
+    member.fit(data, pair.frozen(SEEDS), tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
     assert watched["calls"] >= TINY["steps"] and not watched["found"] and not watched["plain"]
 
 
-def test_the_residual_model_and_fitted_q_evaluation(data, parts, watched):
-    fit_residual(data, parts.frozen(SEEDS).anchor, parts.settings("residual"), SEEDS, Reporter(SEEDS))
+def test_the_residual_model_and_fitted_q_evaluation(data, pair, watched):
+    fit_residual(data, pair.frozen(SEEDS).anchor, pair.settings("residual"), SEEDS, Reporter(SEEDS))
     settings = FQESettings(**{name: value for name, value in TINY.items() if name in FQESettings.model_fields})
 
     def act(observations):
@@ -140,7 +132,7 @@ def test_draws_are_those_of_one_call_a_step():
 # --- on a device ---
 
 
-def train(device, steps=60):
+def train(device, steps=60, change=lambda update, adam: update):
     """A small regression with a falling learning rate; its weights and curve."""
     network = Stack(MLPShape(6, (32, 32), 2), len(SEEDS), device).initialise(streams(SEEDS, "w"))
     adam = Adam(1e-2, network, decay_steps=steps)
@@ -151,7 +143,7 @@ def train(device, steps=60):
         adam.step(loss.sum())
         return {"loss": loss.detach()}
 
-    run = Update(update, adam, device)
+    run = Update(change(update, adam), adam, device, steps)
     losses = [run(draws.next())["loss"].tolist() for _ in range(steps)]
     return network.flat.detach().cpu(), torch.tensor(losses), run
 
@@ -163,6 +155,20 @@ def test_a_captured_update_agrees_with_the_cpu():
     expected, expected_losses, _ = train("cpu")
     torch.testing.assert_close(losses, expected_losses, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_update_agrees_with_a_plain_one():
+    weights, losses, _ = train("cpu", change=compiled)
+    expected, expected_losses, _ = train("cpu")
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-3)
+
+
+def test_long_loops_are_compiled_on_a_device_alone(monkeypatch):
+    monkeypatch.setattr(updates, "COMPILED_FROM", 1)
+    monkeypatch.setattr(updates, "compiled", lambda update, adam: pytest.fail("compiled"))
+    train("cpu", steps=2)
 
 
 def test_on_the_cpu_an_update_is_a_plain_call():

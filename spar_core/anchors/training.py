@@ -59,7 +59,7 @@ def train(
         adam.step(loss)
         return info
 
-    run = Update(update, adam, device)
+    run = Update(update, adam, device, settings.steps)
     for step in resumable(report, "anchor", settings.steps, adam=adam, batches=batches, **draws):
         info = run(batches.next(), *(draw.next() for draw in draws.values()))
         if is_curve_point(step, settings.steps):

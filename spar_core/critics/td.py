@@ -82,7 +82,7 @@ class TDCritic(StackedCritic):
             target.flat.lerp_(self.networks.flat.detach(), settings.target_rate)
             return info
 
-        run = Update(update, adam, device, capture=objective.capture)
+        run = Update(update, adam, device, settings.steps, capture=objective.capture)
         parts = {"adam": adam, "target": target, "batches": batches, **objective.kept}
         for step in resumable(report, "temporal_differences", settings.steps, **parts):
             info = run(batches.next())

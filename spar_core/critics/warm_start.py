@@ -51,7 +51,7 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, 
             adam.step(loss)
             return info
 
-        run = Update(update, adam, str(rows.device))
+        run = Update(update, adam, str(rows.device), phase_steps)
         for step in resumable(report, f"warm_start-{phase}", phase_steps, adam=adam, batches=batches):
             done = before + step
             info = run(batches.next())

@@ -56,7 +56,7 @@ def imitate(
             adam.step(loss)
             return info
 
-        run = Update(update, adam, device)
+        run = Update(update, adam, device, end - start)
         for step in resumable(report, f"improvement-{refresh}", end - start, adam=adam, batches=batches):
             report.observe(start + step, network)
             info = run(batches.next())

@@ -38,7 +38,7 @@ def minimise_on_data(
         adam.step(loss)
         return info
 
-    run = Update(update, adam, device)
+    run = Update(update, adam, device, settings.steps)
     for step in resumable(report, "improvement", settings.steps, adam=adam, batches=batches):
         report.observe(step, network)
         info = run(batches.next())

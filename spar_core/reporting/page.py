@@ -20,6 +20,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
+from spar_core import templates
+
 TEMPLATE = "page.html.j2"
 _MEDIA = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 _TAGS = {"inline": ("code", "br", "sub", "sup"), "block": ("code", "details", "summary")}
@@ -206,13 +208,7 @@ def _codes(text: str) -> Markup:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
+    environment = templates.environment(__file__, html=True)
     environment.globals["data_uri"] = data_uri
     environment.filters["codes"] = _codes
     return environment

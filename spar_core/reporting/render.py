@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from spar_core import templates
 from spar_core.reporting.anchor_quality import PREDICTORS, anchor_quality, anchors_frame
 from spar_core.reporting.cells import Cell, Folders, Rule, StudyLists, all_episodes, load_rules
 from spar_core.reporting.config import ReportSettings
@@ -237,14 +237,7 @@ def _sentence(clause: str) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
+    environment = templates.environment(__file__)
     environment.globals |= {"nothing": NOTHING, "predictors": PREDICTORS}
     environment.filters |= {
         "number": number,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
+from spar_core import templates
 
 NOTHING = "-"
 
@@ -48,13 +47,6 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
     """The whole page ``reports/theory/README.md``."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
+    environment = templates.environment(__file__)
     environment.filters |= {"findings": findings_table, "verdict": verdict}
     return environment.get_template("theory.md.j2").render(results=results)
