@@ -8,11 +8,12 @@ import sys
 import pytest
 import torch
 
-from benchmarks import growth, thousand_cells, updates
+from benchmarks import growth, one_gpu, thousand_cells, updates
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.page import NAMES, content
+from benchmarks.page import NAMES, content, gpu_rows
 from benchmarks.scratch import _scale
 from benchmarks.workloads import WARM, jobs, made_data, timed
+from spar_core.fitted import Fitted
 from spar_core.reporter import Reporter
 
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main()" in path.read_text())
@@ -62,6 +63,25 @@ def test_budgets_are_scaled_wherever_they_are():
     params = {"mlp": {"steps": 100, "hidden": [2]}, "iql": {"warm_start_steps": 0, "fqe": {"steps": 3}}}
     _scale(params, 0.1)
     assert params == {"mlp": {"steps": 10, "hidden": [2]}, "iql": {"warm_start_steps": 0, "fqe": {"steps": 1}}}
+
+
+def test_a_pipeline_on_a_device_is_reckoned_where_every_stage_was_timed():
+    def row(way, stage, update):
+        return {"way": way, "stage": stage, "update": update, "first": 2.0}
+
+    rows = [row("a", "x", 0.001), row("a", "y", 0.003), row("b", "x", 0.002)]
+    found = gpu_rows({"rates": rows, "budget": 1000, "pipeline": ["x", "y"]})
+    assert found[0] == {"way": "a", "stages": {"x": 0.001, "y": 0.003}, "whole": pytest.approx(2 + 1 + 2 + 3)}
+    assert found[1] == {"way": "b", "stages": {"x": 0.002}, "whole": None}
+
+
+def test_distances_of_fits_are_the_largest_of_weights_and_of_the_last_losses():
+    def fitted(weight, losses):
+        curves = [(step, 0, "critic/q_loss", loss) for step, loss in enumerate(losses)]
+        return Fitted({"w": torch.tensor([3.0, 4.0]), "v": torch.tensor([weight])}, {}, curves)
+
+    found = one_gpu.distance(fitted(1.1, [9.0, 2.5]), fitted(1.0, [1.0, 2.0]))
+    assert found == {"weights": pytest.approx(0.1), "losses": pytest.approx(0.25)}
 
 
 def test_the_product_rate_is_that_of_a_real_product():
