@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 def write(name: str, told: Mapping[str, Any]) -> None:
     """Write benchmarks/results/<name>.json."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"machine": machine()} | {key: value for key, value in told.items() if key != "machine"}
+    content = {"machine": None, **told} | {"machine": machine()}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

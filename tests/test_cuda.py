@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from spar_core import registry, updates
-from spar_core.fqe import FQESettings, evaluate_in_turn
+from spar_core.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.policy import load_policy
 from spar_core.reporter import Reporter
 from spar_core.residual import fit_residual
-from tests.fakes import TINY, save_rule, tiny_settings
+from tests.fakes import save_rule, tiny_settings
 from tests.test_resuming import ends_the_same
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -79,7 +79,7 @@ def test_the_residual_model(base, data, pair, tmp_path):
 
 
 def test_fitted_q_evaluation(data):
-    settings = FQESettings(**{name: value for name, value in TINY.items() if name in FQESettings.model_fields})
+    settings = tiny_settings(PolicyValue)
 
     def values(device):
         acts = [lambda o, c=c: o.new_full((len(SEEDS), len(o), data.action_size), c) for c in (0.1, -0.3)]

@@ -12,14 +12,14 @@ from spar_core import registry
 from spar_core.checkpoints import Checkpoints
 from spar_core.distillation import distil
 from spar_core.errors import Interrupted
-from spar_core.fqe import FQESettings, evaluate_in_turn
+from spar_core.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.networks import Adam, MLPShape, Stack
 from spar_core.randomness import Minibatches, normal, streams
 from spar_core.reporter import Nested, Reporter
 from spar_core.residual import fit_residual
 from spar_core.resuming import resumable
-from tests.fakes import TINY, assert_same_seed, tiny_settings
+from tests.fakes import assert_same_seed, tiny_settings
 
 SEEDS = (0, 2)
 
@@ -90,7 +90,7 @@ def test_the_residual_model(data, pair, tmp_path):
 
 
 def test_fitted_q_evaluation_of_several_policies(data, tmp_path):
-    settings = FQESettings(**{name: value for name, value in TINY.items() if name in FQESettings.model_fields})
+    settings = tiny_settings(PolicyValue)
     acts = [lambda o, c=c: torch.full((len(SEEDS), len(o), data.action_size), c) for c in (0.1, -0.3)]
 
     def estimates(report):

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spar_core import registry, updates
-from spar_core.fqe import FQESettings, evaluate_in_turn
+from spar_core.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.networks import Adam, MLPShape, Stack
 from spar_core.randomness import Draws, gaussian, streams
@@ -104,7 +104,7 @@ def test_every_rule(kind, data, pair, watched):
 
 def test_the_residual_model_and_fitted_q_evaluation(data, pair, watched):
     fit_residual(data, pair.frozen(SEEDS).anchor, pair.settings("residual"), SEEDS, Reporter(SEEDS))
-    settings = FQESettings(**{name: value for name, value in TINY.items() if name in FQESettings.model_fields})
+    settings = tiny_settings(PolicyValue)
 
     def act(observations):
         return torch.zeros(len(SEEDS), len(observations), data.action_size)
