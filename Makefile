@@ -34,11 +34,11 @@ study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study
 	$(BIN)/python -m stages.run
 
 sweep: setup ## the same, JOBS cells at a time: make sweep JOBS=2
-	$(BIN)/python -m stages.sweep --jobs $(or $(JOBS),2)
+	$(BIN)/python -m stages.parallel.sweep --jobs $(or $(JOBS),2)
 	$(BIN)/python -m stages.run
 
 publish: setup ## make sure that every cell of the study is in MLflow
-	$(BIN)/python -m stages.publish
+	$(BIN)/python -m stages.tracking.publish
 
 theory: setup ## measure the geometric claims on synthetic problems: reports/theory/README.md
 	$(BIN)/dvc repro theory theory_page

@@ -86,7 +86,7 @@ def job_of(folder: Path, cell: Any) -> tuple[Any, dict[str, Any]]:
 
 def run_rollouts(folder: Path, cell: Any, workers: int, episodes: int) -> int:
     """The rollouts of one evaluation in this process and its workers; returns the steps."""
-    from spar_core.evaluation import EvaluationSettings, blocks, over_blocks
+    from spar_core.evaluation.rollouts import EvaluationSettings, blocks, over_blocks
     from spar_core.seeds import parse_seeds
 
     job, env = job_of(folder, cell)
@@ -99,7 +99,7 @@ def run_plain(folder: Path, cell: Any, episodes: int) -> int:
     """What one writes first: one environment, one observation at a time."""
     import gymnasium
 
-    from spar_core.evaluation import EvaluationSettings
+    from spar_core.evaluation.rollouts import EvaluationSettings
     from spar_core.policy import load_policy
 
     job, _ = job_of(folder, cell)

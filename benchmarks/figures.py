@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from spar_core.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
+from spar_core.reporting.figures.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
 
 SHADES = [INK, GREY, PALE, "#ffffff"]
 MARKS = ["o", "s", "^", "D", "v"]

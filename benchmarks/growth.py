@@ -22,7 +22,7 @@ from scipy import stats
 
 from benchmarks.common import write
 from benchmarks.workloads import WARM, jobs, made_data, timed
-from spar_core.memory import keep_freed_memory
+from spar_core.training.memory import keep_freed_memory
 
 # Updates of a point, and the steps of the dataset where they are not what is swept.
 UPDATES, DATA = 300, 100_000

@@ -24,9 +24,10 @@ from scipy import special, stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from spar_core import aggregates, coverage  # noqa: E402
-from spar_core.aggregates import RESAMPLES  # noqa: E402
-from spar_core.coverage import CHUNK, LEVEL, TAIL, Draw, Ends, covered  # noqa: E402
+from benchmarks import coverage  # noqa: E402
+from benchmarks.coverage import CHUNK, LEVEL, TAIL, Draw, Ends, covered  # noqa: E402
+from spar_core.evaluation import aggregates  # noqa: E402
+from spar_core.evaluation.aggregates import RESAMPLES  # noqa: E402
 
 PAGE = ROOT / "docs/statistics.md"
 RESULT = ROOT / "benchmarks/results/interval_coverage.json"

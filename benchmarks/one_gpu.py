@@ -23,10 +23,10 @@ import torch
 
 from benchmarks.common import read, write
 from benchmarks.workloads import WARM, Job, Ticking, jobs, made_data
-from spar_core import updates
 from spar_core.critics import iql
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
+from spar_core.training import loop as updates
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 DEVICE = "cuda"
 # Of the default pipeline, in its order; stage (iii) with one rule.

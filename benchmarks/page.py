@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, read
 from benchmarks.figures import DRAWN
-from spar_core import templates
+from spar_core.reporting.page import templating
 
 PAGE = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"
@@ -56,7 +56,7 @@ def gpu_rows(told: dict[str, Any]) -> list[dict[str, Any]]:
 def content() -> dict[Path, bytes]:
     """The page and its figures, as bytes by path."""
     results = {name: read(name) for name in NAMES}
-    environment = templates.environment(__file__)
+    environment = templating.environment(__file__)
     environment.globals |= {"quality_rows": quality_rows, "gpu_rows": gpu_rows}
     environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}".replace(",", " ")}
     files = {PAGE: environment.get_template("page.md.j2").render(results).encode()}

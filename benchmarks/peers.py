@@ -28,7 +28,7 @@ import torch
 from benchmarks.common import ROOT, cores, module, side_by_side, write
 from benchmarks.workloads import WARM, jobs, made_data, timed
 from spar_core.data.dataset import Dataset
-from spar_core.memory import keep_freed_memory
+from spar_core.training.memory import keep_freed_memory
 
 # What of this project does the work of each algorithm; the last two are compared with nothing.
 STAGES = {"bc": ("fit_bc",), "iql": ("fit_critic", "awr_scratch"), "residual": ("fit_residual",), "rule": ("spar_mlp",)}

@@ -32,7 +32,7 @@ from benchmarks.scratch import clone, set_params
 from spar_core.artifacts import read_json
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
-from spar_core.evaluation import EvaluationSettings, blocks, roll_out
+from spar_core.evaluation.rollouts import EvaluationSettings, blocks, roll_out
 from stages.datasets import dataset_of
 from stages.layout import Layout
 

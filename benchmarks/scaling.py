@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import cores, module, side_by_side, write
 from benchmarks.workloads import jobs, made_data, timed
-from spar_core.memory import keep_freed_memory
+from spar_core.training.memory import keep_freed_memory
 
 SEEDS = 8
 STAGES = ("fit_bc", "fit_critic")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from benchmarks.common import ROOT
-from stages.child import dvc_environment
+from stages.parallel.child import dvc_environment
 
 TRAINED = ("anchors", "residual", "critics", "improvements")
 

@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.common import ROOT, module, side_by_side, write
 from benchmarks.workloads import jobs, made_data
-from spar_core.memory import keep_freed_memory
-from spar_core.reporter import Reporter
+from spar_core.training.memory import keep_freed_memory
+from spar_core.training.reporter import Reporter
 
 STAGES = ("download", "fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "report")
 STARTS = {

@@ -5,7 +5,7 @@
 
 18 datasets, 5 anchors, one critic, two rules, 10 seeds of one cell each: 900 anchors, 900 residual models, 180 critics,
 1800 policies. Each core runs one cell at a time, with one worker; what a cell costs besides its training (Python, DVC,
-the remote) is `--overhead`. The schedule is that of `stages.sweep` and `stages.cluster`. Compared is a study in which
+the remote) is `--overhead`. The schedule is that of `stages.parallel`. Compared is a study in which
 nothing is shared: every policy trains an anchor, a residual model and a critic of its own. Simulated are the budgets
 of the study that was measured, and some 150 times as many optimiser steps (1M in place of 6000). Writes
 benchmarks/results/thousand_cells.json.
@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, module, write
 from benchmarks.scratch import clone
-from stages.schedule import Schedule
+from stages.parallel.schedule import Schedule
 
 DATASETS, ANCHORS, RULES, SEEDS = 18, 5, ("spar_mlp", "spar_proj"), 10
 CORES = (1, 2, 8, 32, 128, 512)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write
 from benchmarks.workloads import Job, Ticking, jobs, made_data, timed
-from spar_core.memory import keep_freed_memory
+from spar_core.training.memory import keep_freed_memory
 
 # Of one seed; with several, fewer.
 STEPS = 2000

@@ -17,8 +17,8 @@ from spar_core.improvement.awr_scratch import AWRFromScratch
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
-from spar_core.reporter import CURVE_POINTS, Reporter, is_curve_point
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+from spar_core.training.reporter import CURVE_POINTS, Reporter, is_curve_point
 
 SIZES = (17, 6)  # observations and actions of HalfCheetah and Walker2d
 # Updates that are left out of the timing: caches, and the memory of the allocator, settle.

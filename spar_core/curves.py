@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spar_core.errors import SparError
-from spar_core.fitted import CURVES
+from spar_core.training.fitted import CURVES
 
 COLUMNS = ["part", "metric", "step", "seeds", "mean", "low", "high"]
 POINTS = 32

@@ -17,11 +17,11 @@ from torch import Tensor
 from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, Fitted, Part, load_tensors, only, under
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
 from spar_core.residual import ResidualModel, ResidualSettings
 from spar_core.settings import Settings, parse
+from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors, only, under
 
 KIND, POLICY = "policy", "policy.json"
 

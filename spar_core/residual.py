@@ -30,13 +30,13 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.fitted import Fitted
-from spar_core.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
-from spar_core.randomness import Draws, Minibatches, gaussian, streams
-from spar_core.reporter import Reporter, is_curve_point
-from spar_core.resuming import resumable
 from spar_core.settings import Settings, parse
-from spar_core.updates import Update
+from spar_core.training.fitted import Fitted
+from spar_core.training.loop import Update
+from spar_core.training.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
+from spar_core.training.randomness import Draws, Minibatches, gaussian, streams
+from spar_core.training.reporter import Reporter, is_curve_point
+from spar_core.training.resuming import resumable
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)

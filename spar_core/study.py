@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import field_validator, model_validator
 
 from spar_core.errors import SparError
-from spar_core.rounds import Round
+from spar_core.evolving.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 

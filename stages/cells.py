@@ -9,7 +9,7 @@ from typing import Any
 
 from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
-from spar_core.rounds import Round
+from spar_core.evolving.rounds import Round
 from spar_core.seeds import parse_seeds
 from spar_core.study import Study
 from stages.layout import Layout

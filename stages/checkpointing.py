@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from spar_core.artifacts import digest_value
-from spar_core.checkpoints import Checkpoints
 from spar_core.errors import SparError
 from spar_core.members import variant_kinds
+from spar_core.training.checkpoints import Checkpoints
 from stages.cells import Cell
 from stages.closure import code_digest, member_module
 from stages.entry import device

@@ -16,7 +16,7 @@ import pandas as pd
 
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
-from spar_core.reporting.cells import KEYS
+from spar_core.reporting.numbers.cells import KEYS
 from spar_core.study import Study
 from stages.cells import Cell, study_cells
 from stages.entry import stage_main

@@ -26,13 +26,14 @@ from spar_core.diagnostics.repeat import Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import states_at
 from spar_core.evenly import evenly
-from spar_core.fitted import WEIGHTS, load_tensors, only
 from spar_core.improvement.base import Frozen
 from spar_core.members import load_member
 from spar_core.policy import KIND, POLICY
-from spar_core.reporter import CurveRow, Reporter
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings, parse
+from spar_core.training.checkpoints import CurveRow
+from spar_core.training.fitted import WEIGHTS, load_tensors, only
+from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.diagnosing import look_into

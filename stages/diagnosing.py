@@ -9,14 +9,14 @@ from spar_core.artifacts import digest_folder, new_artifact, write_json, write_m
 from spar_core.diagnostics.measures import Findings, by_name, write_findings
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.summary import summarise
-from spar_core.fitted import CURVES, METRICS, write_curves
 from spar_core.seeds import parse_seeds
-from spar_core.workers import Job, over_seeds
+from spar_core.training.fitted import CURVES, METRICS, write_curves
+from spar_core.training.workers import Job, over_seeds
 from stages.cells import Cell
 from stages.entry import workers
 from stages.layout import Layout
 from stages.progress import Progress
-from stages.tracked import tracked
+from stages.tracking.tracked import tracked
 
 
 def look_into(

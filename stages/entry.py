@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from spar_core.errors import Interrupted, SparError
-from spar_core.memory import keep_freed_memory
+from spar_core.training.memory import keep_freed_memory
 
 
 def stage_main(run: Callable[[list[str] | None], None]) -> int:

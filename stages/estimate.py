@@ -23,15 +23,15 @@ from torch import Tensor
 from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
 from spar_core.data.dataset import Dataset
 from spar_core.data.loading import MANIFEST
-from spar_core.estimation import EstimationSettings, correction_rows, corrections, heldout_observations
-from spar_core.fitted import METRICS
-from spar_core.fqe import Act, evaluate_policies, in_chunks, in_logged_units, start_observations
+from spar_core.evaluation.estimation import EstimationSettings, correction_rows, corrections, heldout_observations
+from spar_core.evaluation.fqe import Act, evaluate_policies, in_chunks, in_logged_units, start_observations
 from spar_core.improvement.base import Improvement
-from spar_core.networks import per_seed_mean
 from spar_core.policy import KIND, load_policy
-from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
-from spar_core.workers import over_seeds
+from spar_core.training.fitted import METRICS
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.reporter import Reporter
+from spar_core.training.workers import over_seeds
 from stages.cells import Cell
 from stages.checkpointing import checkpointed
 from stages.datasets import dataset_of
@@ -40,7 +40,7 @@ from stages.layout import Layout
 from stages.params import section
 from stages.parts import load_part, restore_critic
 from stages.progress import Progress
-from stages.tracked import tracked
+from stages.tracking.tracked import tracked
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,18 @@ from spar_core.choice import CHOICE
 from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
-from spar_core.evaluation import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
-from spar_core.fitted import CURVES, METRICS
+from spar_core.evaluation.rollouts import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
 from spar_core.policy import KIND, load_policy
 from spar_core.provenance import changed_settings
-from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
+from spar_core.training.fitted import CURVES, METRICS
+from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.entry import cell_arguments, device, stage_main, workers
 from stages.layout import Layout
 from stages.params import section
 from stages.progress import Progress
-from stages.tracked import tracked
+from stages.tracking.tracked import tracked
 
 
 @dataclass(frozen=True)

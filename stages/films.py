@@ -12,11 +12,11 @@ from typing import Any
 from spar_core.artifacts import META, read_json
 from spar_core.data.loading import MANIFEST
 from spar_core.errors import SparError
-from spar_core.evaluation import EvaluationSettings, blocks
-from spar_core.film.offscreen import Offscreen, find_offscreen
-from spar_core.film.shoot import FACTS, MOVING, STRIP, Job, film_apart
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.page import Film
+from spar_core.evaluation.rollouts import EvaluationSettings, blocks
+from spar_core.reporting.film.offscreen import Offscreen, find_offscreen
+from spar_core.reporting.film.shoot import FACTS, MOVING, STRIP, Job, film_apart
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.page import Film
 from spar_core.settings import load_yaml
 from spar_core.study import Study
 from stages.cells import Cell

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualSettings, fit_residual, settings_for
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main

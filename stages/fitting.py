@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import digest_folder, new_artifact, write_meta
-from spar_core.fitted import Fitted
 from spar_core.members import parse_variant, variant_kind
-from spar_core.reporter import CurveRow, Reporter
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
-from spar_core.workers import Job, over_seeds
+from spar_core.training.checkpoints import CurveRow
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
+from spar_core.training.workers import Job, over_seeds
 from stages.cells import Cell
 from stages.checkpointing import checkpointed
 from stages.datasets import dataset_folders, dataset_of
@@ -21,7 +22,7 @@ from stages.entry import device, workers
 from stages.layout import Layout
 from stages.params import read_params
 from stages.progress import Progress
-from stages.tracked import tracked
+from stages.tracking.tracked import tracked
 
 # What each stage fits, as its metrics are prefixed.
 PART = {"fit_bc": "anchor", "fit_residual": "residual", "fit_critic": "critic", "self_imitation": "improvement"}

@@ -17,8 +17,8 @@ from spar_core.diagnostics.geometry import geometry_of, neighbourhoods
 from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.improvement.base import Frozen
-from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
+from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.diagnosing import look_into

@@ -10,10 +10,10 @@ from spar_core.anchors.base import Anchor
 from spar_core.artifacts import read_meta
 from spar_core.critics.base import Critic
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, Part, load_tensors
 from spar_core.members import load_member
 from spar_core.residual import ResidualModel, ResidualSettings
 from spar_core.settings import parse
+from spar_core.training.fitted import WEIGHTS, Part, load_tensors
 
 
 def load_part(folder: Path, kind: str, seeds: Sequence[int]) -> Part:

@@ -20,13 +20,13 @@ import yaml
 from spar_core.artifacts import META, digest_file, digest_value
 from spar_core.data.entry import load_entry, source_digest
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.distillation import check_student
 from spar_core.errors import SparError
-from spar_core.estimation import EstimationSettings
-from spar_core.evaluation import EvaluationSettings
+from spar_core.evaluation.estimation import EstimationSettings
+from spar_core.evaluation.rollouts import EvaluationSettings
+from spar_core.evolving.distillation import check_student
+from spar_core.evolving.reanchoring import ReanchoringSettings
 from spar_core.members import parse_variant, variant_kinds
-from spar_core.reanchoring import ReanchoringSettings
-from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.page.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study

@@ -21,17 +21,18 @@ from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings
 from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
 from spar_core.data.dataset import Dataset
-from spar_core.distillation import check_student, distil, passed_on
-from spar_core.fitted import Fitted
+from spar_core.evolving.distillation import check_student, distil, passed_on
+from spar_core.evolving.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
+from spar_core.evolving.rounds import Round
 from spar_core.improvement.base import Improvement
 from spar_core.members import parse_variant, variant_kind
-from spar_core.networks import CHUNK
 from spar_core.policy import KIND, load_policy
-from spar_core.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
-from spar_core.reporter import CurveRow, Nested, Reporter
-from spar_core.rounds import Round
 from spar_core.seeds import parse_seeds
-from spar_core.workers import over_seeds
+from spar_core.training.checkpoints import CurveRow
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import CHUNK
+from spar_core.training.reporter import Nested, Reporter
+from spar_core.training.workers import over_seeds
 from stages.cells import Cell
 from stages.checkpointing import checkpointed
 from stages.datasets import dataset_folders, dataset_of
@@ -40,7 +41,7 @@ from stages.layout import Layout
 from stages.params import read_params, section
 from stages.parts import load_part, restore_critic
 from stages.progress import Progress
-from stages.tracked import tracked
+from stages.tracking.tracked import tracked
 
 DECISION = "decision.json"
 NOT_MEASURED = float("nan")

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spar_core.artifacts import new_artifact
-from spar_core.reporting.cells import Cell, FolderOf, Folders, load_rules
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.console import console_table
-from spar_core.reporting.flat import numbers_of
-from spar_core.reporting.present import present_part
-from spar_core.reporting.render import Report, build_report
+from spar_core.reporting.numbers.cells import Cell, FolderOf, Folders, load_rules
+from spar_core.reporting.numbers.flat import numbers_of
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.console import console_table
+from spar_core.reporting.page.present import present_part
+from spar_core.reporting.page.render import Report, build_report
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout

@@ -1,7 +1,7 @@
 """Run the whole study: `dvc repro`, then publish to MLflow, then say what came out and where to look.
 
 `python -m stages.run` is what `make run` calls. It adds no work of its own: the same results come from
-`dvc repro` followed by `python -m stages.publish` and `python -m stages.view`.
+`dvc repro` followed by `python -m stages.tracking.publish` and `python -m stages.view`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import time
 
 from spar_core.errors import SparError
 from spar_core.study import Study
-from stages.child import dvc_environment
 from stages.cost import write_cost
 from stages.entry import stage_main
 from stages.layout import Layout
+from stages.parallel.child import dvc_environment
 from stages.params import section
-from stages.publish import attach
-from stages.publish import run as publish
 from stages.report import print_table
+from stages.tracking.publish import attach
+from stages.tracking.publish import run as publish
 from stages.view import run as view
 
 

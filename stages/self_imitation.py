@@ -15,13 +15,13 @@ from pathlib import Path
 from spar_core.artifacts import read_json
 from spar_core.data.loading import SCALER
 from spar_core.data.scaler import Scaler
-from spar_core.fitted import METRICS, Fitted, Part
 from spar_core.improvement.base import Frozen
 from spar_core.members import parse_variant, variant_kind
 from spar_core.policy import KIND, save_policy
-from spar_core.reporter import Reporter
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
+from spar_core.training.fitted import METRICS, Fitted, Part
+from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import cell_arguments, device, stage_main

@@ -22,8 +22,8 @@ from markupsafe import Markup
 
 from spar_core.artifacts import digest_file
 from spar_core.errors import SparError
-from spar_core.reporting.console import NOTHING
-from spar_core.reporting.page import Extra, Film, Table, build_page
+from spar_core.reporting.page.console import NOTHING
+from spar_core.reporting.page.page import Extra, Film, Table, build_page
 from spar_core.study import Study
 from stages.cells import STAGES
 from stages.cost import Spent, spent

@@ -22,14 +22,14 @@ from spar_core.critics.iql import IQLCritic
 from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import Fitted, Part
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
-from spar_core.networks import Stack
 from spar_core.policy import KIND as POLICY_KIND
 from spar_core.policy import save_policy
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+from spar_core.training.fitted import Fitted, Part
+from spar_core.training.networks import Stack
+from spar_core.training.reporter import Reporter
 
 ROOT = Path(__file__).resolve().parents[1]
 

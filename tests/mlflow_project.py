@@ -147,7 +147,7 @@ def publisher(root: Path, study: Study = STUDY, before: str = "", **environment:
         from pathlib import Path
         from stages.entry import stage_main
         from stages.layout import Layout
-        from stages.publish import publish, summary
+        from stages.tracking.publish import publish, summary
         from spar_core.study import Study
         root, study = Path({str(root)!r}), Study.model_validate_json({study.model_dump_json()!r})
         """

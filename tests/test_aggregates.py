@@ -17,10 +17,10 @@ from hypothesis.extra.numpy import arrays
 from rliable import metrics
 from scipy import stats
 
-from spar_core import aggregates
-from spar_core.aggregates import AGGREGATES, SHOWN, aggregate_interval, improvement_interval, profile_band
 from spar_core.errors import SparError
-from spar_core.statistics import mean_interval
+from spar_core.evaluation import aggregates
+from spar_core.evaluation.aggregates import AGGREGATES, SHOWN, aggregate_interval, improvement_interval, profile_band
+from spar_core.evaluation.statistics import mean_interval
 
 # Whole numbers, so that ties are common.
 matrices = st.tuples(st.integers(1, 12), st.integers(1, 5)).flatmap(

@@ -17,9 +17,9 @@ from spar_core.anchors.gaussian import GaussianAnchor
 from spar_core.anchors.mixture import MixtureAnchor
 from spar_core.anchors.squashed import MARGIN, log_density, unsquash
 from spar_core.members import load_member
-from spar_core.networks import MLPShape, Stack
-from spar_core.randomness import normal, streams
-from spar_core.reporter import Reporter
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.randomness import normal, streams
+from spar_core.training.reporter import Reporter
 from tests.fakes import dataset_from
 
 DRAWS = 20_000

@@ -15,14 +15,14 @@ import yaml
 from scipy import stats
 
 from spar_core.errors import SparError
-from spar_core.reporting.anchor_quality import AnchorQuality, anchor_quality
-from spar_core.reporting.cells import load_rules
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.glossary import explain
-from spar_core.reporting.present import present_part
-from spar_core.reporting.render import Report, build_report
-from spar_core.reporting.tables import summarise
-from spar_core.rounds import Round
+from spar_core.evolving.rounds import Round
+from spar_core.reporting.numbers.anchor_quality import AnchorQuality, anchor_quality
+from spar_core.reporting.numbers.cells import load_rules
+from spar_core.reporting.numbers.tables import summarise
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.glossary import explain
+from spar_core.reporting.page.present import present_part
+from spar_core.reporting.page.render import Report, build_report
 from spar_core.seeds import parse_seeds
 from spar_core.study import EvaluationCell
 from stages.layout import Layout

@@ -14,8 +14,8 @@ from spar_core.anchors.linear import LinearAnchor
 from spar_core.anchors.mlp import MLPAnchor
 from spar_core.anchors.quality import SAMPLES, measure, two_ways
 from spar_core.data.device import DeviceData
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualSettings, fit_residual, settings_for
+from spar_core.training.reporter import Reporter
 from tests.fakes import ACTION_SIZE, TINY, ConstantAnchor, dataset_from, tiny_settings, toy_dataset
 
 

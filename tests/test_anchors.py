@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, load_tensors
 from spar_core.members import load_member, parse_variant
-from spar_core.randomness import streams
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import WEIGHTS, load_tensors
+from spar_core.training.randomness import streams
+from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ACTION_SIZE,
     TINY,

@@ -13,8 +13,8 @@ from benchmarks.common import RESULTS, ROOT
 from benchmarks.page import NAMES, content, gpu_rows
 from benchmarks.scratch import _scale
 from benchmarks.workloads import WARM, jobs, made_data, timed
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main()" in path.read_text())
 

@@ -12,15 +12,15 @@ from spar_core.choice.auto import Auto, AutoSettings
 from spar_core.choice.decide import ANCHOR, DecisionSettings, decide
 from spar_core.choice.evidence import Evidence, Trust, by_episode, gather, trust_in
 from spar_core.data.scaler import Scaler
-from spar_core.fitted import WEIGHTS, load_tensors, only, save_tensors
-from spar_core.fqe import FQESettings
+from spar_core.evaluation.fqe import FQESettings
+from spar_core.evaluation.support import QUANTILE, Support, off_support
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
 from spar_core.policy import load_policy
-from spar_core.reporter import Reporter
 from spar_core.settings import parse
-from spar_core.support import QUANTILE, Support, off_support
+from spar_core.training.fitted import WEIGHTS, load_tensors, only, save_tensors
+from spar_core.training.reporter import Reporter
 from tests.fakes import (
     CANDIDATES,
     ConstantAnchor,

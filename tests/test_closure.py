@@ -129,7 +129,7 @@ def test_a_member_reaches_its_own_module_and_no_sibling():
 
 
 def test_what_trains_reaches_the_networks_and_the_data():
-    assert {"spar_core.networks", "spar_core.randomness", "spar_core.data.dataset"} <= set(
+    assert {"spar_core.training.networks", "spar_core.training.randomness", "spar_core.data.dataset"} <= set(
         closure(ROOT, ["spar_core.anchors.mlp"])
     )
     assert "spar_core.critics.calibration" in closure(ROOT, ["spar_core.critics.iql"])
@@ -195,7 +195,7 @@ def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
 
 
 def test_editing_the_networks_changes_everything_that_trains_and_no_download_or_report(tree):
-    found = changed(tree, append(tree, "spar_core/networks.py", CODE))
+    found = changed(tree, append(tree, "spar_core/training/networks.py", CODE))
     assert {"anchor mlp", "critic iql", "improvement spar_mlp", "stage fit_residual"} <= found
     assert not found & {"stage download", "stage report", "data mujoco/toy-v0"}
 
@@ -253,19 +253,19 @@ def test_editing_the_report_trains_nothing(tree):
     ("file", "stages"),
     [
         ("spar_core/data/reference_scores.yaml", {"stage download"}),
-        ("spar_core/reporting/templates/report.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/anchor_quality.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/offline.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/inside.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/diagnostics.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/pairs.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/agreement.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/overall.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/provenance.md.j2", {"stage report"}),
-        ("spar_core/reporting/templates/rounds.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/report.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/anchor_quality.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/offline.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/inside.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/diagnostics.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/pairs.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/agreement.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/overall.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/provenance.md.j2", {"stage report"}),
+        ("spar_core/reporting/page/templates/rounds.md.j2", {"stage report"}),
         ("spar_core/theory/templates/theory.md.j2", {"stage theory_page"}),
         # The page that is no output of DVC.
-        ("spar_core/reporting/templates/page.html.j2", set()),
+        ("spar_core/reporting/page/templates/page.html.j2", set()),
     ],
 )
 def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages):
@@ -273,7 +273,14 @@ def test_editing_a_data_file_changes_the_stage_that_reads_it(tree, file, stages)
 
 
 def test_editing_logging_progress_or_the_runner_changes_nothing(tree):
-    others = ["stages.publish", "stages.run", "stages.view", "stages.closure", "stages.plan", "stages.tracking.store"]
+    others = [
+        "stages.tracking.publish",
+        "stages.run",
+        "stages.view",
+        "stages.closure",
+        "stages.plan",
+        "stages.tracking.store",
+    ]
     for module in sorted(COSMETIC) + others:
         file = module_file(tree, module)
         assert changed(tree, append(tree, file.relative_to(tree).as_posix(), CODE)) == set(), module
@@ -330,9 +337,9 @@ def test_adding_an_anchor_changes_no_digest_that_was_there(tree, monkeypatch):
 
 def test_an_import_inside_a_function_counts(tree):
     file = tree / "spar_core" / "data" / "returns.py"
-    lazy = "\n\ndef lazy():\n    from spar_core import statistics\n    return statistics\n"
+    lazy = "\n\ndef lazy():\n    from spar_core.evaluation import statistics\n    return statistics\n"
     file.write_text(file.read_text() + lazy)
-    assert "spar_core.statistics" in closure(tree, ["spar_core.critics.iql"])
+    assert "spar_core.evaluation.statistics" in closure(tree, ["spar_core.critics.iql"])
 
 
 # --- importing ---
@@ -382,17 +389,17 @@ BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spa
     ("where", "never"),
     [
         ("spar_core/**/*.py", ("stages", "dvc", "mlflow", "tests", "ruamel")),
-        ("spar_core/data/**/*.py", (*BELOW, "spar_core.reporting", "spar_core.evaluation", "torch.nn")),
+        ("spar_core/data/**/*.py", (*BELOW, "spar_core.reporting", "spar_core.evaluation.rollouts", "torch.nn")),
         ("spar_core/data/environments/*.py", ("spar_core.data.readers", "spar_core.data.generators")),
         ("spar_core/data/generators/*.py", ("spar_core.data.readers", "spar_core.data.sources")),
         ("spar_core/data/readers/*.py", ("spar_core.data.generators", "spar_core.data.sources")),
-        ("spar_core/networks.py", (*BELOW, "spar_core.data")),
-        ("spar_core/randomness.py", (*BELOW, "spar_core.data", "spar_core.networks")),
+        ("spar_core/training/networks.py", (*BELOW, "spar_core.data")),
+        ("spar_core/training/randomness.py", (*BELOW, "spar_core.data", "spar_core.training.networks")),
         ("spar_core/anchors/*.py", ("spar_core.critics", "spar_core.improvement", "spar_core.residual")),
         ("spar_core/critics/*.py", ("spar_core.improvement", "spar_core.residual", "spar_core.anchors.mlp")),
         ("spar_core/residual.py", ("spar_core.critics", "spar_core.improvement")),
-        ("spar_core/reporting/*.py", (*BELOW, "spar_core.networks", "torch")),
-        ("spar_core/theory/*.py", ("spar_core.reporting", "spar_core.evaluation", "spar_core.data.sources")),
+        ("spar_core/reporting/*.py", (*BELOW, "spar_core.training.networks", "torch")),
+        ("spar_core/theory/*.py", ("spar_core.reporting", "spar_core.evaluation.rollouts", "spar_core.data.sources")),
         ("spar_core/improvement/*.py", ("spar_core.theory",)),
         ("stages/*.py", ("tests",)),
     ],

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from spar_core.errors import SparError
-from stages.workspace import lock_entries, merge_lock, packed, remote_section, slot
+from stages.parallel.workspace import lock_entries, merge_lock, packed, remote_section, slot
 from tests.pipeline import Clone
 
 KILLS = 4
@@ -45,7 +45,7 @@ def test_lock_entries_are_merged_and_the_others_stay(tmp_path):
 TASK = """
 import subprocess, sys, time
 from pathlib import Path
-from stages.workspace import slot
+from stages.parallel.workspace import slot
 
 with slot(Path(sys.argv[1])) as (workspace, lock):
     child = subprocess.Popen(["sleep", "60"], pass_fds=[lock], stdout=subprocess.DEVNULL)
@@ -69,7 +69,7 @@ def test_the_workspace_of_a_killed_task_is_taken_until_its_children_have_ended(t
 
 def start(clone, tmp_path, nodes, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.cluster", "--remote", str(tmp_path / "remote"), "--folder", str(nodes)]
+        [sys.executable, "-m", "stages.parallel.cluster", "--remote", str(tmp_path / "remote"), "--folder", str(nodes)]
         + ["--retries", "20", *arguments],
         cwd=clone.folder,
         env={**clone.environment, "SPAR_CHECKPOINT_SECONDS": "0.2"},
@@ -140,7 +140,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_is_done(tmp_path):
 
 
 def test_without_ray_one_line_says_how_to_get_it(tmp_path, monkeypatch):
-    from stages.cluster import _ray
+    from stages.parallel.cluster import _ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SparError, match=r"Ray is not installed; pip install -r requirements-ray\.txt"):

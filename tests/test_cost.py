@@ -17,7 +17,7 @@ from stages.cells import Cell
 from stages.cost import Spent, cost_table, spent, write_cost
 from stages.layout import Layout
 from stages.sections import SECTIONS
-from stages.tracked import peak_memory, tracked
+from stages.tracking.tracked import peak_memory, tracked
 from tests.fakes import ROOT
 
 STUDY = {
@@ -84,7 +84,7 @@ def test_a_stage_leaves_the_memory_of_its_process_and_of_its_largest_child(layou
 
 
 def test_a_process_without_children_has_no_memory_of_a_worker():
-    code = "from stages.tracked import peak_memory; print(peak_memory()['peak_mib_of_a_worker'])"
+    code = "from stages.tracking.tracked import peak_memory; print(peak_memory()['peak_mib_of_a_worker'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
 

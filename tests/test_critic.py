@@ -15,8 +15,8 @@ from spar_core.critics.warm_start import return_loss
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.errors import SparError
-from spar_core.networks import MLPShape, Stack
-from spar_core.reporter import Reporter
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.reporter import Reporter
 from tests.fakes import KnownCritic, dataset_from, toy_dataset
 
 # Where all values are the same there is no rank correlation, and SciPy says so.

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from spar_core import registry, updates
-from spar_core.fqe import PolicyValue, evaluate_in_turn
+from spar_core import registry
+from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.policy import load_policy
-from spar_core.reporter import Reporter
 from spar_core.residual import fit_residual
+from spar_core.training import loop as updates
+from spar_core.training.reporter import Reporter
 from tests.fakes import save_rule, tiny_settings
 from tests.test_resuming import ends_the_same
 

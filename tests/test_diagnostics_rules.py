@@ -19,9 +19,9 @@ from spar_core.diagnostics.repeat import COSINE, Watcher, probe_steps, refuse_di
 from spar_core.diagnostics.states import States
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen
-from spar_core.improvement.candidates import draw_candidates
+from spar_core.improvement.self_imitation import draw_candidates
 from spar_core.members import load_member
-from spar_core.reporter import Reporter
+from spar_core.training.reporter import Reporter
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
 
 N, D, A = 40, 5, 3

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from spar_core.diagnostics.readings import MEANINGS
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.errors import SparError
-from spar_core.reporter import Reporter
-from spar_core.reporting.inside import load_inside
-from spar_core.reporting.present import present_part
-from spar_core.reporting.provenance import dvc_digest
-from spar_core.reporting.render import build_report
+from spar_core.reporting.numbers.inside import load_inside
+from spar_core.reporting.page.present import present_part
+from spar_core.reporting.page.provenance import dvc_digest
+from spar_core.reporting.page.render import build_report
+from spar_core.training.reporter import Reporter
 from stages import (
     diagnose,
     download,

@@ -13,15 +13,15 @@ import yaml
 from spar_core import registry
 from spar_core.choice.decide import DecisionSettings
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.estimation import EstimationSettings
-from spar_core.evaluation import EvaluationSettings
-from spar_core.fqe import FQESettings
+from spar_core.evaluation.estimation import EstimationSettings
+from spar_core.evaluation.fqe import FQESettings
+from spar_core.evaluation.rollouts import EvaluationSettings
+from spar_core.evolving.reanchoring import ReanchoringSettings
 from spar_core.members import load_member
-from spar_core.reanchoring import ReanchoringSettings
-from spar_core.reporter import Reporter
-from spar_core.reporting.glossary import explain
+from spar_core.reporting.page.glossary import explain
 from spar_core.residual import ResidualSettings
 from spar_core.settings import Settings
+from spar_core.training.reporter import Reporter
 from tests.fakes import CANDIDATES, ROOT, tiny_settings
 
 DOCS = ROOT / "docs"
@@ -217,7 +217,7 @@ def test_every_final_metric_has_a_line_in_the_glossary(fitted, parts):
     for (family, _), result in fitted.items():
         final |= set(result.metrics) | counts(family)
     missing = sorted(key for key in final if not explain(key))
-    assert not missing, f"spar_core/reporting/glossary.py has no line for {missing}"
+    assert not missing, f"spar_core/reporting/page/glossary.py has no line for {missing}"
 
 
 # --- links ---

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spar_core.rounds import Round
+from spar_core.evolving.rounds import Round
 from spar_core.theory.claims import CLAIMS
 from spar_core.theory.settings import TheorySettings
 from stages.cells import AXES, STAGES, Cell

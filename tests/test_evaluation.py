@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from spar_core import evaluation
 from spar_core.errors import SparError
-from spar_core.evaluation import BLOCK, Block, EvaluationSettings, blocks, env_seeds, over_blocks, roll_out
+from spar_core.evaluation import rollouts as evaluation
+from spar_core.evaluation.rollouts import BLOCK, Block, EvaluationSettings, blocks, env_seeds, over_blocks, roll_out
 from spar_core.settings import parse
 from stages.evaluate import Evaluate
 from tests.fakes import ROOT, fit_parts, save_rule, toy_dataset
@@ -190,7 +190,7 @@ class LinearPolicy:
 
 
 def test_an_evaluated_block_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
-    from spar_core.reporter import Reporter
+    from spar_core.training.reporter import Reporter
     from stages import evaluate
 
     monkeypatch.setattr(evaluate, "load_policy", LinearPolicy)
@@ -288,7 +288,7 @@ def test_the_context_says_whose_environment_it_is(reference):
 
 
 def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
-    from spar_core.reporter import Reporter
+    from spar_core.training.reporter import Reporter
     from stages import evaluate
 
     asked = []

@@ -25,11 +25,11 @@ from spar_core.artifacts import write_meta
 from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.fitted import Fitted, Part
 from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
-from spar_core.reporter import Reporter
 from spar_core.settings import parse
+from spar_core.training.fitted import Fitted, Part
+from spar_core.training.reporter import Reporter
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, observations_for, toy_dataset
 
 SEEDS = (0, 3)
@@ -188,7 +188,7 @@ def test_saved_and_restored_it_acts_the_same_without_the_file(way, here, exporte
     fitted = fit(chosen)
     before = ExternalAnchor.restore(chosen, fitted.tensors).act(observations_for(2))
     fitted.write(here)
-    from spar_core.fitted import WEIGHTS, load_tensors
+    from spar_core.training.fitted import WEIGHTS, load_tensors
 
     if way != "callable":
         for path in chosen.files():

@@ -14,11 +14,11 @@ from PIL import Image
 from spar_core.artifacts import write_json
 from spar_core.data.environments.environment import make_env
 from spar_core.errors import SparError
-from spar_core.evaluation import Block, EvaluationSettings, blocks, roll_out
-from spar_core.film import offscreen, pictures, shoot
-from spar_core.film.offscreen import Offscreen, find_offscreen, last_line
-from spar_core.film.takes import Take, check_same, check_start, take
+from spar_core.evaluation.rollouts import Block, EvaluationSettings, blocks, roll_out
 from spar_core.policy import load_policy
+from spar_core.reporting.film import offscreen, pictures, shoot
+from spar_core.reporting.film.offscreen import Offscreen, find_offscreen, last_line
+from spar_core.reporting.film.takes import Take, check_same, check_start, take
 from spar_core.study import Study
 from stages import films as films_stage
 from stages.films import films, rules_of

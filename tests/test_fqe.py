@@ -11,7 +11,7 @@ import torch
 from spar_core.critics.stacked import Problem
 from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
-from spar_core.fqe import (
+from spar_core.evaluation.fqe import (
     FQESettings,
     PolicyValue,
     evaluate_in_turn,
@@ -21,7 +21,7 @@ from spar_core.fqe import (
     start_observations,
     value_bounds,
 )
-from spar_core.reporter import Reporter
+from spar_core.training.reporter import Reporter
 from tests.fakes import dataset_from
 
 GAMMA = 0.9

@@ -11,19 +11,19 @@ import torch
 
 from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, load_tensors
 from spar_core.improvement import imitation
 from spar_core.improvement.awr import AWR, AWRSettings, advantage_weights
 from spar_core.improvement.awr_scratch import AWRFromScratch
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.best_of_n import BestOfN
-from spar_core.improvement.candidates import CandidateSettings, ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, weighted_targets
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
 from spar_core.improvement.value_gradient import ValueGradient, value_gradient_loss
 from spar_core.members import load_member, parse_variant
-from spar_core.randomness import normal, stream
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import WEIGHTS, load_tensors
+from spar_core.training.randomness import normal, stream
+from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ACTION_SIZE,
     ConstantAnchor,

@@ -16,9 +16,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spar_core import aggregates, coverage
-from spar_core.aggregates import AGGREGATES, SHOWN, aggregate_interval, improvement_interval, interval_is_shown
-from spar_core.statistics import mean_interval, paired_difference
+from benchmarks import coverage
+from spar_core.evaluation import aggregates
+from spar_core.evaluation.aggregates import (
+    AGGREGATES,
+    SHOWN,
+    aggregate_interval,
+    improvement_interval,
+    interval_is_shown,
+)
+from spar_core.evaluation.statistics import mean_interval, paired_difference
 from tests.fakes import ROOT
 
 _spec = importlib.util.spec_from_file_location("interval_coverage", ROOT / "benchmarks/interval_coverage.py")

@@ -10,9 +10,9 @@ import pytest
 from spar_core.errors import SparError
 from stages.cells import study_cells
 from stages.layout import Layout
-from stages.publish import publish
 from stages.tracking import store as mlflow_store
 from stages.tracking.live import live_run
+from stages.tracking.publish import publish
 from stages.tracking.store import DIGEST_TAG, WRITER_TAG, Store
 from tests.mlflow_project import (
     N_RUNS,

@@ -18,8 +18,8 @@ from spar_core.artifacts import digest_folder, write_meta
 from spar_core.errors import SparError
 from spar_core.policy import KIND
 from stages.layout import Layout
-from stages.publish import publish, summary
 from stages.tracking.models import ROOT, requirements, write_model
+from stages.tracking.publish import publish, summary
 from stages.tracking.published import Key
 from stages.tracking.registered import choose, registered_name
 from stages.tracking.store import Store

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spar_core.networks import VECTOR, Adam, MLPShape, Stack, per_seed_mean
-from spar_core.randomness import Minibatches, normal, stream, streams
+from spar_core.training.networks import VECTOR, Adam, MLPShape, Stack, per_seed_mean
+from spar_core.training.randomness import Minibatches, normal, stream, streams
 
 SEEDS = (0, 3, 7, 1)
 # One, two and three layers' worth of sizes that are no multiples of a vector register, and a critic's shape.

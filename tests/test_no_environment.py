@@ -15,10 +15,10 @@ from scipy import stats
 
 from spar_core import load_policy
 from spar_core.errors import SparError
-from spar_core.reporting.cells import Rule, load_rules
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.offline import summarise_offline
-from spar_core.reporting.present import present_part
+from spar_core.reporting.numbers.cells import Rule, load_rules
+from spar_core.reporting.numbers.offline import summarise_offline
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.present import present_part
 from spar_core.study import Study
 from stages import cost, estimate, evaluate, plan, report
 from stages.datasets import dataset_of
@@ -363,5 +363,5 @@ def test_dvc_repro_and_publish_on_logged_data_alone(tmp_path):
     assert sum(name.startswith("evaluate@") for name in ran) == 2 and "is not evaluated" in clone.output
     assert all("/fqe_" in name or name.endswith("/critic_estimate") for name in clone.metrics())
     assert clone.repro() == ["plan"]
-    said = clone.run("python", "-m", "stages.publish").stdout
+    said = clone.run("python", "-m", "stages.tracking.publish").stdout
     assert "12 runs present, 12 added" in said

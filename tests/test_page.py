@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spar_core.reporting.page import Extra, Film, build_page, render_sections
+from spar_core.reporting.page.page import Extra, Film, build_page, render_sections
 from tests.fakes import ROOT
 
 MARKDOWN = """# Study `small`

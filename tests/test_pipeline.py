@@ -170,7 +170,7 @@ def test_editing_logging_progress_plots_or_docs_retrains_nothing(clone):
     clone.edit("spar_core/anchors/mlp.py", "Deterministic behaviour cloning.", "Cloning by regression.")
     (clone.folder / "README.md").write_text("new words")
     assert changed(clone) == set()
-    with (clone.folder / "spar_core/reporting/figures.py").open("a") as file:
+    with (clone.folder / "spar_core/reporting/figures/figures.py").open("a") as file:
         file.write("\n\nNEW = 1\n")
     assert changed(clone) == {"report"}
 
@@ -231,9 +231,9 @@ def test_dvc_metrics_plots_dag_and_experiments_work(clone):
 
 def test_publish_fills_mlflow_from_artifacts_without_duplicates(clone):
     environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{clone.folder}/mlflow.db"}
-    first = clone.run("python", "-m", "stages.publish", **environment).stdout
+    first = clone.run("python", "-m", "stages.tracking.publish", **environment).stdout
     assert "10 runs present, 10 added" in first, first
-    second = clone.run("python", "-m", "stages.publish", **environment).stdout
+    second = clone.run("python", "-m", "stages.tracking.publish", **environment).stdout
     assert "10 runs present, 0 added" in second, second
 
 

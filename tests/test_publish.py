@@ -13,7 +13,7 @@ from spar_core.artifacts import digest_folder, write_json
 from spar_core.errors import SparError
 from stages.cells import study_cells
 from stages.layout import Layout
-from stages.publish import attach, publish, summary, version_tags
+from stages.tracking.publish import attach, publish, summary, version_tags
 from stages.tracking.store import DIGEST_TAG, Store
 from tests.mlflow_project import (
     DATASET,

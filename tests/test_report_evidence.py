@@ -15,16 +15,16 @@ from spar_core.critics.iql import IQLCritic
 from spar_core.curves import COLUMNS, POINTS, condense
 from spar_core.errors import SparError
 from spar_core.provenance import changed_settings
-from spar_core.reporting.agreement import agreements
-from spar_core.reporting.cells import Rule
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.curve_figure import curves_of
-from spar_core.reporting.episode_figures import paired_episodes, profile
-from spar_core.reporting.offline_figures import quantiles_of
-from spar_core.reporting.overall import overall
-from spar_core.reporting.pairs import best_of, pairs_frame, pairs_of
-from spar_core.reporting.provenance import dvc_digest
-from spar_core.reporting.tables import summarise
+from spar_core.reporting.figures.curve_figure import curves_of
+from spar_core.reporting.figures.episode_figures import paired_episodes, profile
+from spar_core.reporting.figures.offline_figures import quantiles_of
+from spar_core.reporting.numbers.agreement import agreements
+from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.numbers.overall import overall
+from spar_core.reporting.numbers.pairs import best_of, pairs_frame, pairs_of
+from spar_core.reporting.numbers.tables import summarise
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.residual import ResidualSettings
 
 REFERENCE = {"min": 0.0, "max": 1000.0, "source": "made up"}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from spar_core.networks import MLPShape, Stack
-from spar_core.randomness import normal, streams
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual, latent_size, learned_radius, residual_loss
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.randomness import normal, streams
+from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ConstantAnchor,
     assert_same_seed,

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from spar_core import registry
-from spar_core.checkpoints import Checkpoints
-from spar_core.distillation import distil
 from spar_core.errors import Interrupted
-from spar_core.fqe import PolicyValue, evaluate_in_turn
+from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
+from spar_core.evolving.distillation import distil
 from spar_core.members import load_member
-from spar_core.networks import Adam, MLPShape, Stack
-from spar_core.randomness import Minibatches, normal, streams
-from spar_core.reporter import Nested, Reporter
 from spar_core.residual import fit_residual
-from spar_core.resuming import resumable
+from spar_core.training.checkpoints import Checkpoints
+from spar_core.training.networks import Adam, MLPShape, Stack
+from spar_core.training.randomness import Minibatches, normal, streams
+from spar_core.training.reporter import Nested, Reporter
+from spar_core.training.resuming import resumable
 from tests.fakes import assert_same_seed, tiny_settings
 
 SEEDS = (0, 2)

@@ -13,20 +13,20 @@ import yaml
 
 from spar_core.anchors.mlp import MLPAnchor
 from spar_core.artifacts import read_json, write_meta
-from spar_core.distillation import check_student, distil, passed_on, relabelled
 from spar_core.errors import SparError
-from spar_core.fitted import WEIGHTS, Fitted, Part, load_tensors
+from spar_core.evaluation.statistics import Estimate
+from spar_core.evolving.distillation import check_student, distil, passed_on, relabelled
+from spar_core.evolving.reanchoring import Evidence, ReanchoringSettings, View, decide, gather
+from spar_core.evolving.rounds import Round, chains
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
-from spar_core.reanchoring import Evidence, ReanchoringSettings, View, decide, gather
-from spar_core.reporter import Reporter
-from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.render import build_report
-from spar_core.rounds import Round, chains
+from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.render import build_report
 from spar_core.settings import parse
-from spar_core.statistics import Estimate
 from spar_core.study import Study
+from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors
+from spar_core.training.reporter import Reporter
 from stages import reanchor
 from stages.cells import Cell, study_cells
 from stages.layout import Layout

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from spar_core import statistics
 from spar_core.errors import SparError
-from spar_core.reporting.trend import added_share, explained_share, fit_line, rank_correlation
+from spar_core.evaluation import statistics
+from spar_core.reporting.numbers.trend import added_share, explained_share, fit_line, rank_correlation
 
 returns = st.floats(-1e4, 1e4, allow_nan=False)
 

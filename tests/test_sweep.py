@@ -12,9 +12,9 @@ import time
 import pytest
 
 from spar_core.errors import SparError
-from stages.graph import read_graph, restrict
 from stages.layout import Layout
-from stages.schedule import Schedule
+from stages.parallel.graph import read_graph, restrict
+from stages.parallel.schedule import Schedule
 from tests.pipeline import DATASET, REPOSITORY, Clone
 
 DIAMOND = {"data": (), "anchor": ("data",), "critic": ("data",), "policy": ("anchor", "critic"), "report": ("policy",)}
@@ -90,7 +90,7 @@ def clone(tmp_path_factory):
 
 
 def sweep(clone, *arguments, ok=True):
-    return clone.run("python", "-m", "stages.sweep", *arguments, ok=ok)
+    return clone.run("python", "-m", "stages.parallel.sweep", *arguments, ok=ok)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_ctrl_c_stops_all_cells_and_the_same_command_goes_on(clone):
     clone.study(critics=["iql"], improvements=["anchor", "spar_mlp"], seeds=["4-5"])
     clone.set({"anchors.mlp.steps": 4000, "critics.iql.steps": 4000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.sweep", "fit_bc", "fit_critic", "--jobs", "2"],
+        [sys.executable, "-m", "stages.parallel.sweep", "fit_bc", "fit_critic", "--jobs", "2"],
         cwd=clone.folder,
         env={**clone.environment, "SPAR_CHECKPOINT_SECONDS": "0.2"},
         stdout=subprocess.PIPE,
@@ -166,7 +166,7 @@ def test_ctrl_c_stops_all_cells_and_the_same_command_goes_on(clone):
 
 
 def test_log_names_are_flat(tmp_path):
-    from stages.sweep import log_of
+    from stages.parallel.sweep import log_of
 
     path = log_of(Layout(tmp_path), "fit_bc@builtin/x-mlp-0-3")
     assert path.parent == tmp_path / "runs" / "sweep" and os.sep not in path.name

@@ -19,9 +19,9 @@ from spar_core.critics.sarsa import SARSACritic, SARSASettings, sarsa_loss
 from spar_core.critics.stacked import Problem
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
-from spar_core.networks import MLPShape, Stack
-from spar_core.randomness import streams
-from spar_core.reporter import Reporter
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.randomness import streams
+from spar_core.training.reporter import Reporter
 from tests.fakes import dataset_from, tiny_settings, toy_dataset
 
 # Where all values are the same there is no rank correlation, and SciPy says so.

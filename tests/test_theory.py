@@ -16,9 +16,9 @@ import yaml
 from spar_core.artifacts import digest_file
 from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
-from spar_core.improvement.candidates import ProjSettings, weighted_targets
-from spar_core.reporting import figures
-from spar_core.reporting.provenance import dvc_digest
+from spar_core.improvement.self_imitation import ProjSettings, weighted_targets
+from spar_core.reporting.figures import figures
+from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.settings import parse
 from spar_core.theory import drawing, drift, modes, order
 from spar_core.theory.claim import Finding, above, below, run_claim, within

@@ -14,11 +14,11 @@ from spar_core.artifacts import read_json
 from spar_core.errors import SparError
 from stages.cells import Cell, study_cells
 from stages.layout import Layout
-from stages.publish import publish
 from stages.tracking import system_metrics
 from stages.tracking.live import Thinner, live_run
 from stages.tracking.place import lock_file, main_root, tracking_uri
 from stages.tracking.points import CURVE_POINTS, curve_points
+from stages.tracking.publish import publish
 from stages.tracking.store import Store
 from tests.mlflow_project import (
     DATASET,

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spar_core import registry, updates
-from spar_core.fqe import PolicyValue, evaluate_in_turn
+from spar_core import registry
+from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
-from spar_core.networks import Adam, MLPShape, Stack
-from spar_core.randomness import Draws, gaussian, streams
-from spar_core.reporter import Reporter
 from spar_core.residual import fit_residual
-from spar_core.updates import Update, compiled
+from spar_core.training import loop as updates
+from spar_core.training.loop import Update, compiled
+from spar_core.training.networks import Adam, MLPShape, Stack
+from spar_core.training.randomness import Draws, gaussian, streams
+from spar_core.training.reporter import Reporter
 from tests.fakes import TINY, tiny_settings
 
 SEEDS = (0, 2)

@@ -16,8 +16,8 @@ from stages import view
 from stages.cells import Cell, study_cells
 from stages.cost import Spent
 from stages.layout import Layout
-from stages.publish import publish
 from stages.sections import SECTIONS
+from stages.tracking.publish import publish
 from stages.tracking.run_index import Run, find_runs
 from stages.tracking.store import Store
 from tests.mlflow_project import STUDY, make_project

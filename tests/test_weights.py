@@ -9,10 +9,10 @@ import torch
 
 from spar_core.data.device import DeviceData
 from spar_core.improvement.base import Frozen
-from spar_core.improvement.candidates import CandidateSettings, ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, weighted_targets
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.weights import disagreement_about_advantage, weigh
-from spar_core.reporter import Reporter
+from spar_core.training.reporter import Reporter
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, observations_for, tiny_settings, toy_dataset
 
 VALUES = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]]])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spar_core.errors import SparError
-from spar_core.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
-from spar_core.workers import over_seeds
+from spar_core.training.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
+from spar_core.training.workers import over_seeds
 from tests.fakes import FitToyAnchor, die_with_seed_zero, refuse_seed_one
 
 SEEDS, STEPS = (0, 3, 1), 60
@@ -91,7 +91,7 @@ def test_one_process_restores_the_number_of_threads_even_after_an_error():
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 9])
 def test_shares_are_contiguous_in_order_and_nearly_equal(workers):
-    from spar_core.workers import _share
+    from spar_core.training.workers import _share
 
     shares = _share([5, 0, 7, 2, 9], workers)
     assert [seed for share in shares for seed in share] == [5, 0, 7, 2, 9]

@@ -15,10 +15,10 @@ from spar_core.anchors.knobs import training_data
 from spar_core.anchors.quality import measure
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.fitted import Fitted
-from spar_core.networks import CHUNK
-from spar_core.reporter import Reporter
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import CHUNK
+from spar_core.training.reporter import Reporter
 
 
 class AnchorSettings(BaseSettings):

@@ -25,10 +25,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import Draws, gaussian, normal, streams
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
+from spar_core.training.randomness import Draws, gaussian, normal, streams
+from spar_core.training.reporter import Reporter
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)

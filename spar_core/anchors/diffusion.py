@@ -32,10 +32,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import Draws, gaussian, normal, streams
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
+from spar_core.training.randomness import Draws, gaussian, normal, streams
+from spar_core.training.reporter import Reporter
 
 # Held-out steps behind a point of the learning curve; an action costs ``diffusion_steps`` forward passes.
 CURVE_STEPS = 1024

@@ -31,8 +31,8 @@ from spar_core.anchors.external_sources import (
     source_digests,
 )
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 # Observations that the policy is tried on before anything else.
 TRIED = 64

@@ -23,9 +23,9 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor, AnchorSettings
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.fitted import Fitted
-from spar_core.randomness import stream
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.randomness import stream
+from spar_core.training.reporter import Reporter
 
 # Rows whose distances to the whole memory are held at once.
 ROWS = 512

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from spar_core.data.dataset import Dataset
-from spar_core.randomness import stream
+from spar_core.training.randomness import stream
 
 
 class Knobs(Protocol):

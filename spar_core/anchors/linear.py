@@ -19,8 +19,8 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor, AnchorSettings
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 
 class LinearAnchorSettings(AnchorSettings):

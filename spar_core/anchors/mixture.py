@@ -25,10 +25,10 @@ from spar_core.anchors.base import Anchor
 from spar_core.anchors.squashed import LOG_STD_RANGE, draw, log_density
 from spar_core.anchors.training import TrainedAnchorSettings, train
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.randomness import normal, streams
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
+from spar_core.training.randomness import normal, streams
+from spar_core.training.reporter import Reporter
 
 # Standard deviation of the components' first means, in u.
 SPREAD = 0.5

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.evenly import evenly
-from spar_core.networks import per_seed_mean
-from spar_core.randomness import stream, streams
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.randomness import stream, streams
 
 SAMPLES = 32
 # Held-out steps on which samples are drawn; training states among which neighbours are looked up.

@@ -26,13 +26,13 @@ from spar_core.choice.decide import ANCHOR, Choice, DecisionSettings, decide
 from spar_core.choice.evidence import Evidence, Trust, gather, trust_in
 from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
-from spar_core.fitted import Fitted, only, under
-from spar_core.fqe import FQESettings
+from spar_core.evaluation.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import parse_variant, variant_kind
-from spar_core.reporter import Nested, Reporter
 from spar_core.settings import Settings
+from spar_core.training.fitted import Fitted, only, under
+from spar_core.training.reporter import Nested, Reporter
 
 # Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th of ``AutoSettings.names``.
 CHOSEN = "chosen"

@@ -8,7 +8,8 @@ All on held-out episodes, one number a seed. With :math:`\pi` the candidate, :ma
 * ``doubt``: mean of :math:`\mathrm{std}_m (Q_m(s, \pi(s)) - Q_m(s, a_b))`, what the critic's networks disagree about;
 * ``fqe_gain``: mean over episode starts of the fitted-Q estimate of :math:`\pi` minus that of the anchor, a discounted
   return in the dataset's own rewards; ``_error`` over episodes; ``fqe_clipped`` the share of clipped backups;
-* ``off_support``: share of states where the action is off support (:mod:`spar_core.support`); the anchor has its own;
+* ``off_support``: share of states where the action is off support (:mod:`spar_core.evaluation.support`); the anchor's
+  share is measured too;
 * ``reach``: mean length of the correction, as a share of the length of the radius.
 
 And of the critic, whatever the candidate, its one-sided calibration (:mod:`spar_core.critics.calibration`).
@@ -30,12 +31,12 @@ from spar_core.critics.base import Critic, reward_scale, spread_of
 from spar_core.critics.calibration import calibrate
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.estimation import heldout_steps
-from spar_core.fqe import ActOfSeeds, Estimates, FQESettings, evaluate_in_turn, in_chunks
+from spar_core.evaluation.estimation import heldout_steps
+from spar_core.evaluation.fqe import ActOfSeeds, Estimates, FQESettings, evaluate_in_turn, in_chunks
+from spar_core.evaluation.support import Support, off_support
 from spar_core.improvement.base import Improvement
-from spar_core.networks import CHUNK
-from spar_core.reporter import Reporter
-from spar_core.support import Support, off_support
+from spar_core.training.networks import CHUNK
+from spar_core.training.reporter import Reporter
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 
 class Critic(ABC):

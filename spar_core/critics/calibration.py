@@ -19,8 +19,8 @@ from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns, last_observations
-from spar_core.networks import CHUNK
-from spar_core.randomness import stream
+from spar_core.training.networks import CHUNK
+from spar_core.training.randomness import stream
 
 # The last steps before a fall that count as "shortly before".
 BEFORE_TERMINATION = 20

@@ -26,8 +26,8 @@ from torch import Tensor
 from spar_core.critics.actor import Actor, ActorCriticSettings, actor_targets, squared_errors
 from spar_core.critics.stacked import Problem, q_values
 from spar_core.critics.td import Objective, TDCritic
-from spar_core.networks import Stack, per_seed_mean
-from spar_core.randomness import streams
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.randomness import streams
 
 
 class CQLSettings(ActorCriticSettings):

@@ -25,7 +25,7 @@ from torch import Tensor
 from spar_core.critics.actor import Actor, ActorCriticSettings, actor_targets, squared_errors
 from spar_core.critics.stacked import Problem
 from spar_core.critics.td import Objective, TDCritic
-from spar_core.networks import Stack
+from spar_core.training.networks import Stack
 
 # Added to the square of a gradient's norm, so that a gradient of zero has a direction of zero.
 SMALL = 1e-12

@@ -22,7 +22,7 @@ from torch import Tensor
 from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic, TDSettings
 from spar_core.data.device import DeviceData
-from spar_core.networks import Stack, per_seed_mean
+from spar_core.training.networks import Stack, per_seed_mean
 
 
 class IQLSettings(TDSettings):

@@ -26,7 +26,7 @@ from spar_core.critics.iql import IQLSettings, expectile_loss
 from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic
 from spar_core.data.device import DeviceData
-from spar_core.networks import Stack, per_seed_mean
+from spar_core.training.networks import Stack, per_seed_mean
 
 
 class IQLEnsembleSettings(IQLSettings):

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.networks import Adam
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import Adam
+from spar_core.training.reporter import Reporter
 
 
 class ReturnsSettings(StackedSettings):

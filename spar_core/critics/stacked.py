@@ -14,11 +14,11 @@ from spar_core.critics.base import Critic, mean_of, reward_scale, spread_of
 from spar_core.critics.calibration import calibrate, uncertainty_levels
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.fitted import Fitted
-from spar_core.networks import MLPShape, Stack
-from spar_core.randomness import streams
-from spar_core.reporter import Reporter
 from spar_core.settings import Settings
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.randomness import streams
+from spar_core.training.reporter import Reporter
 
 
 class StackedSettings(Settings):

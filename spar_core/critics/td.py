@@ -15,16 +15,16 @@ from typing import ClassVar
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from spar_core.checkpoints import Kept
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import beyond_rewards, stop_if, warm_start
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.networks import Adam, Stack
-from spar_core.randomness import Minibatches
-from spar_core.reporter import Reporter, is_curve_point
-from spar_core.resuming import resumable
-from spar_core.updates import Update
+from spar_core.training.checkpoints import Kept
+from spar_core.training.fitted import Fitted
+from spar_core.training.loop import Update
+from spar_core.training.networks import Adam, Stack
+from spar_core.training.randomness import Minibatches
+from spar_core.training.reporter import Reporter, is_curve_point
+from spar_core.training.resuming import resumable
 
 # The summed loss at the steps [S, B], and values [S] for the curve, "critic/q_mean" among them.
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]

@@ -21,10 +21,10 @@ from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, states_at
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.improvement.candidates import draw_candidates
-from spar_core.networks import CHUNK
-from spar_core.randomness import stream
-from spar_core.reporter import CurveRow
+from spar_core.improvement.self_imitation import draw_candidates
+from spar_core.training.checkpoints import CurveRow
+from spar_core.training.networks import CHUNK
+from spar_core.training.randomness import stream
 
 # c of a rule that clips no latent: the default of those that do.
 USUAL_CLIP = 1.0

@@ -24,7 +24,7 @@ from spar_core.diagnostics.jacobian import Spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.states import States
 from spar_core.improvement.base import Frozen, clipped_candidates
-from spar_core.randomness import stream
+from spar_core.training.randomness import stream
 
 # Candidates that go through the decoder at once.
 ROWS = 16_384

@@ -16,7 +16,7 @@ from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, similar_steps, states_at
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen
-from spar_core.randomness import stream
+from spar_core.training.randomness import stream
 
 
 def geometry_of(

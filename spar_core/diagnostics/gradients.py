@@ -39,9 +39,9 @@ from torch import Tensor
 
 from spar_core.diagnostics.states import States
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.improvement.candidates import Candidates, draw_candidates
-from spar_core.networks import Stack
-from spar_core.randomness import stream
+from spar_core.improvement.self_imitation import Candidates, draw_candidates
+from spar_core.training.networks import Stack
+from spar_core.training.randomness import stream
 
 # Smallest mean |Q_c| that lambda of the value gradient divides by, as in its own code.
 SMALLEST_VALUE = 1e-6

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spar_core.networks import CHUNK
 from spar_core.residual import ResidualModel
+from spar_core.training.networks import CHUNK
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from spar_core.diagnostics.gradients import Probe, compare
 from spar_core.errors import SparError
-from spar_core.fitted import Fitted
-from spar_core.networks import Stack
-from spar_core.reporter import CurveRow, Reporter
+from spar_core.training.checkpoints import CurveRow
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import Stack
+from spar_core.training.reporter import Reporter
 
 COSINE, FITTING, IMPROVEMENT = "diagnosis/cosine", "diagnosis/fitting_norm", "diagnosis/improvement_norm"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.improvement.base import Frozen
-from spar_core.networks import CHUNK
+from spar_core.training.networks import CHUNK
 
 # Candidates for each neighbour that is wanted: the nearest are often successive steps of one episode.
 SPARE = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spar_core.diagnostics.readings import MEANINGS, Others
-from spar_core.statistics import Estimate, mean_interval
+from spar_core.evaluation.statistics import Estimate, mean_interval
 
 
 def read(name: str, estimate: Estimate, others: Others) -> str:

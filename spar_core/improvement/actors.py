@@ -19,9 +19,9 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.improvement.base import Frozen
-from spar_core.networks import MLPShape, Stack
-from spar_core.randomness import streams
 from spar_core.settings import Settings
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.randomness import streams
 
 Inputs = Literal["state_and_anchor", "state"]
 

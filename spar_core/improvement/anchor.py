@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.reporter import Reporter
 from spar_core.settings import Settings
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 
 class AnchorAloneSettings(Settings):

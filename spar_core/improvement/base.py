@@ -21,10 +21,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.reporter import Reporter
 
 
 @dataclass(frozen=True)

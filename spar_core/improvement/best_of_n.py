@@ -17,11 +17,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
 from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
-from spar_core.randomness import normal, streams
-from spar_core.reporter import Reporter
 from spar_core.settings import Settings
+from spar_core.training.fitted import Fitted
+from spar_core.training.randomness import normal, streams
+from spar_core.training.reporter import Reporter
 
 
 class BestOfNSettings(Settings):

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
 from spar_core.improvement.actors import ResidualActor
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.improvement.candidates import CandidateSettings
 from spar_core.improvement.imitation import imitate
-from spar_core.networks import per_seed_mean
-from spar_core.reporter import Reporter
+from spar_core.improvement.self_imitation import CandidateSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.reporter import Reporter
 
 
 class SparMLP(ResidualActor, Improvement):

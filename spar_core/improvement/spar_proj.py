@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
-from spar_core.fitted import Fitted
 from spar_core.improvement.actors import new_network, seen
 from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
-from spar_core.improvement.candidates import ProjSettings
 from spar_core.improvement.imitation import imitate
-from spar_core.networks import MLPShape, Stack, per_seed_mean
-from spar_core.reporter import Reporter
+from spar_core.improvement.self_imitation import ProjSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
+from spar_core.training.reporter import Reporter
 
 
 class SparProj(Improvement):

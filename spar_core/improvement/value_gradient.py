@@ -28,12 +28,12 @@ from torch import Tensor
 from spar_core.critics.calibration import values_at
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.fitted import Fitted
 from spar_core.improvement.actors import OwnActor, ResidualActor, ResidualNetworkSettings
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.on_data import correction_norm, minimise_on_data
-from spar_core.networks import per_seed_mean
-from spar_core.reporter import Reporter
+from spar_core.training.fitted import Fitted
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.reporter import Reporter
 
 # Smallest mean |Q_c| that lambda divides by, in scaled return units.
 SMALLEST_VALUE = 1e-6

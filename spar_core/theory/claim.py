@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from spar_core.reporter import Reporter
-from spar_core.statistics import Estimate, mean_interval
-from spar_core.workers import over_seeds
+from spar_core.evaluation.statistics import Estimate, mean_interval
+from spar_core.training.reporter import Reporter
+from spar_core.training.workers import over_seeds
 
 # Digits of every number that is written: more than any reader needs, fewer than processors disagree in.
 DIGITS = 6

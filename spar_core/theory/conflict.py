@@ -39,7 +39,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from spar_core.errors import SparError
-from spar_core.networks import Adam
 from spar_core.theory.claim import Claim, Finding, Row, above, below, pick, within
 from spar_core.theory.decoders import exact_parts
 from spar_core.theory.drawing import GREY, INK, LINES, panels
@@ -47,6 +46,7 @@ from spar_core.theory.manifolds import manifold
 from spar_core.theory.problem import Problem, states_of
 from spar_core.theory.rules import RULES, Parts, gradient, parts_of, settings_of
 from spar_core.theory.settings import TheorySettings
+from spar_core.training.networks import Adam
 
 MANIFOLDS = ("line", "arc")
 # Where the data's centre lies from the anchor, and the sign of the tangential value that makes it so.

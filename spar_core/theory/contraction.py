@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from spar_core.improvement.base import Frozen, clipped_candidates
-from spar_core.randomness import normal, streams
 from spar_core.theory.claim import Claim, Finding, Row, below, pick, within
 from spar_core.theory.decoders import exact_parts, learned_parts
 from spar_core.theory.drawing import GREY, INK, MARKS, panels
@@ -40,6 +39,7 @@ from spar_core.theory.latents import clipped_variance
 from spar_core.theory.manifolds import Cap
 from spar_core.theory.problem import REACH, Problem, states_of
 from spar_core.theory.settings import TheorySettings
+from spar_core.training.randomness import normal, streams
 
 # Dimensions of the surfaces, m.
 INTRINSIC = 2

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.improvement.base import Frozen
-from spar_core.reporter import Reporter
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
 from spar_core.theory.manifolds import frame
 from spar_core.theory.problem import LinearCritic, OnManifold, Problem
+from spar_core.training.reporter import Reporter
 
 
 class ExactDecoder:

@@ -1,4 +1,4 @@
-"""Panels of the suite's figures, in the look of the report's (:mod:`spar_core.look`)."""
+"""Panels of the suite's figures, in the look of the report's (:mod:`spar_core.reporting.figures.look`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spar_core.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
+from spar_core.reporting.figures.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
 
 __all__ = ["GREY", "INK", "LINES", "MARKS", "PALE", "STYLE", "WIDTH", "panels"]
 

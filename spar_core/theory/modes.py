@@ -33,7 +33,7 @@ from matplotlib.lines import Line2D
 
 from spar_core.data.device import DeviceData
 from spar_core.improvement.base import clipped_candidates
-from spar_core.improvement.candidates import ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import ProjSettings, weighted_targets
 from spar_core.theory.claim import Claim, Finding, Row, above, below, pick
 from spar_core.theory.decoders import exact_parts, learned_parts
 from spar_core.theory.drawing import GREY, INK, LINES, MARKS, panels

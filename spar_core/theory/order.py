@@ -39,7 +39,7 @@ from torch import Tensor
 
 from spar_core.data.device import DeviceData
 from spar_core.improvement.base import clipped_candidates
-from spar_core.improvement.candidates import ProjSettings, Targets, weighted_targets
+from spar_core.improvement.self_imitation import ProjSettings, Targets, weighted_targets
 from spar_core.theory.claim import Claim, Finding, Row, pick, within
 from spar_core.theory.decoders import exact_parts
 from spar_core.theory.drawing import GREY, INK, MARKS, panels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spar_core import templates
+from spar_core.reporting.page import templating
 
 NOTHING = "-"
 
@@ -47,6 +47,6 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
     """The whole page ``reports/theory/README.md``."""
-    environment = templates.environment(__file__)
+    environment = templating.environment(__file__)
     environment.filters |= {"findings": findings_table, "verdict": verdict}
     return environment.get_template("theory.md.j2").render(results=results)

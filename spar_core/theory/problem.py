@@ -27,10 +27,10 @@ from spar_core.anchors.base import Anchor
 from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
-from spar_core.fitted import Fitted
-from spar_core.randomness import stream
 from spar_core.theory.manifolds import Manifold
 from spar_core.theory.settings import ProblemSettings
+from spar_core.training.fitted import Fitted
+from spar_core.training.randomness import stream
 
 # Draws along the manifold are clipped here, in standard deviations.
 REACH = 2.0

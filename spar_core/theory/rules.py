@@ -24,13 +24,13 @@ from spar_core.data.device import DeviceData
 from spar_core.improvement.actors import ResidualActor, new_network
 from spar_core.improvement.awr import AWR, AWRSettings, advantage_weights, weighted_loss
 from spar_core.improvement.base import Frozen, clipped_candidates
-from spar_core.improvement.candidates import CandidateSettings, ProjSettings, Targets, weighted_targets
+from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, Targets, weighted_targets
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
 from spar_core.improvement.value_gradient import ValueGradient, ValueGradientSettings, value_gradient_loss
-from spar_core.networks import Stack, per_seed_mean
-from spar_core.reporter import Reporter
 from spar_core.theory.settings import TrainingSettings
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.reporter import Reporter
 
 MEMBERS: dict[str, tuple[type, type]] = {
     "spar_mlp": (SparMLP, CandidateSettings),

@@ -1,4 +1,5 @@
 """What the pipeline tells MLflow: live runs, published results, models, and where all of it lies.
 
-Nothing here reaches an artifact. ``python -m stages.publish`` and :mod:`stages.tracked` are the two ways in.
+Nothing here reaches an artifact. The two ways in are ``python -m stages.tracking.publish`` and
+:mod:`stages.tracking.tracked`.
 """

@@ -1,7 +1,7 @@
 """Live tracking: what a stage logs to MLflow while it trains.
 
 Tracking never fails a stage. Whatever goes wrong ends in one line of warning, and since a run counts as
-finished only when everything of it was logged, ``python -m stages.publish`` adds the run afterwards.
+finished only when everything of it was logged, ``python -m stages.tracking.publish`` adds the run afterwards.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class LiveRun:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         print(
             f"warning: {self.cell.name} is not tracked in MLflow ({reason}); the work goes on, and "
-            "`python -m stages.publish` adds the run afterwards",
+            "`python -m stages.tracking.publish` adds the run afterwards",
             file=sys.stderr,
         )
 

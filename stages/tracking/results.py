@@ -38,7 +38,7 @@ def ensure_result(
         if run is None:
             seeds = ",".join(record.cell.seeds or "" for record, _ in stages if record.cell.stage == "evaluate")
             tags = {**key.tags(), "seeds": seeds, "spar.stage": "result", DIGEST_TAG: digest}
-            tags["mlflow.source.name"] = "stages/publish.py"
+            tags["mlflow.source.name"] = "stages/tracking/publish.py"
             run_id = store.start(
                 experiment, f"result {key.improvement} {key.anchor} {key.critic}", tags, _params(stages)
             )

@@ -79,7 +79,9 @@ def _read(store: Store, uri: str, study: Study, layout: Layout) -> RunIndex:
             ours = [run for run in ours if ids == set(run.data.tags.get("spar.run.evaluate", "").split(","))]
             results[axes] = _run(ours[0], uri) if ours else None
     if not any(results.values()) and not any(cells.values()):
-        return RunIndex("The MLflow store holds no run of these artifacts: `python -m stages.publish` adds them.")
+        return RunIndex(
+            "The MLflow store holds no run of these artifacts: `python -m stages.tracking.publish` adds them."
+        )
     where = without_password(uri) if is_server(uri) else "the project's own database, which `make ui` opens"
     return RunIndex(f"One experiment a dataset, in {where}.", results, cells)
 

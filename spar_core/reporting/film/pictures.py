@@ -1,0 +1,102 @@
+"""Takes side by side: a strip of frames at equally spaced times, and a short moving picture, both as WebP."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from spar_core.reporting.film.takes import Take
+
+WIDTH, HEIGHT = 256, 192  # of a frame
+FRAMES = 6  # of a strip
+_GAP, _LINE = 8, 33
+_SIZE = 26  # of the letters: a picture is shown at half its size on a phone
+_PAPER, _INK, _GREY = "white", "#111111", "#5a5a5a"
+
+
+def strip_steps(takes: Sequence[Take]) -> list[int]:
+    """Steps of a strip: equally spaced from the start to the end of the longest episode."""
+    longest = max(take.length for take in takes)
+    return sorted({round(step) for step in np.linspace(0, longest, FRAMES)})
+
+
+def moving_steps(takes: Sequence[Take], step_seconds: float, seconds: float, rate: float) -> list[int]:
+    """Steps of the moving picture: its first seconds at the speed that they happened, about ``rate`` a second."""
+    stride = max(1, round(1 / (rate * step_seconds)))
+    longest = max(take.length for take in takes)
+    return list(range(0, min(longest, round(seconds / step_seconds)) + 1, stride))
+
+
+def strip(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float | None) -> bytes:
+    """A row a take: frames at the steps, with time and return so far under each."""
+    row = _LINE + HEIGHT + 2 * _LINE + _GAP
+    sheet = Image.new("RGB", (len(steps) * (WIDTH + _GAP) - _GAP, len(takes) * row), _PAPER)
+    for i, (name, take) in enumerate(takes.items()):
+        _write(sheet, (0, i * row), f"{name}: {_end(take)}")
+        for j, step in enumerate(steps):
+            x, y = j * (WIDTH + _GAP), i * row + _LINE
+            sheet.paste(_frame(take, step), (x, y))
+            when, total = _under(take, step, step_seconds)
+            _write(sheet, (x, y + HEIGHT), when, grey=True)
+            _write(sheet, (x, y + HEIGHT + _LINE), total)
+    return _webp([sheet])
+
+
+def moving(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float, quality: int = 60) -> bytes:
+    """Takes beside each other, as they ran."""
+    duration = round(1000 * (steps[1] - steps[0]) * step_seconds) if len(steps) > 1 else 1000
+    sheets = []
+    for step in steps:
+        size = (len(takes) * (WIDTH + _GAP) - _GAP, HEIGHT + 3 * _LINE)
+        sheet = Image.new("RGB", size, _PAPER)
+        for i, (name, take) in enumerate(takes.items()):
+            x = i * (WIDTH + _GAP)
+            _write(sheet, (x, 0), name)
+            sheet.paste(_frame(take, step), (x, _LINE))
+            when, total = _under(take, step, step_seconds)
+            _write(sheet, (x, _LINE + HEIGHT), when, grey=True)
+            _write(sheet, (x, 2 * _LINE + HEIGHT), total)
+        sheets.append(sheet)
+    return _webp(sheets, duration, quality)
+
+
+def _frame(take: Take, step: int) -> Image.Image:
+    """The picture at a step; that of the end, paled, where the episode was over by then."""
+    frame = Image.fromarray(take.frames[take.last(step)])
+    if frame.size != (WIDTH, HEIGHT):
+        frame = ImageOps.pad(frame, (WIDTH, HEIGHT), color=_PAPER)
+    return Image.blend(frame, Image.new("RGB", frame.size, _PAPER), 0.6) if step > take.length else frame
+
+
+def _under(take: Take, step: int, step_seconds: float | None) -> tuple[str, str]:
+    """Time and return so far, as they stand under a frame."""
+    total = f"return {round(take.totals[take.last(step)])}"
+    when = clock(take.last(step), step_seconds)
+    return (f"over at {when}" if step > take.length else when), total
+
+
+def _end(take: Take) -> str:
+    """How an episode went, in a few words."""
+    return f"return {round(take.totals[-1])} in {take.length} steps"
+
+
+def clock(step: int, step_seconds: float | None) -> str:
+    """A step as time, where the environment says how long a step is."""
+    return f"step {step}" if step_seconds is None else f"{step * step_seconds:.2f} s"
+
+
+def _write(sheet: Image.Image, at: tuple[int, int], text: str, grey: bool = False) -> None:
+    ImageDraw.Draw(sheet).text(at, text, _GREY if grey else _INK, ImageFont.load_default(_SIZE))
+
+
+def _webp(sheets: Sequence[Image.Image], duration: int = 0, quality: int = 80) -> bytes:
+    buffer = io.BytesIO()
+    if len(sheets) == 1:
+        sheets[0].save(buffer, "WEBP", quality=quality, method=6)
+    else:
+        more = {"save_all": True, "append_images": sheets[1:], "duration": duration, "loop": 0}
+        sheets[0].save(buffer, "WEBP", quality=quality, method=4, **more)
+    return buffer.getvalue()

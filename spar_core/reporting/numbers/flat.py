@@ -1,0 +1,137 @@
+"""The flat tables that DVC shows and compares, and programs read: every number of the report at full precision.
+
+Rules whose episodes were rolled out and rules that were only estimated from logged data stand in the same tables, in
+columns of their own: an estimate never stands where a return is expected. Those columns, and ``label``, are there
+where a rule fills them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from spar_core.evaluation.statistics import normalised_score, seed_means
+from spar_core.reporting.numbers.agreement import Agreement, agreements
+from spar_core.reporting.numbers.cells import KEYS, Rule
+from spar_core.reporting.numbers.offline import OfflineSummary, summarise_offline
+from spar_core.reporting.numbers.overall import Overall, overall
+from spar_core.reporting.numbers.pairs import Pair, pairs_of
+from spar_core.reporting.numbers.tables import Summary, summarise
+from spar_core.reporting.page.config import ReportSettings
+
+# Counts, which stay whole numbers where some are missing.
+COUNTS = ["parameters_rule", "parameters_policy"]
+# Columns of summaries that are there only where a rule has a value.
+WHERE_FILLED = ("fqe_mean", "critic_estimate", "score_label", "label")
+RETURNS = [*KEYS, "rule", "seed", "return_mean", "normalised_score", "length_mean"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Every rule of a study with its summary, in the study's order, apart by whether it was rolled out."""
+
+    rules: list[Rule]
+    summaries: list[Summary]
+    unrolled: list[Rule]
+    offline: list[OfflineSummary]
+    pairs: list[Pair]
+    overall: list[Overall]
+    agreements: list[Agreement]
+
+    @property
+    def every(self) -> list[Summary | OfflineSummary]:
+        """All summaries, those of rollouts first."""
+        return [*self.summaries, *self.offline]
+
+
+def numbers_of(rules: Sequence[Rule], settings: ReportSettings, *, partial: bool = False) -> Numbers:
+    """Summaries of all rules; see :func:`spar_core.reporting.numbers.tables.summarise`."""
+    rolled = [rule for rule in rules if rule.not_evaluated is None]
+    unrolled = [rule for rule in rules if rule.not_evaluated is not None]
+    summaries = summarise(rolled, settings, partial=partial)
+    return Numbers(
+        rolled,
+        summaries,
+        unrolled,
+        summarise_offline(unrolled, settings, partial=partial),
+        pairs_of(summaries, settings, partial=partial),
+        overall(rolled, summaries, settings),
+        agreements(rolled),
+    )
+
+
+def rule_labels(summaries: Sequence[Summary | OfflineSummary]) -> list[str]:
+    """The shortest names that tell the rules apart: dataset, anchor and critic only where they vary."""
+    axes = ["dataset", "anchor", "critic"]
+    varied = [axis for axis in axes if len({getattr(s, axis) for s in summaries}) > 1]
+    return [" ".join([s.improvement, *(f"[{getattr(s, axis)}]" for axis in varied)]) for s in summaries]
+
+
+def seed_frame(numbers: Numbers) -> pd.DataFrame:
+    """``returns.csv``: one row a rule and seed, for `dvc plots`."""
+    names = iter(rule_labels(numbers.every))
+    rows = []
+    for rule, summary in zip(numbers.rules, numbers.summaries, strict=True):
+        reference = rule.context.get("reference")
+        lengths, name = seed_means(rule.episodes["seed"], rule.episodes["length"]), next(names)
+        for seed, value in summary.per_seed.items():
+            score = normalised_score(value, reference["min"], reference["max"]) if reference else None
+            known = {"return_mean": value, "normalised_score": score, "length_mean": lengths[seed]}
+            known |= {name: values.get(seed) for name, values in rule.offline.items()}
+            known["score_label"] = summary.score_label
+            rows.append({**_axes(summary), "rule": name, "seed": seed, **known, "label": summary.label})
+    for summary in numbers.offline:
+        name = next(names)
+        for seed, value in summary.per_seed.items():
+            known = {"fqe": value, "critic_estimate": summary.critic_per_seed.get(seed)}
+            rows.append({**_axes(summary), "rule": name, "seed": seed, **known, "label": summary.label})
+    return _frame(rows, RETURNS, ["fqe", "critic_estimate", "score_label", "label"])
+
+
+def metrics(numbers: Numbers) -> dict[str, float]:
+    """Flat ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number; what is missing has no key.
+
+    Keys that begin with ``overall/`` and ``agreement/`` speak of several cells together.
+    """
+    by_rule = {
+        f"{summary.key}/{name}": value
+        for summary in numbers.every
+        for name, value in summary.metrics().items()
+        if value is not None
+    }
+    return by_rule | {k: v for part in (*numbers.overall, *numbers.agreements) for k, v in part.metrics().items()}
+
+
+def summary_frame(numbers: Numbers) -> pd.DataFrame:
+    """``table.csv``: one row a rule, every number of the report's tables."""
+    names = rule_labels(numbers.every)
+    rows = [{"rule": name, **s.flat()} for name, s in zip(names, numbers.every, strict=True)]
+    first = numbers.every[0]
+    # The plots of dvc.yaml ask for these two, even where no rule has a return.
+    plotted = ["seeds", "return_mean", f"gain_over_{first.baseline}"]
+    returns = list(numbers.summaries[0].flat()) if numbers.summaries else [*_axes(first), *plotted, *COUNTS]
+    always = ["rule", *(name for name in returns if name not in WHERE_FILLED)]
+    estimates = [name for name in (numbers.offline[0].flat() if numbers.offline else []) if name not in always]
+    frame = _frame(rows, always, list(dict.fromkeys([*(n for n in estimates if n != "label"), *WHERE_FILLED])))
+    return frame.astype({name: "Int64" for name in ["episodes", *COUNTS] if name in frame})
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """CSV bytes with unix line ends on every platform; missing values are empty fields."""
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue().encode()
+
+
+def _axes(summary: Summary | OfflineSummary) -> dict[str, str]:
+    return {axis: getattr(summary, axis) for axis in KEYS}
+
+
+def _frame(rows: list[dict[str, Any]], always: Sequence[str], where_filled: Sequence[str]) -> pd.DataFrame:
+    """Rows with the columns of ``always``, and those of ``where_filled`` that some row has a value for."""
+    filled = [name for name in where_filled if any(row.get(name) is not None for row in rows)]
+    return pd.DataFrame(rows, columns=[*always, *filled])

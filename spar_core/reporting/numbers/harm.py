@@ -1,0 +1,88 @@
+"""Does improving ever make an anchor worse? Settings in which each rule is shown to end below its anchor, and above.
+
+A setting is a dataset, an anchor and a critic. *Below* and *above* mean that the paired interval over seeds excludes
+zero; a setting with one seed has no interval and decides nothing. With intervals of 95%, a rule that changes nothing
+would be called below in about 2.5% of settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from spar_core.reporting.numbers.tables import Summary
+
+COLUMNS = ["improvement", "settings", "below", "above", "below_share", "seeds", "seeds_below_by_a_tenth"]
+# A seed's return this share below its anchor's counts as lost, whatever the interval over seeds says.
+LOST = 0.1
+
+
+@dataclass(frozen=True)
+class Harm:
+    """One rule over all settings in which it has an interval.
+
+    ``lost`` counts the seeds that end more than ``LOST`` of the anchor's return (in size) below the anchor.
+    """
+
+    improvement: str
+    settings: int
+    below: tuple[str, ...]
+    above: int
+    seeds: int
+    lost: int
+    worst: float
+    worst_setting: str
+
+    def row(self) -> dict[str, Any]:
+        """Its row of ``harm.csv``."""
+        share = len(self.below) / self.settings
+        known = (self.improvement, self.settings, len(self.below), self.above, share, self.seeds, self.lost)
+        return dict(zip(COLUMNS, known, strict=True))
+
+
+def harms(summaries: Sequence[Summary]) -> list[Harm]:
+    """One entry a rule, in the study's order, where it was compared with its anchor in two settings at least."""
+    found = []
+    for name in dict.fromkeys(summary.improvement for summary in summaries):
+        rows = [s for s in summaries if s.improvement == name and s.gain is not None and s.gain.low is not None]
+        if len(rows) < 2:
+            continue
+        lost, worst = 0, rows[0]
+        for row in rows:
+            for seed, gain in row.gains.items():
+                lost += gain < -LOST * abs(row.per_seed[seed] - gain)
+            if _relative(row) < _relative(worst):
+                worst = row
+        found.append(
+            Harm(
+                name,
+                len(rows),
+                tuple("/".join(row.setting) for row in rows if _direction(row) < 0),
+                sum(_direction(row) > 0 for row in rows),
+                sum(len(row.gains) for row in rows),
+                lost,
+                _relative(worst),
+                "/".join(worst.setting),
+            )
+        )
+    return found
+
+
+def _direction(row: Summary) -> int:
+    assert row.gain is not None
+    return row.gain.direction
+
+
+def _relative(row: Summary) -> float:
+    """Mean gain as a share of the size of the anchor's mean return; an anchor that returns nothing has none."""
+    assert row.gain is not None
+    anchor = abs(row.returns.value - row.gain.value)
+    return row.gain.value / anchor if anchor > 0 else 0.0
+
+
+def harm_frame(entries: Sequence[Harm]) -> pd.DataFrame:
+    """``harm.csv``: one row a rule."""
+    return pd.DataFrame([entry.row() for entry in entries], columns=COLUMNS)

@@ -1,0 +1,156 @@
+"""Numbers as text: shared by the report and by the table that `make run` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TypeVar
+
+from spar_core.evaluation.statistics import Estimate
+from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.numbers.offline import OfflineSummary
+from spar_core.reporting.numbers.tables import Summary
+from spar_core.reporting.page.config import ReportSettings
+
+NOTHING = "-"
+WIDTH = 100  # of the console's table
+Rows = TypeVar("Rows", Summary, OfflineSummary, Rule)
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed decimals, never ``-0``; a dash for a missing value."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def signed(value: float | None, digits: int) -> str:
+    """Like :func:`number`, with a plus sign before what is above zero."""
+    text = number(value, digits)
+    return text if text == NOTHING or text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def digits_for(summaries: Sequence[Summary | OfflineSummary]) -> int:
+    """Decimals that suit the returns of a dataset: 0 from 100 upwards, 3 below 10 (success rates)."""
+    values = [s.returns.value if isinstance(s, Summary) else s.fqe.value for s in summaries]
+    return digits_of(max(map(abs, values)))
+
+
+def digits_of(scale: float) -> int:
+    """Decimals that suit values of this size."""
+    return 0 if scale >= 100 else 1 if scale >= 10 else 3
+
+
+def interval(estimate: Estimate | None, digits: int) -> str:
+    """``[low, high]``, or a dash without an interval."""
+    if estimate is None or estimate.low is None:
+        return NOTHING
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+
+
+def gain_text(estimate: Estimate | None, digits: int) -> str:
+    """``+123 [+100, +146]``, ``+123 (one seed)``, or a dash."""
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None:
+        return f"{signed(estimate.value, digits)} (one seed)"
+    low, high = signed(estimate.low, digits), signed(estimate.high, digits)
+    return f"{signed(estimate.value, digits)} [{low}, {high}]"
+
+
+def marked_gain(estimate: Estimate | None, digits: int) -> str:
+    """Like :func:`gain_text`, bold in Markdown where the interval excludes zero."""
+    text = gain_text(estimate, digits)
+    return f"**{text}**" if estimate is not None and estimate.direction else text
+
+
+def slope_text(estimate: Estimate) -> str:
+    """``0.31 [0.10, 0.52]``: a share, so always two decimals."""
+    return f"{number(estimate.value, 2)} {interval(estimate, 2)}"
+
+
+def p_text(p: float) -> str:
+    """``p = 0.021``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
+    """``protocol last, 4 seeds of 20 episodes``: what every table of returns says; ``mark`` quotes the name."""
+
+    def span(values: set[int], name: str) -> str:
+        low, high = min(values), max(values)
+        return f"{low}{'' if low == high else f' to {high}'} {name}{'' if high == 1 else 's'}"
+
+    names = ", ".join(f"{mark}{name}{mark}" for name in dict.fromkeys(row.protocol for row in rows))
+    seeds = span({len(row.per_seed) for row in rows}, "seed")
+    return f"protocol {names}, {seeds} of {span({n for row in rows for n in row.episodes_a_seed}, 'episode')}"
+
+
+def by_setting(summaries: Sequence[Rows]) -> dict[tuple[str, str, str], list[Rows]]:
+    """Summaries (or rules) by (dataset, anchor, critic), in order: those that are compared with one another."""
+    groups: dict[tuple[str, str, str], list[Rows]] = {}
+    for summary in summaries:
+        groups.setdefault(summary.setting, []).append(summary)
+    return groups
+
+
+def console_table(
+    summaries: Sequence[Summary], settings: ReportSettings | None = None, offline: Sequence[OfflineSummary] = ()
+) -> str:
+    """Plain text of fixed width: a block a dataset, anchor and critic, a line a rule.
+
+    A gain whose paired interval excludes zero is marked ``better`` or ``worse``. Rules that were not rolled out come
+    last, under a title that says so, and without such marks.
+    """
+    settings = settings or ReportSettings()
+    blocks = [_returns_block(rules, settings) for rules in by_setting(summaries).values()]
+    blocks += [_estimates_block(rules, settings) for rules in by_setting(offline).values()]
+    return "\n\n".join(blocks)
+
+
+def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
+    digits = digits_for(rules)
+    has_gain = any(rule.gain is not None for rule in rules)
+    header = ["rule", "mean return", "normalised"]
+    header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
+    lines = [header]
+    for rule in rules:
+        line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
+        verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
+        lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
+    # The label of the scores ends in the other one, where there is a score.
+    label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
+    return _block(rules[0], label, [rule.returns.n for rule in rules], lines)
+
+
+def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:
+    digits = digits_for(rules)
+    has_gain = any(rule.gain is not None for rule in rules)
+    header = ["rule", "FQE value", "critic's"]
+    header += [f"FQE gain over {settings.baseline} [{100 * settings.confidence:g}% paired]"] if has_gain else []
+    lines = [header]
+    for rule in rules:
+        critic = rule.critic_estimate.value if rule.critic_estimate else None
+        line = [rule.improvement, number(rule.fqe.value, digits), number(critic, digits)]
+        lines.append([*line, gain_text(rule.gain, digits)] if has_gain else line)
+    return _block(rules[0], f"not evaluated: {rules[0].label}", [rule.fqe.n for rule in rules], lines)
+
+
+def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[int], lines: list[list[str]]) -> str:
+    """A title, the label where there is one, and lines of cells below their header."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "  ".join(
+            # Numbers line up at the right; the rule's name, the gain and the verdict at the left.
+            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    rule_line = "-" * max(map(len, text))
+    numbers = sorted(set(seeds))
+    count = f"{numbers[0]} seed" + ("" if numbers == [1] else "s")
+    title = [f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {count}"]
+    title += textwrap.wrap(label or "", WIDTH)
+    return "\n".join([*title, rule_line, text[0], rule_line, *text[1:]])

@@ -1,0 +1,148 @@
+"""Run the cells of the study on a Ray cluster: `python -m stages.parallel.cluster --remote URL [--address HOST:PORT]`.
+
+Each Ray task is one cell. It brings the project's files into a workspace on its node, pulls what the cell reads from
+the DVC remote, lets `dvc repro --single-item` make the cell (or restore it, where anyone has made it before: the run
+cache is in the remote too), and pushes what came out. Ray runs a task anew whose worker was killed; it goes on from its
+checkpoint where that lies on the same node, or where --checkpoints names a folder that all nodes see.
+
+When all cells are done their outputs are pulled, and `dvc repro` here finds only the reports to make. Every machine
+needs Python and the packages of requirements.txt and requirements-ray.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spar_core.errors import Interrupted, SparError
+from spar_core.training.interrupts import stop_on_signal
+from stages.entry import stage_main
+from stages.layout import Layout
+from stages.parallel import child, workspace
+from stages.parallel.graph import read_graph, restrict
+from stages.parallel.schedule import Schedule
+from stages.parallel.sweep import log_of, plan_first, say_ended, summary
+from stages.parallel.workspace import Outcome, Task, fetch, merge_lock, packed, remote_section, run_task
+from stages.run import repro
+
+# Seconds between two looks at the tasks.
+LOOK = 0.5
+
+
+def cluster(
+    layout: Layout,
+    targets: Sequence[str],
+    address: str | None,
+    remote: str | None,
+    *,
+    cpus: int,
+    folder: Path,
+    checkpoints: str | None,
+    retries: int,
+) -> Schedule:
+    """Run the cells that the targets need, and merge what came out into dvc.lock.
+
+    Raises:
+        SparError: Ray is not installed or not reachable, or there is no remote.
+        Interrupted: this process was asked to stop; what is done is in the remote.
+    """
+    ray = _ray(address)
+    # By value: the project lies on this machine alone.
+    for module in (workspace, child):
+        ray.cloudpickle.register_pickle_by_value(module)
+    graph = {name: needs for name, needs in restrict(read_graph(layout.root), targets).items() if "@" in name}
+    schedule = Schedule({name: [need for need in needs if need in graph] for name, needs in graph.items()})
+    section = remote_section(layout.root, remote)
+    tree = ray.put(packed(layout.root))
+    task = ray.remote(num_cpus=cpus, max_retries=retries)(run_task)
+    entries: dict[str, Any] = {}
+    waiting: dict[Any, str] = {}
+    begun: dict[str, float] = {}
+    stopping: list[bool] = []
+    with stop_on_signal(lambda: stopping.append(True)):
+        while waiting or not schedule.over():
+            while not stopping and (name := schedule.start()):
+                needs = {need: entries[need] for need in schedule.graph[name]}
+                what = Task(name, needs, section, str(folder), checkpoints, cpus)
+                waiting[task.options(name=name).remote(tree, what)] = name
+                begun[name] = time.monotonic()
+            if stopping:
+                for reference in waiting:
+                    ray.cancel(reference, force=True)
+                break
+            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
+            for reference in ended:
+                name = waiting.pop(reference)
+                outcome = _outcome(ray, reference, name)
+                log = log_of(layout, name)
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(outcome.log, encoding="utf-8")
+                schedule.finish(name, outcome.entry is not None)
+                if outcome.entry is not None:
+                    entries[name] = outcome.entry
+                how = "FAILED" if outcome.entry is None else "made" if outcome.ran else "was there"
+                say_ended(schedule, name, how, begun[name])
+    merge_lock(layout.root, entries)
+    if stopping:
+        raise Interrupted(f"{len(entries)} of {len(schedule.graph)} cells are done", "they are not done again")
+    return schedule
+
+
+def _ray(address: str | None) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise SparError("Ray is not installed", "pip install -r requirements-ray.txt") from None
+    try:
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SparError(f"no Ray cluster at '{address}' ({error})", "`ray start --head` starts one") from None
+    return ray
+
+
+def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
+    """What a task returned; a task that Ray gave up counts as failed."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return Outcome(None, False, f"error: Ray gave '{name}' up: {first}\n")
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.parallel.cluster``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", help="stages or cells, with what they need (default: all cells)")
+    parser.add_argument("--address", help="of the cluster (default: one of its own, on this machine)")
+    parser.add_argument("--remote", help="name of a DVC remote, or a URL that all nodes reach (default: DVC's default)")
+    parser.add_argument("--cpus", type=int, default=1, help="cores, and worker processes, of a cell (default: 1)")
+    parser.add_argument("--folder", help="on every node, for workspaces and the DVC cache (default: a temporary one)")
+    parser.add_argument("--checkpoints", help="a folder that all nodes see (default: below --folder)")
+    parser.add_argument("--retries", type=int, default=3, help="of a cell whose worker was killed (default: 3)")
+    args = parser.parse_args(argv)
+    layout = Layout()
+    plan_first(layout)
+    folder = Path(args.folder or Path(tempfile.gettempdir()) / "spar-ray")
+    schedule = cluster(
+        layout,
+        args.targets,
+        args.address,
+        args.remote,
+        cpus=args.cpus,
+        folder=folder,
+        checkpoints=args.checkpoints,
+        retries=args.retries,
+    )
+    summary(layout, schedule)
+    print(f"all {len(schedule.graph)} cells are done; pulling what they made")
+    fetch(layout.root, remote_section(layout.root, args.remote), sorted(schedule.done))
+    repro(args.targets)
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))

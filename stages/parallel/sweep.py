@@ -1,0 +1,168 @@
+"""Run the cells of the study side by side: `python -m stages.parallel.sweep --jobs 2`.
+
+The results are those of `dvc repro`, which runs the cells one by one.
+
+Every cell is one `dvc repro --single-item` in a process of its own, which waits where another one holds DVC's lock.
+A cell's output goes to runs/sweep/<cell>.log. A cell that fails leaves out what depends on it; everything else is
+finished, and then the failures are listed. Ctrl-C lets the running cells keep their checkpoints; the same command goes
+on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spar_core.errors import Interrupted, SparError
+from spar_core.training.interrupts import stop_on_signal
+from stages.entry import stage_main
+from stages.layout import Layout
+from stages.parallel.child import dvc_environment
+from stages.parallel.graph import PLAN, read_graph, restrict
+from stages.parallel.schedule import Schedule
+
+# Seconds between two looks at the running cells.
+LOOK = 0.1
+
+
+@dataclass
+class Running:
+    """A cell that runs."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    begun: float
+
+
+def log_of(layout: Layout, name: str) -> Path:
+    """Where a cell's output goes."""
+    return layout.root / "runs" / "sweep" / f"{name.replace('/', '_')}.log"
+
+
+def launch(layout: Layout, name: str, workers: int) -> Running:
+    """Start `dvc repro` of one cell."""
+    log = log_of(layout, name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
+            cwd=layout.root,
+            env=dvc_environment(OMP_NUM_THREADS="1", SPAR_WORKERS=str(workers)),
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            # A group of its own: it is told to stop by this process, not by the terminal beside it.
+            start_new_session=True,
+        )
+    return Running(process, log, time.monotonic())
+
+
+def reason(log: Path) -> str:
+    """The line of a log that says why a cell failed."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error:")] or [line for line in lines if "ERROR" in line] or lines
+    return told[0] if told else "it printed nothing"
+
+
+def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Schedule:
+    """Run what the targets need, ``jobs`` cells at a time, each with ``workers`` processes.
+
+    Raises:
+        Interrupted: this process was asked to stop.
+    """
+    schedule = Schedule(restrict(read_graph(layout.root), targets))
+    running: dict[str, Running] = {}
+    stopping: list[bool] = []
+    total = len(schedule.graph)
+    with stop_on_signal(lambda: stopping.append(True)):
+        try:
+            while running or not (schedule.over() or stopping):
+                while not stopping and len(running) < jobs and (name := schedule.start()):
+                    running[name] = launch(layout, name, workers)
+                if stopping == [True]:
+                    stopping.append(True)
+                    print("stopping: the running cells keep a checkpoint; Ctrl-C again stops them at once", flush=True)
+                    tell(running, signal.SIGINT)
+                for name, cell in list(running.items()):
+                    status = cell.process.poll()
+                    if status is None:
+                        continue
+                    del running[name]
+                    schedule.finish(name, status == 0)
+                    say_ended(schedule, name, "done" if status == 0 else "FAILED", cell.begun)
+                time.sleep(LOOK)
+        except KeyboardInterrupt:
+            tell(running, signal.SIGKILL)
+            raise
+    if stopping:
+        raise Interrupted(f"{len(schedule.done)} of {total} cells are done", "the same command goes on from there")
+    return schedule
+
+
+def tell(running: dict[str, Running], number: signal.Signals) -> None:
+    """Send a signal to every process of the running cells."""
+    for cell in running.values():
+        try:
+            os.killpg(cell.process.pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def say_ended(schedule: Schedule, name: str, how: str, begun: float) -> None:
+    """Print a line about a cell that has just ended."""
+    took = time.monotonic() - begun
+    print(f"[{schedule.ended}/{len(schedule.graph)}] {name}: {how}, {took:.0f} s", flush=True)
+
+
+def plan_first(layout: Layout) -> None:
+    """Run `plan`, for which every cell waits.
+
+    Raises:
+        SparError: it refused the params; its own words.
+    """
+    plan = launch(layout, PLAN, 1)
+    if plan.process.wait() != 0:
+        raise SparError(reason(plan.log).removeprefix("error: "))
+
+
+def summary(layout: Layout, schedule: Schedule) -> None:
+    """Say what failed and why.
+
+    Raises:
+        SparError: something did.
+    """
+    for name in sorted(schedule.failed):
+        print(f"failed: {name}: {reason(log_of(layout, name))} ({log_of(layout, name)})", file=sys.stderr)
+    if schedule.failed:
+        left = f", and {len(schedule.left_out)} that depend on them were left out" if schedule.left_out else ""
+        raise SparError(
+            f"{len(schedule.failed)} of {len(schedule.graph)} cells failed{left}; {len(schedule.done)} are done",
+            "mend what they say and run again: what is done is not done again",
+        )
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.parallel.sweep``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", help="stages or cells, with what they need (default: the whole pipeline)")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise SparError(f"--jobs {args.jobs} runs nothing", "set it to 1 or more")
+    layout = Layout()
+    plan_first(layout)
+    cores = len(os.sched_getaffinity(0))
+    schedule = sweep(layout, args.targets, args.jobs, max(1, cores // args.jobs))
+    summary(layout, schedule)
+    print(f"all {len(schedule.graph)} cells are done")
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(run))
