@@ -25,6 +25,7 @@ from benchmarks.common import read, write
 from benchmarks.workloads import WARM, Job, Ticking, jobs, made_data
 from spar_core.critics import iql
 from spar_core.training import loop as updates
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.reporter import Reporter
 
@@ -169,7 +170,7 @@ def whole_critic(count: int, steps: int) -> dict[str, Any]:
             told["marks"].append([step, time.perf_counter() - begun])
             write_part("whole", told)
 
-    iql.IQLCritic.fit(data, settings, seeds, Ticking(seeds, tick), DEVICE)
+    iql.IQLCritic.fit(Context(data, seeds, Ticking(seeds, tick), DEVICE), settings)
     torch.cuda.synchronize()
     told["seconds"], told["peak_bytes"] = time.perf_counter() - begun, torch.cuda.max_memory_allocated()
     return told

@@ -18,6 +18,7 @@ from spar_core.improvement.base import Frozen
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+from spar_core.training.context import Context
 from spar_core.training.reporter import CURVE_POINTS, Reporter, is_curve_point
 
 SIZES = (17, 6)  # observations and actions of HalfCheetah and Walker2d
@@ -78,11 +79,11 @@ def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], device: str = "cpu"
         few = {"steps": 2}
         quiet = Reporter(list(seeds))
         own = anchor_settings.model_copy(update=few)
-        cloned = MLPAnchor.clone(dataset, own, seeds, quiet, "cpu").tensors
+        cloned = MLPAnchor.clone(Context(dataset, seeds, quiet, "cpu"), own).tensors
         mine = residual_settings.model_copy(update=few)
-        modelled = fit_residual(dataset, MLPAnchor.restore(own, cloned), mine, seeds, quiet).tensors
+        modelled = fit_residual(Context(dataset, seeds, quiet), MLPAnchor.restore(own, cloned), mine).tensors
         theirs = critic_settings.model_copy(update=few)
-        learned = IQLCritic.fit(dataset, theirs, seeds, quiet, "cpu").tensors
+        learned = IQLCritic.fit(Context(dataset, seeds, quiet, "cpu"), theirs).tensors
         anchor = MLPAnchor.restore(own, cloned, device)
         residual = ResidualModel.restore(mine, modelled, device)
         return anchor, Frozen(anchor, residual, IQLCritic.restore(theirs, learned, device))
@@ -91,12 +92,12 @@ def jobs(steps: int, dataset: Dataset, seeds: Sequence[int], device: str = "cpu"
 
     def rule(kind: Any) -> Job:
         own = settings(kind.Settings, steps=steps)
-        return lambda report: kind.fit(dataset, frozen, own, seeds, report, device)
+        return lambda report: kind.fit(Context(dataset, seeds, report, device), frozen, own)
 
     return {
-        "fit_bc": lambda report: MLPAnchor.clone(dataset, anchor_settings, seeds, report, device),
-        "fit_residual": lambda report: fit_residual(dataset, anchor, residual_settings, seeds, report, device),
-        "fit_critic": lambda report: IQLCritic.fit(dataset, critic_settings, seeds, report, device),
+        "fit_bc": lambda report: MLPAnchor.clone(Context(dataset, seeds, report, device), anchor_settings),
+        "fit_residual": lambda report: fit_residual(Context(dataset, seeds, report, device), anchor, residual_settings),
+        "fit_critic": lambda report: IQLCritic.fit(Context(dataset, seeds, report, device), critic_settings),
         "awr_scratch": rule(AWRFromScratch),
         "spar_mlp": rule(SparMLP),
         "spar_proj": rule(SparProj),

@@ -20,7 +20,7 @@ Source: "residual regression" in SPAR (arXiv 2605.27877); that the model is a co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -28,15 +28,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.settings import Settings, parse
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import CHUNK, Adam, MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import Draws, Minibatches, gaussian, streams
-from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
+from spar_core.training.reporter import is_curve_point
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)
@@ -126,14 +125,12 @@ def residual_loss(
 
 
 def fit_residual(
-    dataset: Dataset,
+    context: Context,
     anchor: Anchor,
     settings: ResidualSettings,
-    seeds: Sequence[int],
-    report: Reporter,
-    device: str = "cpu",
 ) -> Fitted:
     """Fit G and its radius to the training steps, for a frozen anchor of the same seeds."""
+    dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
     n = len(seeds)
     data = DeviceData.of(dataset, device)
     train = torch.as_tensor(dataset.train_steps).to(device)

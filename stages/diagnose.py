@@ -32,6 +32,7 @@ from spar_core.policy import KIND, POLICY
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings, parse
 from spar_core.training.checkpoints import CurveRow
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors, only
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
@@ -115,7 +116,7 @@ class LookAtRule:
             at=frozenset(at),
             forward=report.advance,
         )
-        fitted = member.fit(dataset, self._frozen(seeds), self.rule, seeds, watcher, self.device)
+        fitted = member.fit(Context(dataset, seeds, watcher, self.device), self._frozen(seeds), self.rule)
         refuse_difference(fitted, tensors, seeds, str(self.policy))
         return watcher.compared
 

@@ -28,6 +28,7 @@ from spar_core.evaluation.fqe import Act, evaluate_policies, in_chunks, in_logge
 from spar_core.improvement.base import Improvement
 from spar_core.policy import KIND, load_policy
 from spar_core.seeds import parse_seeds
+from spar_core.training.context import Context
 from spar_core.training.fitted import METRICS
 from spar_core.training.networks import per_seed_mean
 from spar_core.training.reporter import Reporter
@@ -59,7 +60,7 @@ class Estimate:
         dataset = dataset_of(self.layout, self.dataset)
         rules = [load_policy(self.policy, seed, self.device).rule for seed in seeds]
         acts = [_act(rule) for rule in rules]
-        fqe = evaluate_policies(dataset, acts, self.settings.fqe, seeds, report, self.device)
+        fqe = evaluate_policies(Context(dataset, seeds, report, self.device), acts, self.settings.fqe)
         critic, critic_discount = self._critic(dataset, acts, seeds)
         states = heldout_observations(dataset, self.settings.states).to(self.device)
         ends = bool(dataset.terminated[~dataset.heldout].any())

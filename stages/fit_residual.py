@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spar_core.residual import ResidualSettings, fit_residual, settings_for
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
@@ -34,7 +35,7 @@ class FitResidual:
     def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
         cell, data = self.cell, dataset_of(self.layout, self.cell.dataset)
         part = load_part(self.layout.anchor(cell.dataset, cell.anchor, cell.seeds), "anchor", seeds)
-        return fit_residual(data, restore_anchor(part, self.device), self.settings, seeds, report, self.device)
+        return fit_residual(Context(data, seeds, report, self.device), restore_anchor(part, self.device), self.settings)
 
 
 def run(argv: list[str] | None = None) -> None:

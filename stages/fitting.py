@@ -12,6 +12,7 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
 from spar_core.training.checkpoints import CurveRow
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.reporter import Reporter
 from spar_core.training.workers import Job, over_seeds
@@ -87,7 +88,7 @@ class FitMember:
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
         data = dataset_of(self.layout, self.dataset)
-        return self.member.fit(data, self.settings, seeds, report, self.device)
+        return self.member.fit(Context(data, seeds, report, self.device), self.settings)
 
 
 def fit_member(layout: Layout, cell: Cell, family: str, name: str) -> None:

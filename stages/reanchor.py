@@ -29,6 +29,7 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.policy import KIND, load_policy
 from spar_core.seeds import parse_seeds
 from spar_core.training.checkpoints import CurveRow
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK
 from spar_core.training.reporter import Nested, Reporter
@@ -80,7 +81,7 @@ class Reanchor:
             observations = torch.as_tensor(dataset.observations[dataset.observation_index])
             actions = self._act(rule)(observations).cpu().numpy()
             reporter = Nested(report, f"seed-{seed}", seeds=[seed])
-            fitted = distil(self.member, self.settings, dataset, actions, seed, reporter, self.device)
+            fitted = distil(Context(dataset, [seed], reporter, self.device), self.member, self.settings, actions)
         else:
             fitted = passed_on(self.previous, seed)
             report.advance(self.settings.steps)

@@ -20,6 +20,7 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.policy import KIND, save_policy
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings
+from spar_core.training.context import Context
 from spar_core.training.fitted import METRICS, Fitted, Part
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
@@ -50,7 +51,7 @@ class FitRule:
             restore_residual(parts["residual"], self.device),
             restore_critic(parts["critic"], self.device),
         )
-        return self.member.fit(data, frozen, self.settings, seeds, report, self.device)
+        return self.member.fit(Context(data, seeds, report, self.device), frozen, self.settings)
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -27,6 +27,7 @@ from spar_core.members import load_member
 from spar_core.policy import KIND as POLICY_KIND
 from spar_core.policy import save_policy
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted, Part
 from spar_core.training.networks import Stack
 from spar_core.training.reporter import Reporter
@@ -151,10 +152,10 @@ class Parts:
 def fit_parts(dataset: Dataset, seeds: Sequence[int]) -> Parts:
     """Fit the registered defaults for a few steps."""
     parts = Parts(tuple(seeds), Fitted(), Fitted(), Fitted())
-    anchor = MLPAnchor.fit(dataset, parts.settings("anchor"), seeds, Reporter(seeds), "cpu")
+    anchor = MLPAnchor.fit(Context.quiet(dataset, seeds), parts.settings("anchor"))
     restored = MLPAnchor.restore(parts.settings("anchor"), anchor.tensors)
-    residual = fit_residual(dataset, restored, parts.settings("residual"), seeds, Reporter(seeds))
-    critic = IQLCritic.fit(dataset, parts.settings("critic"), seeds, Reporter(seeds), "cpu")
+    residual = fit_residual(Context.quiet(dataset, seeds), restored, parts.settings("residual"))
+    critic = IQLCritic.fit(Context.quiet(dataset, seeds), parts.settings("critic"))
     return Parts(tuple(seeds), anchor, residual, critic)
 
 
@@ -172,7 +173,7 @@ def save_rule(
     """
     member, seeds = load_member("improvement", kind), parts.seeds
     settings = tiny_settings(member)
-    fitted = member.fit(dataset, parts.frozen(seeds), settings, seeds, Reporter(seeds), "cpu")
+    fitted = member.fit(Context.quiet(dataset, seeds), parts.frozen(seeds), settings)
     saved = {
         "anchor": Part("mlp", parts.settings("anchor"), parts.anchor.tensors),
         "residual": Part("residual", parts.settings("residual"), parts.residual.tensors),
@@ -291,7 +292,7 @@ class FitToyAnchor:
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
         settings = tiny_settings(MLPAnchor, steps=self.steps)
-        return MLPAnchor.fit(toy_dataset(), settings, seeds, report, "cpu")
+        return MLPAnchor.fit(Context(toy_dataset(), seeds, report, "cpu"), settings)
 
 
 def refuse_seed_one(seeds: Sequence[int], report: Reporter) -> list[int]:

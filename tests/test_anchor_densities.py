@@ -17,9 +17,9 @@ from spar_core.anchors.gaussian import GaussianAnchor
 from spar_core.anchors.mixture import MixtureAnchor
 from spar_core.anchors.squashed import MARGIN, log_density, unsquash
 from spar_core.members import load_member
+from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.randomness import normal, streams
-from spar_core.training.reporter import Reporter
 from tests.fakes import dataset_from
 
 DRAWS = 20_000
@@ -188,7 +188,7 @@ def two_ways():
 def fitted_to_two_ways(kind):
     member = load_member("anchor", kind)
     settings = member.Settings(steps=1000, batch_size=64, hidden=(64, 64), learning_rate=3e-3)
-    result = member.clone(two_ways(), settings, (0,), Reporter((0,)), "cpu")
+    result = member.clone(Context.quiet(two_ways(), (0,)), settings)
     return member.restore(settings, result.tensors)
 
 

@@ -15,7 +15,7 @@ from spar_core.anchors.mlp import MLPAnchor
 from spar_core.anchors.quality import SAMPLES, measure, two_ways
 from spar_core.data.device import DeviceData
 from spar_core.residual import ResidualSettings, fit_residual, settings_for
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 from tests.fakes import ACTION_SIZE, TINY, ConstantAnchor, dataset_from, tiny_settings, toy_dataset
 
 
@@ -91,7 +91,7 @@ def test_a_spoilt_anchor_is_measured_as_worse():
 
     def error(**values):
         settings = tiny_settings(MLPAnchor, **{"steps": 400, "hidden": (32,), "batch_size": 64, **values})
-        return MLPAnchor.fit(learnable, settings, (0,), Reporter((0,)), "cpu").metrics["anchor/heldout_mse"][0]
+        return MLPAnchor.fit(Context.quiet(learnable, (0,)), settings).metrics["anchor/heldout_mse"][0]
 
     whole = error()
     assert error(steps=10) > 2 * whole and error(data_share=0.02) > 1.5 * whole and error(label_noise=2.0) > 1.5 * whole
@@ -204,7 +204,7 @@ def test_modes_missed_by_an_average_by_a_choice_and_by_draws(anchor, missed):
 
 def test_knn_is_the_mean_of_the_nearest_by_brute_force(toy):
     settings = KNNAnchor.Settings(neighbours=3, memory=10_000)
-    fitted = KNNAnchor.fit(toy, settings, (0,), Reporter((0,)), "cpu")
+    fitted = KNNAnchor.fit(Context.quiet(toy, (0,)), settings)
     anchor = KNNAnchor.restore(settings, fitted.tensors)
     train = toy.observation_index[toy.train_steps]
     for query in toy.observations[:5]:
@@ -215,7 +215,7 @@ def test_knn_is_the_mean_of_the_nearest_by_brute_force(toy):
 
 def test_knn_leaves_the_steps_own_episode_out_when_residuals_are_formed(toy):
     settings = KNNAnchor.Settings(neighbours=1, memory=10_000)
-    anchor = KNNAnchor.restore(settings, KNNAnchor.fit(toy, settings, (0,), Reporter((0,)), "cpu").tensors)
+    anchor = KNNAnchor.restore(settings, KNNAnchor.fit(Context.quiet(toy, (0,)), settings).tensors)
     data, steps = DeviceData.of(toy), torch.as_tensor(toy.train_steps)
     looked_up = anchor.act(data.observations[data.index[steps]].unsqueeze(0))[0]
     assert torch.equal(looked_up, data.actions[steps]), "it knows every answer by heart"
@@ -227,7 +227,7 @@ def test_knn_leaves_the_steps_own_episode_out_when_residuals_are_formed(toy):
         )
         assert action.numpy() == pytest.approx(toy.actions[others[distance.argmin()]])
     residual = fit_residual(
-        toy, anchor, ResidualSettings(**{k: TINY[k] for k in ("steps", "hidden")}), (0,), Reporter((0,))
+        Context.quiet(toy, (0,)), anchor, ResidualSettings(**{k: TINY[k] for k in ("steps", "hidden")})
     )
     assert residual.metrics["residual/norm_train"][0] > 0.5
 
@@ -235,7 +235,7 @@ def test_knn_leaves_the_steps_own_episode_out_when_residuals_are_formed(toy):
 def test_knn_knows_its_episodes_also_when_it_was_cloned_from_a_share_of_them():
     toy = toy_dataset(episodes=40)
     settings = KNNAnchor.Settings(neighbours=1, data_share=0.5)
-    anchor = KNNAnchor.restore(settings, KNNAnchor.fit(toy, settings, (0,), Reporter((0,)), "cpu").tensors)
+    anchor = KNNAnchor.restore(settings, KNNAnchor.fit(Context.quiet(toy, (0,)), settings).tensors)
     kept = training_data(toy, settings).numbers
     data = DeviceData.of(toy)
     steps = torch.as_tensor(toy.train_steps[np.isin(toy.episode[toy.train_steps], kept)])
@@ -246,7 +246,7 @@ def test_the_linear_anchor_finds_a_linear_policy(toy):
     weight = np.random.default_rng(0).normal(size=(toy.observation_size, ACTION_SIZE)) * 0.1
     actions = toy.observations[toy.observation_index] @ weight + 0.05
     data = dataset_from(toy.observations, actions, toy.rewards, toy.lengths, toy.terminated, toy.heldout)
-    fitted = LinearAnchor.fit(data, LinearAnchor.Settings(ridge=1e-9), (0, 1), Reporter((0, 1)), "cpu")
+    fitted = LinearAnchor.fit(Context.quiet(data, (0, 1)), LinearAnchor.Settings(ridge=1e-9))
     assert fitted.tensors["weight"][1].numpy() == pytest.approx(weight, abs=1e-4)
     assert fitted.metrics["anchor/heldout_mse"][0] < 1e-8
 
@@ -272,9 +272,7 @@ def test_residuals_may_be_taken_from_a_sample(toy):
 
     anchor, small = Spread([0.0] * ACTION_SIZE), {key: TINY[key] for key in ("steps", "hidden")}
     radius = {
-        base: fit_residual(toy, anchor, ResidualSettings(base=base, **small), (0, 3), Reporter((0, 3))).tensors[
-            "radius"
-        ]
+        base: fit_residual(Context.quiet(toy, (0, 3)), anchor, ResidualSettings(base=base, **small)).tensors["radius"]
         for base in ("action", "sample")
     }
     assert (radius["sample"] > 1.2 * radius["action"]).all()

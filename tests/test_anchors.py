@@ -9,6 +9,7 @@ import torch
 
 from spar_core.errors import SparError
 from spar_core.members import load_member, parse_variant
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors
 from spar_core.training.randomness import streams
 from spar_core.training.reporter import Reporter
@@ -32,7 +33,7 @@ every_anchor = pytest.mark.parametrize("kind", kinds("anchor"))
 def fit(kind, seeds, dataset=None):
     member = load_member("anchor", kind)
     settings, report = tiny_settings(member), Reporter(seeds)
-    return member, settings, member.fit(dataset or toy_dataset(), settings, seeds, report, "cpu")
+    return member, settings, member.fit(Context(dataset or toy_dataset(), seeds, report, "cpu"), settings)
 
 
 @cache
@@ -197,7 +198,7 @@ def test_training_reports_every_step_and_curves_of_every_seed(kind):
             self.steps += steps
 
     report = Counting(SEEDS)
-    result = member.fit(toy_dataset(), tiny_settings(member), SEEDS, report, "cpu")
+    result = member.fit(Context(toy_dataset(), SEEDS, report, "cpu"), tiny_settings(member))
     if "steps" in member.Settings.model_fields:
         assert report.steps == TINY["steps"] * len(SEEDS), "one unit a step and seed"
         assert {row[1] for row in result.curves} == set(SEEDS)
@@ -224,7 +225,7 @@ def test_training_lowers_the_error_on_training_steps(kind):
     # The chain of a diffusion starts from noise, where an error of the predicted noise counts twelvefold.
     for steps in (1, 2000 if kind == "diffusion" else 150):
         settings = tiny_settings(member, **({"steps": steps} if "steps" in member.Settings.model_fields else {}))
-        result = member.fit(learnable, settings, (0,), Reporter((0,)), "cpu")
+        result = member.fit(Context.quiet(learnable, (0,)), settings)
         anchor = member.restore(settings, result.tensors)
         train = learnable.train_steps
         observations = torch.as_tensor(learnable.observations[learnable.observation_index[train]])

@@ -19,6 +19,7 @@ from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import load_member
 from spar_core.policy import load_policy
 from spar_core.settings import parse
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors, only, save_tensors
 from spar_core.training.reporter import Reporter
 from tests.fakes import (
@@ -214,7 +215,7 @@ def parts(toy):
 
 def fitted(toy, parts, **decision):
     settings = tiny_settings(Auto, decision=DecisionSettings(**decision))
-    return settings, Auto.fit(toy, parts.frozen(SEEDS), settings, SEEDS, Reporter(SEEDS), "cpu")
+    return settings, Auto.fit(Context.quiet(toy, SEEDS), parts.frozen(SEEDS), settings)
 
 
 # Thresholds that let no critic through.
@@ -225,7 +226,7 @@ NOTHING = {"largest_underestimate": 1e-9, "largest_overestimate": 1e-9}
 def test_a_candidate_is_fitted_as_it_would_be_alone(toy, parts, kind):
     _, result = fitted(toy, parts)
     member = load_member("improvement", kind)
-    alone = member.fit(toy, parts.frozen(SEEDS), tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
+    alone = member.fit(Context.quiet(toy, SEEDS), parts.frozen(SEEDS), tiny_settings(member))
     assert alone.tensors
     for name, value in alone.tensors.items():
         assert torch.equal(result.tensors[f"{kind}.{name}"], value)
@@ -303,7 +304,7 @@ def test_steps_count_what_the_progress_bar_is_told(toy, parts):
 
     report = Counting(SEEDS)
     settings = tiny_settings(Auto)
-    Auto.fit(toy, parts.frozen(SEEDS), settings, SEEDS, report, "cpu")
+    Auto.fit(Context(toy, SEEDS, report, "cpu"), parts.frozen(SEEDS), settings)
     assert report.done == settings.steps * len(SEEDS)
 
 

@@ -15,8 +15,8 @@ from spar_core.critics.warm_start import return_loss
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.errors import SparError
+from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
-from spar_core.training.reporter import Reporter
 from tests.fakes import KnownCritic, dataset_from, toy_dataset
 
 # Where all values are the same there is no rank correlation, and SciPy says so.
@@ -127,7 +127,7 @@ def test_q_is_the_smaller_of_the_twins():
 
 def fit(dataset, **values):
     settings = IQLSettings(**{**LEARN, **values})
-    fitted = IQLCritic.fit(dataset, settings, (0,), Reporter((0,)), "cpu")
+    fitted = IQLCritic.fit(Context.quiet(dataset, (0,)), settings)
     scale = reward_scale(dataset, settings.return_range)
     return IQLCritic.restore(settings, fitted.tensors), scale, fitted
 

@@ -11,8 +11,8 @@ import torch
 from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
 from spar_core.members import load_member, parse_variant
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors
-from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ACTION_SIZE,
     assert_same_seed,
@@ -30,7 +30,7 @@ every_critic = pytest.mark.parametrize("kind", kinds("critic"))
 def fit(kind, seeds):
     member = load_member("critic", kind)
     settings = tiny_settings(member)
-    return member, settings, member.fit(toy_dataset(), settings, seeds, Reporter(seeds), "cpu")
+    return member, settings, member.fit(Context.quiet(toy_dataset(), seeds), settings)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_heldout_episodes_are_never_fitted_to(fitted, kind):
     spoiled.rewards[steps] = 100.0
     spoiled.actions[steps] *= -1
     spoiled.observations[spoiled.observation_index[steps]] += 5.0
-    tensors = member.fit(spoiled, settings, SEEDS, Reporter(SEEDS), "cpu").tensors
+    tensors = member.fit(Context.quiet(spoiled, SEEDS), settings).tensors
     assert all(torch.equal(value, result.tensors[name]) for name, value in tensors.items())
 
 
@@ -177,7 +177,7 @@ def test_either_half_of_the_budget_can_be_left_out(kind, budget):
     member = load_member("critic", kind)
     if not budget.keys() <= member.Settings.model_fields.keys():
         pytest.skip("it has no such half")
-    result = member.fit(toy_dataset(), tiny_settings(member, **budget), (0,), Reporter((0,)), "cpu")
+    result = member.fit(Context.quiet(toy_dataset(), (0,)), tiny_settings(member, **budget))
     assert all(value.isfinite().all() for value in result.tensors.values())
     assert any(name.startswith("critic/warm_start") for _, _, name, _ in result.curves) == (
         "steps" in budget and kind != "returns"
@@ -191,7 +191,7 @@ def test_divergence_is_one_clear_line(kind):
     if "warm_start_steps" in member.Settings.model_fields:
         values["warm_start_steps"] = 0
     with pytest.raises(SparError, match=r"the critic diverged: .* beyond what rewards allow; lower its learning_rate"):
-        member.fit(toy_dataset(), tiny_settings(member, **values), SEEDS, Reporter(SEEDS), "cpu")
+        member.fit(Context.quiet(toy_dataset(), SEEDS), tiny_settings(member, **values))
 
 
 @every_critic
@@ -201,7 +201,7 @@ def test_a_diverging_warm_start_is_stopped_too(kind):
     if "warm_start_steps" in member.Settings.model_fields:
         values["warm_start_steps"] = 50
     with pytest.raises(SparError, match=r"the critic diverged: its error to observed returns"):
-        member.fit(toy_dataset(), tiny_settings(member, **values), SEEDS, Reporter(SEEDS), "cpu")
+        member.fit(Context.quiet(toy_dataset(), SEEDS), tiny_settings(member, **values))
 
 
 @every_critic
@@ -225,9 +225,9 @@ def test_nothing_is_learnt_from_a_cut_whose_next_observation_is_unknown(kind):
     dataset = replace(dataset, last_known=~blind)
     other = replace(dataset, rewards=dataset.rewards.copy())
     other.rewards[(dataset.starts + dataset.lengths - 1)[blind]] += 20.0
-    one, two = (member.fit(data, settings, SEEDS, Reporter(SEEDS), "cpu") for data in (dataset, other))
+    one, two = (member.fit(Context.quiet(data, SEEDS), settings) for data in (dataset, other))
     assert blind.any()
     for name, tensor in one.tensors.items():
         assert torch.equal(tensor, two.tensors[name]), name
-    known = member.fit(replace(other, last_known=None), settings, SEEDS, Reporter(SEEDS), "cpu")
+    known = member.fit(Context.quiet(replace(other, last_known=None), SEEDS), settings)
     assert any(not torch.equal(known.tensors[name], two.tensors[name]) for name in two.tensors)

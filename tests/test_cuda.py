@@ -12,6 +12,7 @@ from spar_core.members import load_member
 from spar_core.policy import load_policy
 from spar_core.residual import fit_residual
 from spar_core.training import loop as updates
+from spar_core.training.context import Context
 from spar_core.training.reporter import Reporter
 from tests.fakes import save_rule, tiny_settings
 from tests.test_resuming import ends_the_same
@@ -39,14 +40,14 @@ def agrees_and_repeats(fit, folder):
 def test_every_anchor(kind, data, tmp_path):
     member = load_member("anchor", kind)
     settings = tiny_settings(member)
-    agrees_and_repeats(lambda report, device: member.fit(data, settings, SEEDS, report, device), tmp_path)
+    agrees_and_repeats(lambda report, device: member.fit(Context(data, SEEDS, report, device), settings), tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(registry.CRITICS))
 def test_every_critic(kind, data, tmp_path):
     member = load_member("critic", kind)
     settings = tiny_settings(member)
-    agrees_and_repeats(lambda report, device: member.fit(data, settings, SEEDS, report, device), tmp_path)
+    agrees_and_repeats(lambda report, device: member.fit(Context(data, SEEDS, report, device), settings), tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(registry.IMPROVEMENTS))
@@ -55,7 +56,7 @@ def test_every_rule(kind, data, pair, tmp_path):
     settings = tiny_settings(member)
 
     def fit(report, device):
-        return member.fit(data, pair.frozen(SEEDS, device), settings, SEEDS, report, device)
+        return member.fit(Context(data, SEEDS, report, device), pair.frozen(SEEDS, device), settings)
 
     agrees_and_repeats(fit, tmp_path)
 
@@ -74,7 +75,7 @@ def test_the_residual_model(base, data, pair, tmp_path):
     settings = pair.settings("residual").model_copy(update={"base": base})
 
     def fit(report, device):
-        return fit_residual(data, pair.frozen(SEEDS, device).anchor, settings, SEEDS, report, device)
+        return fit_residual(Context(data, SEEDS, report, device), pair.frozen(SEEDS, device).anchor, settings)
 
     agrees_and_repeats(fit, tmp_path)
 
@@ -84,7 +85,7 @@ def test_fitted_q_evaluation(data):
 
     def values(device):
         acts = [lambda o, c=c: o.new_full((len(SEEDS), len(o), data.action_size), c) for c in (0.1, -0.3)]
-        return [found.values for found in evaluate_in_turn(data, acts, settings, SEEDS, Reporter(SEEDS), device)]
+        return [found.values for found in evaluate_in_turn(Context.quiet(data, SEEDS, device), acts, settings)]
 
     np.testing.assert_allclose(values("cuda"), values("cpu"), rtol=1e-2)
 
@@ -99,6 +100,6 @@ def test_long_loops_are_compiled(kind, data, pair, tmp_path, monkeypatch):
 
     def fit(report, device):
         frozen = (pair.frozen(SEEDS, device),) if family == "improvement" else ()
-        return member.fit(data, *frozen, settings, SEEDS, report, device)
+        return member.fit(Context(data, SEEDS, report, device), *frozen, settings)
 
     agrees_and_repeats(fit, tmp_path)

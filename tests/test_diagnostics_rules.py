@@ -21,7 +21,7 @@ from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.self_imitation import draw_candidates
 from spar_core.members import load_member
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
 
 N, D, A = 40, 5, 3
@@ -247,7 +247,7 @@ def test_a_watched_training_gives_the_same_weights_and_a_tampered_one_is_refused
     dataset, parts = toy
     member = load_member("improvement", kind)
     settings = tiny_settings(member)
-    plain = member.fit(dataset, parts.frozen((0, 1)), settings, (0, 1), Reporter((0, 1)), "cpu")
+    plain = member.fit(Context.quiet(dataset, (0, 1)), parts.frozen((0, 1)), settings)
     probes = []
     for seed in (0, 1):
         single = parts.frozen((seed,))
@@ -265,7 +265,7 @@ def test_a_watched_training_gives_the_same_weights_and_a_tampered_one_is_refused
     watcher = Watcher(
         (0, 1), member=member, kind=kind, settings=settings, probes=probes, at=frozenset({2, 12}), forward=done.append
     )
-    watched = member.fit(dataset, parts.frozen((0, 1)), settings, (0, 1), watcher, "cpu")
+    watched = member.fit(Context(dataset, (0, 1), watcher, "cpu"), parts.frozen((0, 1)), settings)
     refuse_difference(watched, plain.tensors, (0, 1), "here")
     assert sum(done) == 2 * settings.steps
     assert [row[:3] for row in watcher.compared if row[2] == COSINE] == [

@@ -21,7 +21,7 @@ from spar_core.members import load_member
 from spar_core.reporting.page.glossary import explain
 from spar_core.residual import ResidualSettings
 from spar_core.settings import Settings
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 from tests.fakes import CANDIDATES, ROOT, tiny_settings
 
 DOCS = ROOT / "docs"
@@ -109,7 +109,7 @@ def fitted(toy, parts):
     for family, kind in MEMBERS:
         member = load_member(family, kind)
         inputs = (toy, parts.frozen((0,))) if family == "improvement" else (toy,)
-        results[family, kind] = member.fit(*inputs, tiny_settings(member), (0,), Reporter((0,)), "cpu")
+        results[family, kind] = member.fit(Context.quiet(inputs[0], (0,)), *inputs[1:], tiny_settings(member))
     return results
 
 

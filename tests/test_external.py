@@ -28,8 +28,8 @@ from spar_core.errors import SparError
 from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
 from spar_core.settings import parse
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted, Part
-from spar_core.training.reporter import Reporter
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, observations_for, toy_dataset
 
 SEEDS = (0, 3)
@@ -152,7 +152,7 @@ def scaled_dataset() -> Dataset:
 
 
 def fit(chosen: ExternalAnchorSettings) -> Fitted:
-    return ExternalAnchor.fit(scaled_dataset(), chosen, SEEDS, Reporter(SEEDS), "cpu")
+    return ExternalAnchor.fit(Context.quiet(scaled_dataset(), SEEDS), chosen)
 
 
 every_way = pytest.mark.parametrize("way", ["onnx", "torch_export", "callable"])
@@ -248,7 +248,7 @@ def test_a_policy_artifact_is_whole(way, here, exported):
     tiny = ResidualSettings(steps=2, hidden=(4,))
     parts = {
         "anchor": Part("external", chosen, fitted.tensors),
-        "residual": Part("residual", tiny, fit_residual(dataset, anchor, tiny, SEEDS, Reporter(SEEDS)).tensors),
+        "residual": Part("residual", tiny, fit_residual(Context.quiet(dataset, SEEDS), anchor, tiny).tensors),
         "improvement": Part("anchor", AnchorAlone.Settings(), {}),
     }
     folder = here / "policy"

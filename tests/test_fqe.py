@@ -21,7 +21,7 @@ from spar_core.evaluation.fqe import (
     start_observations,
     value_bounds,
 )
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 from tests.fakes import dataset_from
 
 GAMMA = 0.9
@@ -79,7 +79,7 @@ def always(action: float):
 
 
 def estimate(dataset: Dataset, acts, seeds=(0,), **settings):
-    return evaluate_policies(dataset, acts, FQESettings(**(QUICK | settings)), seeds, Reporter(seeds), "cpu")
+    return evaluate_policies(Context.quiet(dataset, seeds), acts, FQESettings(**(QUICK | settings)))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_seed_is_the_same_alone_and_beside_others_to_the_bit(endless, alone):
     settings = FQESettings(**TINY)
 
     def run(seeds):
-        return evaluate_policies(endless, [acts[s] for s in seeds], settings, seeds, Reporter(seeds), "cpu")
+        return evaluate_policies(Context.quiet(endless, seeds), [acts[s] for s in seeds], settings)
 
     together = run((0, 3, 5))
     assert run((0, 3, 5)) == together
@@ -137,8 +137,8 @@ def test_policies_in_turn_share_a_warm_start_and_are_estimated_as_alone(endless)
     settings, seeds = FQESettings(**TINY), (0, 3)
     policies = [[always(action), always(-action)] for action in (0.2, -1.0, 0.7)]
     together = [lambda s, acts=acts: torch.stack([act(s) for act in acts]) for acts in policies]
-    found = list(evaluate_in_turn(endless, together, settings, seeds, Reporter(seeds), "cpu"))
-    assert found == [evaluate_policies(endless, acts, settings, seeds, Reporter(seeds), "cpu") for acts in policies]
+    found = list(evaluate_in_turn(Context.quiet(endless, seeds), together, settings))
+    assert found == [evaluate_policies(Context.quiet(endless, seeds), acts, settings) for acts in policies]
     assert found[0] != found[1]
     starts = len(start_observations(endless))
     assert all(len(row) == starts for row in found[0].at_starts)

@@ -21,9 +21,9 @@ from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
 from spar_core.improvement.value_gradient import ValueGradient, value_gradient_loss
 from spar_core.members import load_member, parse_variant
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors
 from spar_core.training.randomness import normal, stream
-from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ACTION_SIZE,
     ConstantAnchor,
@@ -64,7 +64,7 @@ def fit(rule, seeds, dataset, frozen, **values):
         kind, overrides = RULES[rule]
         member, values = load_member("improvement", kind), {**overrides, **values}
     settings = tiny_settings(member, **values)
-    return member, settings, member.fit(dataset, frozen, settings, seeds, Reporter(seeds), "cpu")
+    return member, settings, member.fit(Context.quiet(dataset, seeds), frozen, settings)
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +535,7 @@ def test_rounds_reach_further_than_single_shots_and_step_no_further_than_trust(m
             **{"latent_clip": 4.0, "candidates": 16, "states": 100, "refreshes": 10, "tau": 0.3},
             **{"recentre": recentre, "recentre_std": 0.4, "trust": 0.6},
         )
-        result = SparProj.fit(dataset, frozen, settings, (0,), Reporter((0,)), "cpu")
+        result = SparProj.fit(Context.quiet(dataset, (0,)), frozen, settings)
         rule = SparProj.restore(frozen, settings, result.tensors)
         observations = torch.as_tensor(dataset.observations).unsqueeze(0)
         reached[recentre] = rule.latent(observations, torch.zeros_like(observations))[0].mean(0)
@@ -591,7 +591,7 @@ def test_a_trained_rule_moves_to_the_optimum_along_the_decoder_only(member):
     settings = member.Settings(
         steps=250, batch_size=64, hidden=(16,), learning_rate=5e-3, candidates=64, tau=0.5, states=500
     )
-    result = member.fit(dataset, frozen, settings, (0,), Reporter((0,)), "cpu")
+    result = member.fit(Context.quiet(dataset, (0,)), frozen, settings)
     rule = member.restore(frozen, settings, result.tensors)
     observations = torch.as_tensor(dataset.observations).unsqueeze(0)
     moved = rule.act(observations)[0]
@@ -632,7 +632,7 @@ def test_best_of_n_follows_a_change_of_the_critic():
         critic = KnownCritic(lambda observations, actions, best=best: best * actions[..., 0])
         frozen = known(critic)
         settings = BestOfN.Settings(candidates=16)
-        result = BestOfN.fit(plane(), frozen, settings, (0,), Reporter((0,)), "cpu")
+        result = BestOfN.fit(Context.quiet(plane(), (0,)), frozen, settings)
         assert result.tensors["latents"].abs().max() <= 1.0
         moved = BestOfN.restore(frozen, settings, result.tensors).act(torch.zeros(1, 5, 2))[0, :, 0] - 0.2
         assert (best * moved > 0.02).all()
@@ -665,7 +665,7 @@ def test_awr_moves_to_the_logged_actions_of_high_advantage():
         critic = KnownCritic(lambda observations, actions, sign=sign: 2 * sign * actions[..., 1])
         frozen = Frozen(ConstantAnchor(anchor), LinearDecoder([[0.1]] * 3, 1, radius), critic)
         settings = AWRSettings(steps=150, batch_size=64, hidden=(16,), learning_rate=5e-3, inverse_temperature=1.0)
-        result = AWR.fit(toy, frozen, settings, (0,), Reporter((0,)), "cpu")
+        result = AWR.fit(Context.quiet(toy, (0,)), frozen, settings)
         rule = AWR.restore(frozen, settings, result.tensors)
         ups[sign] = rule.act(torch.as_tensor(toy.observations).unsqueeze(0))[0].mean(0)
     assert ups[1.0][1] > 0.2 and ups[-1.0][1] < -0.2
@@ -683,7 +683,7 @@ def test_awr_clips_its_targets_to_the_radius():
     means = []
     for inverse_temperature in (0.0, 5.0):
         settings = AWRSettings(**options, inverse_temperature=inverse_temperature)
-        result = AWR.fit(data, frozen, settings, (0,), Reporter((0,)), "cpu")
+        result = AWR.fit(Context.quiet(data, (0,)), frozen, settings)
         rule = AWR.restore(frozen, settings, result.tensors)
         moved = rule.act(torch.as_tensor(data.observations).unsqueeze(0))[0]
         assert moved.abs().max() <= 0.05 + 1e-6
@@ -700,7 +700,7 @@ def test_awr_from_scratch_with_no_temperature_is_plain_cloning():
         critic = KnownCritic(lambda observations, actions, sign=sign: sign * actions[..., 0])
         options = {"steps": 300, "batch_size": 64, "hidden": (32,), "learning_rate": 1e-2}
         settings = AWRFromScratch.Settings(**options, inverse_temperature=inverse_temperature)
-        result = AWRFromScratch.fit(data, known(critic), settings, (0,), Reporter((0,)), "cpu")
+        result = AWRFromScratch.fit(Context.quiet(data, (0,)), known(critic), settings)
         results[inverse_temperature, sign] = result.tensors["network.0.weight"]
         if inverse_temperature == 0.0:
             moved = AWRFromScratch.restore(known(critic), settings, result.tensors).act(
@@ -717,7 +717,7 @@ def climb(critic, optimum, **values):
     frozen = known(critic(optimum), anchor=(0.2, -0.1))
     options = {"steps": 300, "batch_size": 64, "hidden": (16,), "learning_rate": 1e-2}
     settings = ValueGradient.Settings(**options, **values)
-    result = ValueGradient.fit(plane(), frozen, settings, (0,), Reporter((0,)), "cpu")
+    result = ValueGradient.fit(Context.quiet(plane(), (0,)), frozen, settings)
     moved = ValueGradient.restore(frozen, settings, result.tensors).act(torch.as_tensor(plane().observations)[None])[0]
     return moved, result
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual, latent_size, learned_radius, residual_loss
+from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.randomness import normal, streams
-from spar_core.training.reporter import Reporter
 from tests.fakes import (
     ConstantAnchor,
     assert_same_seed,
@@ -97,7 +97,7 @@ def bimodal(n_episodes: int = 10, length: int = 60):
 
 def test_a_bimodal_residual_comes_back_as_two_modes():
     settings = ResidualSettings(steps=500, batch_size=64, hidden=(32,), learning_rate=5e-3)
-    fitted = fit_residual(bimodal(), ConstantAnchor([0.1, 0.1]), settings, (0,), Reporter((0,)))
+    fitted = fit_residual(Context.quiet(bimodal(), (0,)), ConstantAnchor([0.1, 0.1]), settings)
     model = ResidualModel.restore(settings, fitted.tensors)
     torch.testing.assert_close(model.radius, torch.tensor([[0.44, 0.01]]), rtol=1e-4, atol=1e-5)
     latents = torch.randn(1, 2000, 4, generator=torch.Generator().manual_seed(1))
@@ -116,7 +116,7 @@ def test_a_bimodal_residual_comes_back_as_two_modes():
 def test_the_clipped_share_counts_numbers_of_training_steps_beyond_the_radius():
     dataset = bimodal()
     anchor, settings = ConstantAnchor([0.0, 0.0]), ResidualSettings(**TINY, radius_quantile=0.3, radius_margin=1.0)
-    fitted = fit_residual(dataset, anchor, settings, (0,), Reporter((0,)))
+    fitted = fit_residual(Context.quiet(dataset, (0,)), anchor, settings)
     residuals = np.abs(dataset.actions[dataset.train_steps])
     radius = np.quantile(residuals, 0.3, axis=0, method="closest_observation")
     expected = (residuals > radius).mean()
@@ -131,7 +131,7 @@ def test_the_radius_is_of_training_steps_alone():
         dataset.observations, actions, dataset.rewards, dataset.lengths, dataset.terminated, dataset.heldout
     )
     anchor, settings = ConstantAnchor([0.1, 0.1]), ResidualSettings(**TINY)
-    one, other = (fit_residual(d, anchor, settings, (0,), Reporter((0,))) for d in (dataset, spoiled))
+    one, other = (fit_residual(Context.quiet(d, (0,)), anchor, settings) for d in (dataset, spoiled))
     assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
     assert one.metrics["residual/norm_heldout"] != other.metrics["residual/norm_heldout"]
 
@@ -139,7 +139,7 @@ def test_the_radius_is_of_training_steps_alone():
 @pytest.mark.parametrize("seeds", [(3,), (5, 3)], ids=str)
 def test_a_seed_is_the_same_to_the_last_bit_alone_and_beside_others(parts, toy, seeds):
     settings = parts.settings("residual")
-    part = fit_residual(toy, parts.frozen(seeds).anchor, settings, seeds, Reporter(seeds))
+    part = fit_residual(Context.quiet(toy, seeds), parts.frozen(seeds).anchor, settings)
     assert_same_seed(part, seeds.index(3), parts.residual, 1, 3)
 
 

@@ -15,10 +15,11 @@ from spar_core.evolving.distillation import distil
 from spar_core.members import load_member
 from spar_core.residual import fit_residual
 from spar_core.training.checkpoints import Checkpoints
+from spar_core.training.context import Context
+from spar_core.training.loop import resumable
 from spar_core.training.networks import Adam, MLPShape, Stack
 from spar_core.training.randomness import Minibatches, normal, streams
 from spar_core.training.reporter import Nested, Reporter
-from spar_core.training.resuming import resumable
 from tests.fakes import assert_same_seed, tiny_settings
 
 SEEDS = (0, 2)
@@ -63,14 +64,14 @@ def test_every_anchor(kind, data, tmp_path):
     settings = tiny_settings(member)
     if not hasattr(settings, "steps"):
         pytest.skip("it is fitted in one go")
-    ends_the_same(lambda report: member.fit(data, settings, SEEDS, report, "cpu"), tmp_path)
+    ends_the_same(lambda report: member.fit(Context(data, SEEDS, report, "cpu"), settings), tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(registry.CRITICS))
 def test_every_critic(kind, data, tmp_path):
     member = load_member("critic", kind)
     settings = tiny_settings(member)
-    ends_the_same(lambda report: member.fit(data, settings, SEEDS, report, "cpu"), tmp_path)
+    ends_the_same(lambda report: member.fit(Context(data, SEEDS, report, "cpu"), settings), tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(registry.IMPROVEMENTS))
@@ -79,14 +80,16 @@ def test_every_rule(kind, data, pair, tmp_path):
     settings = tiny_settings(member)
     if kind in ("anchor", "best_of_n"):
         pytest.skip("it trains nothing")
-    ends_the_same(lambda report: member.fit(data, pair.frozen(SEEDS), settings, SEEDS, report, "cpu"), tmp_path)
+    ends_the_same(
+        lambda report: member.fit(Context(data, SEEDS, report, "cpu"), pair.frozen(SEEDS), settings), tmp_path
+    )
 
 
 def test_the_residual_model(data, pair, tmp_path):
     anchor = pair.frozen(SEEDS).anchor
     for base in ("action", "sample"):
         settings = pair.settings("residual").model_copy(update={"base": base})
-        ends_the_same(lambda report, s=settings: fit_residual(data, anchor, s, SEEDS, report), tmp_path / base)
+        ends_the_same(lambda report, s=settings: fit_residual(Context(data, SEEDS, report), anchor, s), tmp_path / base)
 
 
 def test_fitted_q_evaluation_of_several_policies(data, tmp_path):
@@ -94,7 +97,7 @@ def test_fitted_q_evaluation_of_several_policies(data, tmp_path):
     acts = [lambda o, c=c: torch.full((len(SEEDS), len(o), data.action_size), c) for c in (0.1, -0.3)]
 
     def estimates(report):
-        return [vars(found) for found in evaluate_in_turn(data, acts, settings, SEEDS, report, "cpu")]
+        return [vars(found) for found in evaluate_in_turn(Context(data, SEEDS, report, "cpu"), acts, settings)]
 
     alone = estimates(Reporter(SEEDS))
     for after in (5, 10, 15):
@@ -111,7 +114,7 @@ def test_each_seed_of_a_distillation_has_checkpoints_of_its_own(data, tmp_path):
         found = []
         for seed in SEEDS:
             inner = Nested(report, f"seed-{seed}", seeds=[seed])
-            found.append(distil(member, settings, data, data.actions * 0.5, seed, inner, "cpu"))
+            found.append(distil(Context(data, [seed], inner, "cpu"), member, settings, data.actions * 0.5))
         return found, sorted(report.rows)
 
     alone, rows = students(Reporter(SEEDS))

@@ -25,6 +25,7 @@ from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.render import build_report
 from spar_core.settings import parse
 from spar_core.study import Study
+from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors
 from spar_core.training.reporter import Reporter
 from stages import reanchor
@@ -151,7 +152,7 @@ def test_the_student_acts_as_its_teacher(toy, parts):
     before = anchor.act(observations)[0]
     teacher = (before + torch.tensor([0.3, -0.2, 0.1])).clamp(-1, 1)
     settings = tiny_settings(MLPAnchor, steps=1500, batch_size=64, hidden=(32, 32), learning_rate=3e-3)
-    fitted = distil(MLPAnchor, settings, toy, teacher.numpy(), 3, Reporter([3]), "cpu")
+    fitted = distil(Context.quiet(toy, [3]), MLPAnchor, settings, teacher.numpy())
     student = MLPAnchor.restore(settings, fitted.tensors).act(observations)[0]
     error = (student - teacher)[toy.train_steps].abs()
     assert error.mean() < 0.01 and error.max() < 0.06
@@ -231,7 +232,7 @@ class Project:
     def policy(self, of: str, far: tuple[int, ...]) -> None:
         """A policy that is its anchor, and for the seeds ``far`` acts in the corner of the action box."""
         settings = tiny_settings(SparMLP)
-        fitted = SparMLP.fit(self.toy, self.parts.frozen((0, 3, 5)), settings, (0, 3, 5), Reporter((0, 3, 5)), "cpu")
+        fitted = SparMLP.fit(Context.quiet(self.toy, (0, 3, 5)), self.parts.frozen((0, 3, 5)), settings)
         last = len(settings.hidden)
         weights = {name: value.clone() for name, value in fitted.tensors.items()}
         for name in weights:

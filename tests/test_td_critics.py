@@ -19,9 +19,9 @@ from spar_core.critics.sarsa import SARSACritic, SARSASettings, sarsa_loss
 from spar_core.critics.stacked import Problem
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
+from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.randomness import streams
-from spar_core.training.reporter import Reporter
 from tests.fakes import dataset_from, tiny_settings, toy_dataset
 
 # Where all values are the same there is no rank correlation, and SciPy says so.
@@ -45,7 +45,7 @@ def drawn(*shape: int) -> torch.Tensor:
 
 def fit(member, dataset, seeds=(0,), **values):
     settings = member.Settings(**values)
-    fitted = member.fit(dataset, settings, seeds, Reporter(seeds), "cpu")
+    fitted = member.fit(Context.quiet(dataset, seeds), settings)
     return member.restore(settings, fitted.tensors), reward_scale(dataset, settings.return_range), fitted
 
 
@@ -288,7 +288,7 @@ def test_backups_ask_the_target_about_the_actors_actions(entropy):
 
 @pytest.mark.parametrize(("member", "name"), [(CQLCritic, "twins"), (EDACCritic, "members")])
 def test_the_actor_is_thrown_away(member, name):
-    fitted = member.fit(toy_dataset(), tiny_settings(member), (0, 1), Reporter((0, 1)), "cpu")
+    fitted = member.fit(Context.quiet(toy_dataset(), (0, 1)), tiny_settings(member))
     assert {key.split(".")[0] for key in fitted.tensors} == {name, "state_value"}
 
 

@@ -13,10 +13,10 @@ from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
 from spar_core.members import load_member
 from spar_core.residual import fit_residual
 from spar_core.training import loop as updates
+from spar_core.training.context import Context
 from spar_core.training.loop import Update, compiled
 from spar_core.training.networks import Adam, MLPShape, Stack
 from spar_core.training.randomness import Draws, gaussian, streams
-from spar_core.training.reporter import Reporter
 from tests.fakes import TINY, tiny_settings
 
 SEEDS = (0, 2)
@@ -82,14 +82,14 @@ def test_every_anchor(kind, data, watched):
     settings = tiny_settings(member)
     if not hasattr(settings, "steps"):
         pytest.skip("it is fitted in one go")
-    member.fit(data, settings, SEEDS, Reporter(SEEDS), "cpu")
+    member.fit(Context.quiet(data, SEEDS), settings)
     assert watched["calls"] == settings.steps and not watched["found"]
 
 
 @pytest.mark.parametrize("kind", sorted(registry.CRITICS))
 def test_every_critic(kind, data, watched):
     member = load_member("critic", kind)
-    member.fit(data, tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
+    member.fit(Context.quiet(data, SEEDS), tiny_settings(member))
     assert watched["calls"] and not watched["found"]
     assert bool(watched["plain"]) == (kind in READS_BACK), "one that reads back has to say so"
 
@@ -99,18 +99,18 @@ def test_every_rule(kind, data, pair, watched):
     member = load_member("improvement", kind)
     if kind in ("anchor", "best_of_n"):
         pytest.skip("it trains nothing")
-    member.fit(data, pair.frozen(SEEDS), tiny_settings(member), SEEDS, Reporter(SEEDS), "cpu")
+    member.fit(Context.quiet(data, SEEDS), pair.frozen(SEEDS), tiny_settings(member))
     assert watched["calls"] >= TINY["steps"] and not watched["found"] and not watched["plain"]
 
 
 def test_the_residual_model_and_fitted_q_evaluation(data, pair, watched):
-    fit_residual(data, pair.frozen(SEEDS).anchor, pair.settings("residual"), SEEDS, Reporter(SEEDS))
+    fit_residual(Context.quiet(data, SEEDS), pair.frozen(SEEDS).anchor, pair.settings("residual"))
     settings = tiny_settings(PolicyValue)
 
     def act(observations):
         return torch.zeros(len(SEEDS), len(observations), data.action_size)
 
-    list(evaluate_in_turn(data, [act], settings, SEEDS, Reporter(SEEDS), "cpu"))
+    list(evaluate_in_turn(Context.quiet(data, SEEDS), [act], settings))
     assert watched["calls"] == 2 * TINY["steps"] + TINY["warm_start_steps"] and not watched["found"]
 
 

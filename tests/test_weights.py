@@ -12,7 +12,7 @@ from spar_core.improvement.base import Frozen
 from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, weighted_targets
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.weights import disagreement_about_advantage, weigh
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, observations_for, tiny_settings, toy_dataset
 
 VALUES = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]]])
@@ -134,7 +134,7 @@ def test_the_gate_lets_through_what_the_critic_prefers_and_nothing_else():
     settings = {"steps": 40, "states": 100, "candidates": 8}
     for gate in (False, True):
         chosen = tiny_settings(SparMLP, **settings, gate=gate)
-        fitted = SparMLP.fit(dataset, frozen, chosen, (0,), Reporter((0,)), "cpu")
+        fitted = SparMLP.fit(Context.quiet(dataset, (0,)), frozen, chosen)
         rule = SparMLP.restore(frozen, chosen, fitted.tensors)
         assert SparMLP.acts_with_critic(chosen) is gate
         observations = observations_for(1)

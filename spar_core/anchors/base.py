@@ -13,12 +13,11 @@ from torch import Tensor
 
 from spar_core.anchors.knobs import training_data
 from spar_core.anchors.quality import measure
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK
-from spar_core.training.reporter import Reporter
 
 
 class AnchorSettings(BaseSettings):
@@ -47,25 +46,22 @@ class Anchor(ABC):
     # --- fitting ---
 
     @classmethod
-    def fit(
-        cls, dataset: Dataset, settings: AnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def fit(cls, context: Context, settings: AnchorSettings) -> Fitted:
         """Clone the behaviour of the dataset's training episodes, once a seed, and measure how good the clone is.
 
         The knobs of ``settings`` choose and spoil the data that are cloned; quality is measured on the held-out
         episodes as they are.
         """
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         seen = training_data(dataset, settings)
-        fitted = cls.clone(seen, settings, seeds, report, device)
+        fitted = cls.clone(Context(seen, seeds, report, device), settings)
         anchor = cls.restore(settings, {name: value.to(device) for name, value in fitted.tensors.items()}, device)
         fitted.metrics |= measure(anchor, dataset, seen, seeds, device)
         return fitted
 
     @classmethod
     @abstractmethod
-    def clone(
-        cls, dataset: Dataset, settings: AnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: AnchorSettings) -> Fitted:
         """Fit to the training episodes of ``dataset``, once a seed."""
 
     @classmethod

@@ -24,11 +24,10 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import Draws, gaussian, normal, streams
-from spar_core.training.reporter import Reporter
 
 # Bounds of the encoder's log standard deviation, against overflow of its exponential.
 LOG_STD_RANGE = (-8.0, 2.0)
@@ -73,9 +72,8 @@ class CVAEAnchor(Anchor):
         self.decoder, self.latents = decoder, latents
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: CVAEAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: CVAEAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         n = len(seeds)
         latents = latent_size(settings, dataset.action_size)
         decoder = Stack(MLPShape(dataset.observation_size + latents, settings.hidden, dataset.action_size), n, device)

@@ -31,11 +31,10 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import Draws, gaussian, normal, streams
-from spar_core.training.reporter import Reporter
 
 # Held-out steps behind a point of the learning curve; an action costs ``diffusion_steps`` forward passes.
 CURVE_STEPS = 1024
@@ -116,9 +115,8 @@ class DiffusionAnchor(Anchor):
         self.network, self.levels = network, levels
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: DiffusionAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: DiffusionAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         size, batch = dataset.action_size, settings.batch_size
         levels = variance_preserving(settings.diffusion_steps)
         table = torch.tensor([(level.signal, level.noise, *level.features) for level in levels])

@@ -9,7 +9,7 @@ Actions outside the bounds are clipped. ``docs/external.md`` says what is checke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +30,8 @@ from spar_core.anchors.external_sources import (
     read_model,
     source_digests,
 )
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.reporter import Reporter
 
 # Observations that the policy is tried on before anything else.
 TRIED = 64
@@ -94,9 +93,8 @@ class ExternalAnchor(Anchor):
         )
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: ExternalAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: ExternalAnchorSettings) -> Fitted:
+        dataset, seeds = context.dataset, context.seeds
         if settings.callable is None:
             tensors = {"file": np.frombuffer(read_model(settings._path()), np.uint8)}
         else:

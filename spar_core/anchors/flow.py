@@ -23,11 +23,10 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import Draws, gaussian, normal, streams, uniform
-from spar_core.training.reporter import Reporter
 
 
 class FlowAnchorSettings(TrainedAnchorSettings):
@@ -58,9 +57,8 @@ class FlowAnchor(Anchor):
         self.network, self.flow_steps = network, flow_steps
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: FlowAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: FlowAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         size, batch = dataset.action_size, settings.batch_size
         shape = MLPShape(dataset.observation_size + size + 1, settings.hidden, size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))

@@ -21,11 +21,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.squashed import LOG_STD_RANGE, draw, log_density
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import normal, streams
-from spar_core.training.reporter import Reporter
 
 
 class GaussianAnchorSettings(TrainedAnchorSettings):
@@ -55,9 +54,8 @@ class GaussianAnchor(Anchor):
         self.network = network
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: GaussianAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: GaussianAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         shape = MLPShape(dataset.observation_size, settings.hidden, 2 * dataset.action_size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
         train(

@@ -21,11 +21,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor, AnchorSettings
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.randomness import stream
-from spar_core.training.reporter import Reporter
 
 # Rows whose distances to the whole memory are held at once.
 ROWS = 512
@@ -49,9 +48,8 @@ class KNNAnchor(Anchor):
         self.actions, self.episodes = actions, episodes
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: KNNAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: KNNAnchorSettings) -> Fitted:
+        dataset, seeds = context.dataset, context.seeds
         train = torch.as_tensor(dataset.train_steps)
         n = min(settings.memory, len(train))
         picks = [train[torch.randperm(len(train), generator=stream(s, "anchor/memory"))[:n]] for s in seeds]

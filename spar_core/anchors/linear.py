@@ -10,7 +10,7 @@ Source: ridge regression (Hoerl and Kennard 1970); that linear policies can walk
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor, AnchorSettings
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.reporter import Reporter
 
 
 class LinearAnchorSettings(AnchorSettings):
@@ -37,9 +36,8 @@ class LinearAnchor(Anchor):
         self.weight, self.bias = weight, bias
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: LinearAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: LinearAnchorSettings) -> Fitted:
+        dataset, seeds = context.dataset, context.seeds
         train = dataset.train_steps
         observations = dataset.observations[dataset.observation_index[train]].astype(np.float64)
         actions = dataset.actions[train].astype(np.float64)

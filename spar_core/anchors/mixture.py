@@ -24,11 +24,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.squashed import LOG_STD_RANGE, draw, log_density
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import normal, streams
-from spar_core.training.reporter import Reporter
 
 # Standard deviation of the components' first means, in u.
 SPREAD = 0.5
@@ -71,9 +70,8 @@ class MixtureAnchor(Anchor):
         self.network, self.components = network, components
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: MixtureAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: MixtureAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         size, k = dataset.action_size, settings.components
         shape = MLPShape(dataset.observation_size, settings.hidden, k + 2 * k * size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))

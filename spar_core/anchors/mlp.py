@@ -11,18 +11,17 @@ Source: behaviour cloning by regression (Pomerleau 1989), the "pure behaviour cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings, train
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import streams
-from spar_core.training.reporter import Reporter
 
 
 class MLPAnchorSettings(TrainedAnchorSettings):
@@ -44,9 +43,8 @@ class MLPAnchor(Anchor):
         self.network = network
 
     @classmethod
-    def clone(
-        cls, dataset: Dataset, settings: MLPAnchorSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def clone(cls, context: Context, settings: MLPAnchorSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         shape = MLPShape(dataset.observation_size, settings.hidden, dataset.action_size)
         network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
         train(

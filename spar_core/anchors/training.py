@@ -12,11 +12,10 @@ from torch import Tensor
 from spar_core.anchors.base import Anchor, AnchorSettings
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import Adam, Stack, per_seed_mean
 from spar_core.training.randomness import Draws, Minibatches
 from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
 
 # Held-out steps behind a point of the learning curve; the final quality is measured on all of them.
 CURVE_STEPS = 1024

@@ -24,15 +24,15 @@ from torch import Tensor
 from spar_core.choice import CHOICE
 from spar_core.choice.decide import ANCHOR, Choice, DecisionSettings, decide
 from spar_core.choice.evidence import Evidence, Trust, gather, trust_in
-from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
 from spar_core.evaluation.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.members import parse_variant, variant_kind
 from spar_core.settings import Settings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted, only, under
-from spar_core.training.reporter import Nested, Reporter
+from spar_core.training.reporter import Nested
 
 # Name of the tensor [S, 1] that holds each seed's choice: 0 for the anchor, j for the j-th of ``AutoSettings.names``.
 CHOSEN = "chosen"
@@ -98,20 +98,13 @@ class Auto(Improvement):
         return any(member.acts_with_critic(of_member) for member, of_member in settings.members().values())
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: AutoSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: AutoSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         fitted = Fitted()
         rules: dict[str, Improvement] = {}
         for name, (member, of_member) in settings.members().items():
             inner = Nested(report, name, prefix=name)
-            found = member.fit(dataset, frozen, of_member, seeds, inner, device)
+            found = member.fit(Context(dataset, seeds, inner, device), frozen, of_member)
             rules[name] = member.restore(frozen, of_member, found.tensors, device)
             fitted.tensors |= under(name, found.tensors)
         anchor = AnchorAlone(frozen, AnchorAlone.Settings())

@@ -35,6 +35,7 @@ from spar_core.evaluation.estimation import heldout_steps
 from spar_core.evaluation.fqe import ActOfSeeds, Estimates, FQESettings, evaluate_in_turn, in_chunks
 from spar_core.evaluation.support import Support, off_support
 from spar_core.improvement.base import Improvement
+from spar_core.training.context import Context
 from spar_core.training.networks import CHUNK
 from spar_core.training.reporter import Reporter
 
@@ -105,7 +106,7 @@ def gather(
     """
     everyone = {"anchor": anchor, **candidates}
     acts = [_act(rule, len(seeds)) for rule in everyone.values()]
-    estimates = evaluate_in_turn(dataset, acts, fqe, seeds, report, device)
+    estimates = evaluate_in_turn(Context(dataset, seeds, report, device), acts, fqe)
     of_anchor = next(estimates)
     view = _View.of(dataset, anchor, states, len(seeds), device)
     return {

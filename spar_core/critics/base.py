@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import ClassVar
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.reporter import Reporter
 
 
 class Critic(ABC):
@@ -25,9 +25,7 @@ class Critic(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(
-        cls, dataset: Dataset, settings: BaseSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def fit(cls, context: Context, settings: BaseSettings) -> Fitted:
         """Fit to the training episodes, once a seed. No policy or anchor is involved."""
 
     @classmethod

@@ -15,14 +15,11 @@ The conservative value is :math:`Q_c = \min_i Q_i` of twins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import warm_start
-from spar_core.data.dataset import Dataset
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import Adam
-from spar_core.training.reporter import Reporter
 
 
 class ReturnsSettings(StackedSettings):
@@ -36,9 +33,8 @@ class ReturnsCritic(StackedCritic):
     conservatism = "minimum of two networks, of observed returns"
 
     @classmethod
-    def fit(
-        cls, dataset: Dataset, settings: ReturnsSettings, seeds: Sequence[int], report: Reporter, device: str
-    ) -> Fitted:
+    def fit(cls, context: Context, settings: ReturnsSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         problem = Problem.of(dataset, settings, seeds, device)
         critic = cls.fresh(problem)
         adam = Adam(settings.learning_rate, critic.networks, critic.state_value)

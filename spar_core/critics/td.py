@@ -8,7 +8,7 @@ Bootstrapping goes through truncations and stops at terminations.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import beyond_rewards, stop_if, warm_start
-from spar_core.data.dataset import Dataset
 from spar_core.training.checkpoints import Kept
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import Adam, Stack
 from spar_core.training.randomness import Minibatches
 from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
 
 # The summed loss at the steps [S, B], and values [S] for the curve, "critic/q_mean" among them.
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -60,7 +59,8 @@ class TDCritic(StackedCritic):
         its own, and is gone with it."""
 
     @classmethod
-    def fit(cls, dataset: Dataset, settings: TDSettings, seeds: Sequence[int], report: Reporter, device: str) -> Fitted:
+    def fit(cls, context: Context, settings: TDSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         problem = Problem.of(dataset, settings, seeds, device)
         critic = cls.fresh(problem)
         adam = Adam(settings.learning_rate, critic.networks, critic.state_value)

@@ -17,11 +17,10 @@ from torch import Tensor
 from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
 from spar_core.data.returns import discounted_returns, far_from_cut, last_observations
 from spar_core.errors import SparError
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import Adam, per_seed_mean
 from spar_core.training.randomness import Minibatches
 from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
 
 
 def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, report: Reporter) -> None:

@@ -37,6 +37,7 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
+from spar_core.training.context import Context
 from spar_core.training.networks import CHUNK, Adam, Stack, per_seed_mean
 from spar_core.training.reporter import Nested, Reporter
 
@@ -163,18 +164,13 @@ def value_bounds(problem: Problem) -> tuple[float, float]:
     return min(low, low * horizon), max(high, high * horizon)
 
 
-def evaluate_policies(
-    dataset: Dataset, acts: Sequence[Act], settings: FQESettings, seeds: Sequence[int], report: Reporter, device: str
-) -> Estimates:
+def evaluate_policies(context: Context, acts: Sequence[Act], settings: FQESettings) -> Estimates:
     """Estimate the discounted return of one frozen policy a seed, from the starts of the held-out episodes.
 
     Args:
-        dataset: Q is fitted to its training episodes.
+        context: Q is fitted to its training episodes; each seed has its own network and minibatches.
         acts: the policy of each seed.
         settings: of the fit.
-        seeds: of the policies; each has its own network and minibatches.
-        report: progress, one unit a step and seed.
-        device: where networks and policies run.
 
     Raises:
         SparError: the fit diverged.
@@ -183,23 +179,17 @@ def evaluate_policies(
     def act(observations: Tensor) -> Tensor:
         return torch.stack([of_seed(observations) for of_seed in acts])
 
-    return next(evaluate_in_turn(dataset, [act], settings, seeds, report, device))
+    return next(evaluate_in_turn(context, [act], settings))
 
 
-def evaluate_in_turn(
-    dataset: Dataset,
-    policies: Iterable[ActOfSeeds],
-    settings: FQESettings,
-    seeds: Sequence[int],
-    report: Reporter,
-    device: str,
-) -> Iterator[Estimates]:
+def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings: FQESettings) -> Iterator[Estimates]:
     """The same for several policies of the same seeds, one after the other, with one warm start for all of them.
 
     A policy's estimate does not depend on those before it: each goes on from the warm start, with the same
     minibatches, so that differences between policies of a seed are paired. Arguments and errors are those of
     :func:`evaluate_policies`.
     """
+    dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
     problem = Problem.of(dataset, settings, seeds, device)
     starts = start_observations(dataset, device)
     warmed = PolicyValue.fresh(problem)

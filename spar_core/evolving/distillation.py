@@ -31,8 +31,8 @@ from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
 from spar_core.members import parse_variant, variant_kind
+from spar_core.training.context import Context
 from spar_core.training.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
-from spar_core.training.reporter import Reporter
 
 # What a student may do otherwise than the anchor it follows: how it is fitted. All else shapes its networks.
 FREE = frozenset({"steps", "batch_size", "learning_rate", "cosine_decay", "data_share", "top_share", "label_noise"})
@@ -69,30 +69,23 @@ def relabelled(dataset: Dataset, actions: np.ndarray) -> Dataset:
     return replace(dataset, actions=taught)
 
 
-def distil(
-    member: type[Anchor],
-    settings: TrainedAnchorSettings,
-    dataset: Dataset,
-    actions: np.ndarray,
-    seed: int,
-    report: Reporter,
-    device: str,
-) -> Fitted:
+def distil(context: Context, member: type[Anchor], settings: TrainedAnchorSettings, actions: np.ndarray) -> Fitted:
     """Fit an anchor of the kind ``member`` to a policy of the same seed.
 
     Args:
+        context: the logged dataset, and the one seed of policy and student. Each seed has actions of its own, so seeds
+            are fitted one by one.
         member: the student's kind.
         settings: the student's; its knobs of quality choose and spoil what it is taught.
-        dataset: as logged.
         actions: of the policy, [N, A] in [-1, 1]; those of held-out steps are not looked at.
-        seed: of policy and student; each seed has actions of its own, so that seeds are fitted one by one.
-        report: progress and curves.
-        device: where the student is fitted.
     """
+    dataset = context.dataset
     seen = training_data(relabelled(dataset, actions), settings)
-    fitted = member.clone(seen, settings, [seed], report, device)
-    anchor = member.restore(settings, {name: value.to(device) for name, value in fitted.tensors.items()}, device)
-    fitted.metrics |= measure(anchor, dataset, seen, [seed], device)
+    fitted = member.clone(context.on(seen), settings)
+    anchor = member.restore(
+        settings, {name: value.to(context.device) for name, value in fitted.tensors.items()}, context.device
+    )
+    fitted.metrics |= measure(anchor, dataset, seen, context.seeds, context.device)
     return fitted
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.settings import Settings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.reporter import Reporter
 
 
 class AnchorAloneSettings(Settings):
@@ -23,15 +22,7 @@ class AnchorAlone(Improvement):
     Settings = AnchorAloneSettings
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: AnchorAloneSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: AnchorAloneSettings) -> Fitted:
         return Fitted()
 
     @classmethod

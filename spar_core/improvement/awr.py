@@ -10,20 +10,17 @@ and the anchor below it, so that SPAR and AWR differ in what they imitate only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.improvement.actors import NetworkSettings, ResidualActor, ResidualNetworkSettings
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.on_data import correction_norm, minimise_on_data
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK, per_seed_mean
-from spar_core.training.reporter import Reporter
 
 
 class WeightSettings(NetworkSettings):
@@ -49,15 +46,8 @@ class AWR(ResidualActor, Improvement):
     Settings = AWRSettings
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: WeightSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: WeightSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         rule = cls.at_step_zero(dataset, frozen, settings, seeds, device)
         data = DeviceData.of(dataset, device)
         weights = advantage_weights(frozen, data, settings, len(seeds))

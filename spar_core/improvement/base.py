@@ -11,7 +11,7 @@ than the anchor; where the critic is wrong, so is the gate.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,11 +20,10 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.critics.base import Critic
-from spar_core.data.dataset import Dataset
 from spar_core.residual import ResidualModel
 from spar_core.settings import Settings as BaseSettings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,7 @@ class Improvement(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: BaseSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: BaseSettings) -> Fitted:
         """Learn the correction, once a seed."""
 
     @classmethod

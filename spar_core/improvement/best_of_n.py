@@ -11,17 +11,16 @@ samples of a generative behaviour policy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
 from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
 from spar_core.settings import Settings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.randomness import normal, streams
-from spar_core.training.reporter import Reporter
 
 
 class BestOfNSettings(Settings):
@@ -43,15 +42,8 @@ class BestOfN(Improvement):
         return True
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: BestOfNSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: BestOfNSettings) -> Fitted:
+        seeds = context.seeds
         draws = normal(streams(seeds, "improvement/latents"), settings.candidates, frozen.residual.latent_size)
         return Fitted({"latents": draws.clamp(-settings.latent_clip, settings.latent_clip)})
 

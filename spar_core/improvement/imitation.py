@@ -13,11 +13,10 @@ from spar_core.data.device import DeviceData
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.self_imitation import CandidateSettings, Centre, Targets, weighted_targets
 from spar_core.training.fitted import Fitted
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import Adam, Stack
 from spar_core.training.randomness import Minibatches
 from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
 
 # (observations, base, target correction, target latent), all [S, B, .], to (loss, info).
 ImitationLoss = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]

@@ -10,11 +10,10 @@ from torch import Tensor
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.improvement.actors import NetworkSettings, ResidualActor
-from spar_core.training.loop import Update
+from spar_core.training.loop import Update, resumable
 from spar_core.training.networks import Adam, Stack
 from spar_core.training.randomness import Minibatches
 from spar_core.training.reporter import Reporter, is_curve_point
-from spar_core.training.resuming import resumable
 
 # Steps [S, B] of the dataset to (loss, info).
 StepsLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]

@@ -13,18 +13,15 @@ Source: SPAR (arXiv 2605.27877), "SPAR-MLP"; the formulas are this project's rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
 from spar_core.improvement.actors import ResidualActor
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.imitation import imitate
 from spar_core.improvement.self_imitation import CandidateSettings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import per_seed_mean
-from spar_core.training.reporter import Reporter
 
 
 class SparMLP(ResidualActor, Improvement):
@@ -33,15 +30,8 @@ class SparMLP(ResidualActor, Improvement):
     Settings = CandidateSettings
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: CandidateSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: CandidateSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         rule = cls.at_step_zero(dataset, frozen, settings, seeds, device)
         return imitate(rule.network, rule.loss, rule.correction, dataset, frozen, settings, seeds, report, device)
 

@@ -24,19 +24,18 @@ update iterates to; the paper's algorithm is not public).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
 from spar_core.improvement.actors import new_network, seen
 from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
 from spar_core.improvement.imitation import imitate
 from spar_core.improvement.self_imitation import ProjSettings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack, per_seed_mean
-from spar_core.training.reporter import Reporter
 
 
 class SparProj(Improvement):
@@ -49,15 +48,8 @@ class SparProj(Improvement):
         self.network = network
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: ProjSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: ProjSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         outputs = frozen.residual.latent_size
         rule = cls(frozen, settings, new_network(dataset, settings.inputs, settings.hidden, outputs, seeds, device))
         centre = rule.latent if settings.recentre else None

@@ -18,7 +18,7 @@ policy's).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -26,14 +26,13 @@ from pydantic import Field
 from torch import Tensor
 
 from spar_core.critics.calibration import values_at
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.improvement.actors import OwnActor, ResidualActor, ResidualNetworkSettings
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.on_data import correction_norm, minimise_on_data
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import per_seed_mean
-from spar_core.training.reporter import Reporter
 
 # Smallest mean |Q_c| that lambda divides by, in scaled return units.
 SMALLEST_VALUE = 1e-6
@@ -69,15 +68,8 @@ class ValueGradient(Improvement):
         self.actor = actor
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        frozen: Frozen,
-        settings: ValueGradientSettings,
-        seeds: Sequence[int],
-        report: Reporter,
-        device: str,
-    ) -> Fitted:
+    def fit(cls, context: Context, frozen: Frozen, settings: ValueGradientSettings) -> Fitted:
+        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
         assert frozen.critic is not None
         critic, actor = frozen.critic, form(settings).at_step_zero(dataset, frozen, settings, seeds, device)
         data = DeviceData.of(dataset, device)

@@ -25,7 +25,7 @@ from spar_core.improvement.base import Frozen
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
 from spar_core.theory.manifolds import frame
 from spar_core.theory.problem import LinearCritic, OnManifold, Problem
-from spar_core.training.reporter import Reporter
+from spar_core.training.context import Context
 
 
 class ExactDecoder:
@@ -81,5 +81,5 @@ def exact_parts(
 def learned_parts(problem: Problem, dataset: Dataset, settings: ResidualSettings, seeds: Sequence[int]) -> Frozen:
     """The same with the shipped residual model, trained on the problem's data."""
     anchor = OnManifold(problem)
-    fitted = fit_residual(dataset, anchor, settings, seeds, Reporter(seeds))
+    fitted = fit_residual(Context.quiet(dataset, seeds), anchor, settings)
     return Frozen(anchor, ResidualModel.restore(settings, fitted.tensors), LinearCritic(problem))

@@ -29,8 +29,8 @@ from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj
 from spar_core.improvement.value_gradient import ValueGradient, ValueGradientSettings, value_gradient_loss
 from spar_core.theory.settings import TrainingSettings
+from spar_core.training.context import Context
 from spar_core.training.networks import Stack, per_seed_mean
-from spar_core.training.reporter import Reporter
 
 MEMBERS: dict[str, tuple[type, type]] = {
     "spar_mlp": (SparMLP, CandidateSettings),
@@ -53,7 +53,7 @@ def settings_of(rule: str, training: TrainingSettings, data_steps: int) -> Any:
 def trained(rule: str, dataset: Dataset, frozen: Frozen, settings: Any, seeds: Sequence[int]) -> Any:
     """The rule after its own ``fit``."""
     member = MEMBERS[rule][0]
-    fitted = member.fit(dataset, frozen, settings, seeds, Reporter(seeds), "cpu")
+    fitted = member.fit(Context.quiet(dataset, seeds), frozen, settings)
     return member.restore(frozen, settings, fitted.tensors)
 
 
