@@ -30,7 +30,7 @@ IMPROVEMENTS = {
     "spar_mlp": "spar_core.improvement.spar_mlp:SparMLP",
     "spar_proj": "spar_core.improvement.spar_proj:SparProj",
     "awr": "spar_core.improvement.awr:AWR",
-    "awr_scratch": "spar_core.improvement.awr_scratch:AWRFromScratch",
+    "awr_scratch": "spar_core.improvement.awr:AWRFromScratch",
     "value_gradient": "spar_core.improvement.value_gradient:ValueGradient",
     "best_of_n": "spar_core.improvement.best_of_n:BestOfN",
     "auto": "spar_core.choice.auto:Auto",

@@ -20,7 +20,6 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of
 from spar_core.diagnostics.geometry import neighbourhoods
-from spar_core.diagnostics.gradients import Probe, has_improvement
 from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.repeat import Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.settings import DiagnosisSettings
@@ -105,13 +104,13 @@ class LookAtRule:
             return []
         train = dataset.train_steps
         chosen = evenly(train, self.settings.probe_states)
-        probes = [Probe(parts, states_at(dataset, data, parts, chosen), seed) for seed, parts in frozen.items()]
-        at = probe_steps(steps, self.settings.probes) if has_improvement(self.kind, self.rule) else []
+        probes = [states_at(dataset, data, parts, chosen).probe(seed) for seed, parts in frozen.items()]
+        at = probe_steps(steps, self.settings.probes) if member.follows_critic(self.rule) else []
         watcher = Watcher(
             seeds,
             member=member,
-            kind=self.kind,
             settings=self.rule,
+            frozen=list(frozen.values()),
             probes=probes,
             at=frozenset(at),
             forward=report.advance,

@@ -12,7 +12,7 @@ import torch
 from spar_core import registry
 from spar_core.diagnostics import displacement, gradients, nearness
 from spar_core.diagnostics.diagnosis import add_gradients
-from spar_core.diagnostics.gradients import ADDED, Probe, compare, cosine, fitting_loss, has_improvement
+from spar_core.diagnostics.gradients import compare, cosine, fitting_loss
 from spar_core.diagnostics.jacobian import spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.repeat import COSINE, Watcher, probe_steps, refuse_difference
@@ -135,7 +135,7 @@ def test_where_the_anchor_is_a_candidate_a_flat_critic_leaves_its_prior():
     settings = tiny_settings(load_member("improvement", "spar_proj"), candidates=4, anchor_weight=0.5, disagreement=1.0)
     at = states()
     drawn = draw_candidates(frozen(FLAT), settings, at.observations, at.base, [torch.Generator().manual_seed(0)])
-    torch.testing.assert_close(drawn.of_anchor, torch.full((1, N), 0.5))
+    torch.testing.assert_close(drawn.anchor_weights, torch.full((1, N), 0.5))
     torch.testing.assert_close(drawn.effective, torch.full((1, N), 1 / (4 / 64 + 1 / 4)))
     for ours, flat in zip(drawn.barycentres(), drawn.barycentres(flat=True), strict=True):
         torch.testing.assert_close(ours, flat)
@@ -164,22 +164,27 @@ def test_a_vector_and_its_negative_have_cosine_minus_one():
 
 @pytest.mark.parametrize(("sign", "known"), [(1.0, 1.0), (-1.0, -1.0)])
 def test_an_improvement_that_undoes_the_fit_has_cosine_minus_one(monkeypatch, sign, known):
-    monkeypatch.setitem(ADDED, "awr", lambda rule, probe, step: sign * 3.0 * fitting_loss(rule, probe.states))
     rule, _ = untrained("awr", frozen(FLAT))
-    found, fitting, improvement = compare("awr", rule, Probe(rule.frozen, states(), 0), 2)
+    monkeypatch.setattr(type(rule), "critic_loss", lambda rule, probe, step: sign * 3.0 * fitting_loss(rule, probe))
+    found, fitting, improvement = compare(rule, states().probe(0), 2)
     assert found == pytest.approx(known) and improvement == pytest.approx(3 * fitting)
 
 
+def follows(kind, **values):
+    member = load_member("improvement", kind)
+    return member.follows_critic(tiny_settings(member, **values))
+
+
 def test_every_rule_that_trains_a_network_has_a_split():
-    assert set(ADDED) == set(TRAINED)
-    assert not has_improvement("spar_mlp", tiny_settings(load_member("improvement", "spar_mlp"), weighting="equal"))
-    assert not has_improvement("anchor", tiny_settings(load_member("improvement", "anchor")))
+    follow = [kind for kind in registry.IMPROVEMENTS if follows(kind)]
+    assert set(follow) == set(TRAINED)
+    assert not follows("spar_mlp", weighting="equal")
 
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_flat_critic_adds_nothing(kind):
     rule, _ = untrained(kind, frozen(FLAT))
-    found, fitting, improvement = compare(kind, rule, Probe(frozen(FLAT), states(), 0), 2)
+    found, fitting, improvement = compare(rule, states().probe(0), 2)
     assert fitting > 1e-3 and improvement < 1e-6 * fitting
     assert math.isnan(found) or improvement > 0
 
@@ -190,9 +195,9 @@ def test_a_critic_beyond_the_data_agrees_with_fitting_and_one_behind_conflicts(k
     critic = quadratic([optimum, 0.0, 0.0], 4.0)
     rule, _ = untrained(kind, frozen(critic))
     # A nearly still network: the fit pulls it towards +0.3 in the first dimension, the critic towards its optimum.
-    for leaf in gradients.network_of(rule).leaves.values():
+    for leaf in rule.network.leaves.values():
         leaf.mul_(0.3)
-    found, _, _ = compare(kind, rule, Probe(frozen(critic), states(), 0), 2)
+    found, _, _ = compare(rule, states().probe(0), 2)
     assert sign * found > 0.5
 
 
@@ -202,10 +207,10 @@ def test_weights_of_advantage_regression_are_split_by_their_mean():
     at.actions[::2, 0] *= -1
     critic = KnownCritic(lambda observations, actions: actions[..., 0])
     rule, settings = untrained("awr", frozen(critic))
-    network = gradients.network_of(rule)
+    network = rule.network
     for leaf in network.leaves.values():
         leaf.requires_grad_()
-    own = gradients.gradient(ADDED["awr"](rule, Probe(frozen(critic), at, 0), 2), network)
+    own = gradients.gradient(rule.critic_loss(at.probe(0), 2), network)
     weights = torch.exp(settings.inverse_temperature * at.actions[:, 0]).clamp(max=settings.largest_weight)
 
     def loss(w: torch.Tensor) -> torch.Tensor:
@@ -248,7 +253,7 @@ def test_a_watched_training_gives_the_same_weights_and_a_tampered_one_is_refused
     member = load_member("improvement", kind)
     settings = tiny_settings(member)
     plain = member.fit(Context.quiet(dataset, (0, 1)), parts.frozen((0, 1)), settings)
-    probes = []
+    alone, probes = [], []
     for seed in (0, 1):
         single = parts.frozen((seed,))
         rows = torch.as_tensor(dataset.train_steps[:20])
@@ -260,10 +265,17 @@ def test_a_watched_training_gives_the_same_weights_and_a_tampered_one_is_refused
             torch.as_tensor(dataset.actions[rows]),
             single.anchor.act(observations),
         )
-        probes.append(Probe(single, at, seed))
+        alone.append(single)
+        probes.append(at.probe(seed))
     done = []
     watcher = Watcher(
-        (0, 1), member=member, kind=kind, settings=settings, probes=probes, at=frozenset({2, 12}), forward=done.append
+        (0, 1),
+        member=member,
+        settings=settings,
+        frozen=alone,
+        probes=probes,
+        at=frozenset({2, 12}),
+        forward=done.append,
     )
     watched = member.fit(Context(dataset, (0, 1), watcher, "cpu"), parts.frozen((0, 1)), settings)
     refuse_difference(watched, plain.tensors, (0, 1), "here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ import torch
 
 from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
-from spar_core.improvement import imitation
-from spar_core.improvement.awr import AWR, AWRSettings, advantage_weights
-from spar_core.improvement.awr_scratch import AWRFromScratch
+from spar_core.improvement import self_imitation
+from spar_core.improvement.awr import AWR, AWRFromScratch, AWRSettings, advantage_weights
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.best_of_n import BestOfN
-from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import SelfImitationSettings, draw_targets
 from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.improvement.spar_proj import SparProj
+from spar_core.improvement.spar_proj import SparProj, SparProjSettings
 from spar_core.improvement.value_gradient import ValueGradient, value_gradient_loss
 from spar_core.members import load_member, parse_variant
 from spar_core.training.context import Context
@@ -245,7 +245,7 @@ def test_the_rule_anchor_is_the_anchor_bit_by_bit(policy, parts):
 def test_spar_mlp_is_the_anchor_at_step_zero_bit_by_bit_also_where_it_saturates(toy, parts):
     frozen = parts.frozen(SEEDS)
     settings = tiny_settings(SparMLP)
-    rule = SparMLP.at_step_zero(toy, frozen, settings, SEEDS, "cpu")
+    rule = SparMLP.at_step_zero(Context.quiet(toy, SEEDS), frozen, settings)
     for scale in (1.0, 1e3):
         observations = observations_for(3, 33, scale=scale)
         base = frozen.anchor.act(observations)
@@ -257,7 +257,7 @@ def test_spar_mlp_is_the_anchor_at_step_zero_bit_by_bit_also_where_it_saturates(
 def test_the_reported_first_step_norm_is_zero_for_mlp_and_that_of_zero_latent_for_proj(fitted, parts, toy):
     assert fitted["spar_mlp"][2].metrics["improvement/step0_norm"] == [0.0] * 3
     settings, frozen = fitted["spar_proj"][1], parts.frozen(SEEDS)
-    targets = weighted_targets(toy, DeviceData.of(toy), frozen, settings, SEEDS, 0)
+    targets, _ = draw_targets(Context.quiet(toy, SEEDS), frozen, settings, 0)
     zero = torch.zeros(*targets.base.shape[:2], frozen.residual.latent_size)
     moved = (targets.base + frozen.residual.decode(targets.observations, targets.base, zero)).clamp(-1, 1)
     expected = (moved - targets.base).norm(dim=-1).mean(-1)
@@ -265,23 +265,16 @@ def test_the_reported_first_step_norm_is_zero_for_mlp_and_that_of_zero_latent_fo
     assert reported == pytest.approx(expected.tolist(), rel=1e-5) and min(reported) > 0
 
 
-def test_spar_proj_at_step_zero_decodes_the_zero_latent(toy, parts, monkeypatch):
-    frozen, seen = parts.frozen(SEEDS), {}
+def test_spar_proj_at_step_zero_decodes_the_zero_latent(toy, parts):
+    frozen, settings = parts.frozen(SEEDS), tiny_settings(SparProj)
     observations = observations_for(3, 33)
-
-    def no_training(network, loss_of, correction, *rest):
-        base = frozen.anchor.act(observations)
-        with torch.no_grad():
-            seen["correction"] = correction(observations, base)
-        return imitation.Fitted(network.state("network", 3))
-
-    monkeypatch.setattr("spar_core.improvement.spar_proj.imitate", no_training)
-    member, settings, result = fit("spar_proj", SEEDS, toy, frozen)
+    rule = SparProj.at_step_zero(Context.quiet(toy, SEEDS), frozen, settings)
     base = frozen.anchor.act(observations)
     decoded = frozen.residual.decode(observations, base, torch.zeros(3, 33, frozen.residual.latent_size))
     assert decoded.any()
-    assert torch.equal(seen["correction"], (base + decoded).clamp(-1, 1) - base)
-    rule = member.restore(frozen, settings, result.tensors)
+    with torch.no_grad():
+        assert torch.equal(rule.correction(observations, base), (base + decoded).clamp(-1, 1) - base)
+    rule = SparProj.restore(frozen, settings, rule.network.state("network", 3))
     assert torch.equal(rule.act(observations), (base + ((base + decoded).clamp(-1, 1) - base)).clamp(-1, 1))
 
 
@@ -332,9 +325,11 @@ def known(critic, seeds: int = 1, jacobian=JACOBIAN, anchor=(0.2, -0.1), radius:
 
 
 def targets_of(frozen, seeds=(0,), refresh=0, **values):
-    dataset = plane()
-    settings = CandidateSettings(**{"candidates": 8, "states": 50, **values})
-    return weighted_targets(dataset, DeviceData.of(dataset), frozen, settings, seeds, refresh)
+    """The targets of a refresh, with the spread of values and the effective number of candidates of each seed."""
+    settings = SelfImitationSettings(**{"candidates": 8, "states": 50, **values})
+    targets, info = draw_targets(Context.quiet(plane(), seeds), frozen, settings, refresh)
+    spread, effective = (torch.tensor(info[f"improvement/{key}"]) for key in ("value_spread", "effective_candidates"))
+    return SimpleNamespace(**vars(targets), spread=spread, effective=effective)
 
 
 def by_hand(frozen, seed=0, tau=1.0, clip=1.0, k=8, n=50, anchor=(0.2, -0.1)):
@@ -480,12 +475,12 @@ def test_states_are_training_states_and_no_more_than_there_are():
 def test_training_refreshes_as_often_as_it_is_told(toy, parts, monkeypatch, member, refreshes):
     drawn = []
 
-    def spy(dataset, data, frozen, settings, seeds, refresh, centre):
+    def spy(context, frozen, settings, refresh, centre):
         assert centre is None
         drawn.append(refresh)
-        return weighted_targets(dataset, data, frozen, settings, seeds, refresh)
+        return draw_targets(context, frozen, settings, refresh)
 
-    monkeypatch.setattr(imitation, "weighted_targets", spy)
+    monkeypatch.setattr(self_imitation, "draw_targets", spy)
     fit(member, SEEDS, toy, parts.frozen(SEEDS), refreshes=refreshes)
     assert drawn == list(range(refreshes))
 
@@ -498,14 +493,14 @@ def test_rounds_draw_latents_within_trust_of_the_policy_and_inside_the_box(monke
     decode = LinearDecoder.decode
     monkeypatch.setattr(LinearDecoder, "decode", lambda *args: decoded.append(args[-1]) or decode(*args))
     options = {"candidates": 4, "states": 50, "recentre_std": 0.4, "trust": 0.3, "refreshes": 2}
-    settings, dataset = ProjSettings(**options, recentre=True), plane()
+    settings, dataset = SparProjSettings(**options, recentre=True), plane()
     centre = torch.stack([torch.linspace(0.8, 1.0, 50), torch.full((50,), -0.2)], dim=1)
 
     def at_centre(observations, base):
         assert observations.shape == base.shape == (1, 50, 2)
         return centre.unsqueeze(0)
 
-    found = weighted_targets(dataset, DeviceData.of(dataset), frozen, settings, (0,), 1, at_centre).latent[0]
+    found = draw_targets(Context.quiet(dataset, (0,)), frozen, settings, 1, at_centre)[0].latent[0]
     draws = normal([stream(0, "latents/1")], 200, 2)[0].view(50, 4, 2)
     latents = decoded[0][0].view(50, 4, 2)
     steps = latents - centre.unsqueeze(1)
@@ -520,17 +515,17 @@ def test_rounds_reach_further_than_single_shots_and_step_no_further_than_trust(m
     frozen = known(quadratic((0.3, 0.0), 50.0), jacobian=[[0.1, 0.0], [0.0, 0.1]], anchor=(0.0, 0.0))
     dataset, steps = plane(), []
 
-    def spy(dataset, data, frozen, settings, seeds, refresh, centre):
+    def spy(context, frozen, settings, refresh, centre):
         assert (centre is None) == (refresh == 0 or not settings.recentre)
-        found = weighted_targets(dataset, data, frozen, settings, seeds, refresh, centre)
+        found, info = draw_targets(context, frozen, settings, refresh, centre)
         if centre is not None:
             steps.append((found.latent - centre(found.observations, found.base)).abs().max().item())
-        return found
+        return found, info
 
-    monkeypatch.setattr(imitation, "weighted_targets", spy)
+    monkeypatch.setattr(self_imitation, "draw_targets", spy)
     reached = {}
     for recentre in (False, True):
-        settings = ProjSettings(
+        settings = SparProjSettings(
             **{"steps": 500, "batch_size": 32, "hidden": (16,), "learning_rate": 5e-3, "cosine_decay": False},
             **{"latent_clip": 4.0, "candidates": 16, "states": 100, "refreshes": 10, "tau": 0.3},
             **{"recentre": recentre, "recentre_std": 0.4, "trust": 0.6},
@@ -549,8 +544,8 @@ def test_a_first_round_and_rounds_switched_off_draw_as_ever(toy, parts, fitted):
     off = fit("spar_proj", SEEDS, toy, frozen, recentre_std=3.0, trust=0.1)[2].tensors
     assert all(torch.equal(off[name], value) for name, value in expected.items())
     settings = fitted["spar_proj in rounds"][1]
-    first = weighted_targets(toy, DeviceData.of(toy), frozen, settings, SEEDS, 0)
-    plain = weighted_targets(toy, DeviceData.of(toy), frozen, fitted["spar_mlp"][1], SEEDS, 0)
+    first, _ = draw_targets(Context.quiet(toy, SEEDS), frozen, settings, 0)
+    plain, _ = draw_targets(Context.quiet(toy, SEEDS), frozen, fitted["spar_mlp"][1], 0)
     assert torch.equal(first.latent, plain.latent)
     assert not torch.equal(fitted["spar_proj in rounds"][2].tensors["network.0.weight"], expected["network.0.weight"])
 
@@ -644,7 +639,7 @@ def test_awr_weights_are_clipped_exponential_advantages():
     critic = KnownCritic(lambda observations, actions: 2.0 * actions.sum(-1))
     frozen = Frozen(ConstantAnchor([0.0] * 3), LinearDecoder([[0.1]] * 3, 1, 0.5), critic)
     settings = AWRSettings(inverse_temperature=1.5, largest_weight=4.0)
-    weights = advantage_weights(frozen, data, settings, 1)[0]
+    weights = advantage_weights(Context.quiet(dataset, (0,)), frozen, settings)[0]
     expected = (1.5 * 2.0 * data.actions.sum(-1)).exp().clamp(max=4.0)
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
     assert weights.max() == 4.0 and weights.min() < 0.1
@@ -653,7 +648,7 @@ def test_awr_weights_are_clipped_exponential_advantages():
 def test_awr_weights_stay_finite_where_advantages_overflow():
     critic = KnownCritic(lambda observations, actions: 1e6 * actions[..., 0])
     frozen = Frozen(ConstantAnchor([0.0] * 3), LinearDecoder([[0.1]] * 3, 1, 0.5), critic)
-    weights = advantage_weights(frozen, DeviceData.of(toy_dataset()), AWRSettings(), 1)
+    weights = advantage_weights(Context.quiet(toy_dataset(), (0,)), frozen, AWRSettings())
     assert weights.isfinite().all() and weights.max() == 100.0 and weights.min() == 0.0
 
 

@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from spar_core.artifacts import digest_file
-from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
-from spar_core.improvement.self_imitation import ProjSettings, weighted_targets
+from spar_core.improvement.base import mean_by_state
+from spar_core.improvement.self_imitation import draw_targets
+from spar_core.improvement.spar_proj import SparProjSettings
 from spar_core.reporting.figures import figures
 from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.settings import parse
@@ -27,8 +28,9 @@ from spar_core.theory.decoders import exact_parts, learned_parts
 from spar_core.theory.manifolds import Cap, manifold
 from spar_core.theory.page import findings_table, page
 from spar_core.theory.problem import Problem, states_of
-from spar_core.theory.rules import RULES, gradient, mean_by_state, one_step, parts_of, settings_of, trained
+from spar_core.theory.rules import RULES, gradient, one_step, settings_of, split, trained
 from spar_core.theory.settings import TheorySettings
+from spar_core.training.context import Context
 from stages import theory, theory_page
 from stages.plan import check
 from tests.fakes import ROOT
@@ -120,7 +122,7 @@ def test_a_full_rank_decoder_attenuates_by_the_squared_ratio_to_first_order():
 
 def test_a_decoder_of_rank_one_leaves_nothing_across_a_line():
     problem = Problem(Cap(1, 0.0, 0.8, 2), SETTINGS.problem, dtype=torch.float64)
-    targets, _ = order.targets_of(problem, (0, 1), ProjSettings(states=64, candidates=8))
+    targets, _, _ = order.targets_of(problem, (0, 1), SparProjSettings(states=64, candidates=8))
     assert problem.manifold.normal_part(problem.at(targets.observations), targets.correction).abs().max() < 1e-15
     assert targets.correction.norm(dim=-1).mean() > 0.05
 
@@ -131,11 +133,11 @@ def test_without_a_slope_of_the_value_nothing_is_improved(rule, name):
     """Fitting and total loss have the same gradient, and ask for the same action."""
     problem = problem_of(name, 2, 0.1, value_tangent=0.0, value_normal=0.0)
     dataset, frozen, seeds = problem.dataset(), exact_parts(problem, (0, 1)), (0, 1)
-    parts = parts_of(rule, dataset, frozen, settings_of(rule, TINY.training, dataset.n_steps), seeds)
-    total, fit = (gradient(parts.network, of) for of in (parts.total, parts.fitting))
+    parts = split(rule, dataset, frozen, settings_of(rule, TINY.training, dataset.n_steps), seeds)
+    total, fit = (gradient(parts.rule.network, of) for of in (parts.total, parts.fitting))
     assert fit.norm() > 1e-3
     assert torch.allclose(total, fit, atol=1e-7)
-    assert torch.allclose(*parts.asked, atol=1e-6)
+    assert torch.allclose(*parts.wanted, atol=1e-6)
 
 
 @every_rule
@@ -145,14 +147,14 @@ def test_a_rule_taken_apart_is_the_rule_as_shipped(rule):
     seeds, training = (0, 1), SETTINGS.training
     dataset, frozen = problem.dataset(), exact_parts(problem, (0, 1))
     own = settings_of(rule, training, dataset.n_steps)
-    parts = parts_of(rule, dataset, frozen, own, seeds)
+    parts = split(rule, dataset, frozen, own, seeds)
     fitted = trained(rule, dataset, frozen, own, seeds)
     at = states_of(problem, seeds)
     base = frozen.anchor.act(at)
     with torch.no_grad():
         ended = fitted.correction(at, base)
-        assert not torch.allclose(ended, parts.correction(at, base), atol=1e-2), "training moves"
-    wanted = torch.stack([row.mean(0, keepdim=True) for row in mean_by_state(parts.observations, parts.asked[1])])
+        assert not torch.allclose(ended, parts.rule.correction(at, base), atol=1e-2), "training moves"
+    wanted = torch.stack([row.mean(0, keepdim=True) for row in mean_by_state(parts.observations, parts.wanted[1])])
     assert torch.allclose(ended, wanted, atol=5e-3)
 
 
@@ -160,7 +162,7 @@ def test_a_rule_taken_apart_is_the_rule_as_shipped(rule):
 def test_one_step_goes_down_the_total_loss(rule):
     problem = problem_of("arc", 2, 0.1)
     dataset, frozen, seeds = problem.dataset(), exact_parts(problem, (0, 1)), (0, 1)
-    parts = parts_of(rule, dataset, frozen, settings_of(rule, TINY.training, dataset.n_steps), seeds)
+    parts = split(rule, dataset, frozen, settings_of(rule, TINY.training, dataset.n_steps), seeds)
     at = states_of(problem, seeds)
     before = parts.total().item()
     moved = one_step(parts, at, frozen.anchor.act(at), 0.01)
@@ -214,8 +216,8 @@ def test_the_learned_decoder_is_the_shipped_residual_model():
     frozen = learned_parts(problem, problem.dataset(), TINY.learned, (0, 1))
     assert type(frozen.residual).__module__ == "spar_core.residual" and frozen.residual.latent_size == 2
     data = problem.dataset()
-    own = ProjSettings(states=64, candidates=4)
-    targets = weighted_targets(data, DeviceData.of(data), frozen, own, (0, 1), 0)
+    own = SparProjSettings(states=64, candidates=4)
+    targets = draw_targets(Context.quiet(data, (0, 1)), frozen, own, 0)[0]
     assert targets.correction.abs().max() <= frozen.residual.radius.max()
 
 

@@ -7,21 +7,25 @@ import math
 import pytest
 import torch
 
-from spar_core.data.device import DeviceData
 from spar_core.improvement.base import Frozen
-from spar_core.improvement.self_imitation import CandidateSettings, ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import (
+    SelfImitationSettings,
+    disagreement_about_advantage,
+    draw_targets,
+    weigh,
+)
 from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.improvement.weights import disagreement_about_advantage, weigh
+from spar_core.improvement.spar_proj import SparProjSettings
 from spar_core.training.context import Context
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, observations_for, tiny_settings, toy_dataset
 
 VALUES = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 0.0, 3.0]]])
-OF_ANCHOR = torch.tensor([[2.0, 1.0]])
+ANCHOR_VALUES = torch.tensor([[2.0, 1.0]])
 SPREAD = torch.tensor([1.5])
 
 
 def test_without_safeguards_the_weights_are_a_softmax_to_the_last_bit():
-    weights, anchor = weigh(VALUES, OF_ANCHOR, None, SPREAD, tau=0.7, anchor_weight=0.0)
+    weights, anchor = weigh(VALUES, ANCHOR_VALUES, None, SPREAD, tau=0.7, anchor_weight=0.0)
     assert torch.equal(weights, torch.softmax(VALUES / (0.7 * SPREAD.view(-1, 1, 1)), dim=-1))
     assert torch.equal(anchor, torch.zeros(1, 2))
 
@@ -33,7 +37,7 @@ def test_the_anchor_weighs_its_prior_where_nothing_is_better_or_worse():
 
 
 def test_the_anchors_weight_is_the_one_worked_by_hand():
-    weights, anchor = weigh(VALUES, OF_ANCHOR, None, SPREAD, tau=1.0, anchor_weight=0.25)
+    weights, anchor = weigh(VALUES, ANCHOR_VALUES, None, SPREAD, tau=1.0, anchor_weight=0.25)
     raw = [0.25 * math.exp(a / 1.5) for a in (-1.0, 0.0, 2.0)]  # prior (1 - p) / K = 0.25 as well
     total = sum(raw) + 0.25
     assert anchor[0, 0].item() == pytest.approx(0.25 / total)
@@ -51,8 +55,8 @@ def test_networks_that_differ_by_an_offset_of_the_state_agree_about_the_advantag
     anchor = torch.randn(1, 1, 4, generator=torch.Generator().manual_seed(1))
     offset = torch.tensor([10.0, -3.0, 0.5, 100.0])
     members = torch.cat([first, first + offset.view(1, 1, 4, 1)], dim=1)
-    of_anchor = torch.cat([anchor, anchor + offset.view(1, 1, 4)], dim=1)
-    assert disagreement_about_advantage(members, of_anchor).abs().max() < 1e-4
+    anchor_members = torch.cat([anchor, anchor + offset.view(1, 1, 4)], dim=1)
+    assert disagreement_about_advantage(members, anchor_members).abs().max() < 1e-4
 
 
 def test_disagreement_is_the_standard_deviation_of_advantages():
@@ -64,12 +68,12 @@ def test_disagreement_is_the_standard_deviation_of_advantages():
 def test_weights_flatten_with_disagreement_and_keep_their_order():
     entropy = []
     for doubt in (0.0, 1.0, 10.0, 1e4):
-        weights, _ = weigh(VALUES, OF_ANCHOR, torch.full((1, 2), doubt), SPREAD, 1.0, 0.0)
+        weights, _ = weigh(VALUES, ANCHOR_VALUES, torch.full((1, 2), doubt), SPREAD, 1.0, 0.0)
         assert weights[0, 0].argsort().tolist() == [0, 1, 2]
         entropy.append(-(weights * weights.log()).sum(-1).mean().item())
     assert entropy == sorted(entropy) and entropy[-1] == pytest.approx(math.log(3), abs=1e-4)
-    plain, _ = weigh(VALUES, OF_ANCHOR, None, SPREAD, 1.0, 0.0)
-    torch.testing.assert_close(weigh(VALUES, OF_ANCHOR, torch.zeros(1, 2), SPREAD, 1.0, 0.0)[0], plain)
+    plain, _ = weigh(VALUES, ANCHOR_VALUES, None, SPREAD, 1.0, 0.0)
+    torch.testing.assert_close(weigh(VALUES, ANCHOR_VALUES, torch.zeros(1, 2), SPREAD, 1.0, 0.0)[0], plain)
 
 
 # --- through the targets, and at deployment ---
@@ -86,14 +90,18 @@ class TwoSlopes(KnownCritic):
         return torch.stack([self.function(observations, actions), self.second * actions[..., 0]], dim=1)
 
 
-def targets(critic, **values):
-    dataset, settings = toy_dataset(), tiny_settings_of(**values)
+def drawn(critic, **values):
+    settings = SelfImitationSettings(**{"states": 50, "candidates": 16, **values})
     frozen = Frozen(ConstantAnchor([0.1, 0.0, -0.1]), LinearDecoder(torch.eye(3).mul(0.3).tolist(), 1, 1.0), critic)
-    return weighted_targets(dataset, DeviceData.of(dataset, "cpu"), frozen, settings, (0,), 0)
+    return draw_targets(Context.quiet(toy_dataset(), (0,)), frozen, settings, 0)
 
 
-def tiny_settings_of(**values):
-    return CandidateSettings(**{"states": 50, "candidates": 16, **values})
+def targets(critic, **values):
+    return drawn(critic, **values)[0]
+
+
+def metric(name, critic, **values):
+    return drawn(critic, **values)[1][f"improvement/{name}"][0]
 
 
 def test_a_critic_that_agrees_with_itself_is_followed_and_one_that_does_not_is_not():
@@ -109,8 +117,8 @@ def test_with_a_flat_critic_the_target_shrinks_by_the_anchors_weight():
     flat = TwoSlopes(0.0, 0.0)
     plain, shrunk = targets(flat), targets(flat, anchor_weight=0.75)
     torch.testing.assert_close(shrunk.correction, 0.25 * plain.correction)
-    assert shrunk.of_anchor.item() == pytest.approx(0.75)
-    assert plain.of_anchor.item() == 0.0
+    assert metric("anchor_weight", flat, anchor_weight=0.75) == pytest.approx(0.75)
+    assert metric("anchor_weight", flat) == 0.0
 
 
 def test_the_anchors_stand_in_among_latents_is_the_candidate_that_moves_least():
@@ -124,8 +132,8 @@ def test_the_anchors_stand_in_among_latents_is_the_candidate_that_moves_least():
 
 def test_effective_candidates_count_the_anchor():
     flat = TwoSlopes(0.0, 0.0)
-    assert targets(flat).effective.item() == pytest.approx(16.0)
-    assert targets(flat, anchor_weight=1 / 17).effective.item() == pytest.approx(17.0, rel=1e-4)
+    assert metric("effective_candidates", flat) == pytest.approx(16.0)
+    assert metric("effective_candidates", flat, anchor_weight=1 / 17) == pytest.approx(17.0, rel=1e-4)
 
 
 def test_the_gate_lets_through_what_the_critic_prefers_and_nothing_else():
@@ -152,4 +160,4 @@ def test_the_gate_lets_through_what_the_critic_prefers_and_nothing_else():
 def test_safeguards_out_of_range_are_refused():
     for wrong in ({"disagreement": -1.0}, {"anchor_weight": 1.0}, {"anchor_weight": -0.1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            ProjSettings(**wrong)
+            SparProjSettings(**wrong)

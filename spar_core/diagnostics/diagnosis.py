@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, states_at
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.improvement.self_imitation import draw_candidates
+from spar_core.improvement.self_imitation import SelfImitationSettings, draw_candidates
 from spar_core.training.checkpoints import CurveRow
 from spar_core.training.networks import CHUNK
 from spar_core.training.randomness import stream
@@ -42,13 +41,13 @@ class Subject:
 def diagnosis_of(
     dataset: Dataset, data: DeviceData, subject: Subject, settings: DiagnosisSettings, similar: list[np.ndarray]
 ) -> Findings:
-    """All that does not need training to be repeated.
+    """The measures of one seed that need no repeated training.
 
     Args:
         dataset: as training sees it.
         data: the same on the device.
-        subject: what is looked at.
-        settings: how closely.
+        subject: the rule and its parts.
+        settings: of the diagnosis.
         similar: the training steps similar to each state of :func:`spar_core.diagnostics.geometry.looked_up`.
     """
     found = Findings(subject.seed)
@@ -102,9 +101,9 @@ def _distances(
 
 
 def _candidates(found: Findings, states: States, subject: Subject, over: Episodes) -> None:
-    """Of rules that weigh candidates by a temperature; another has no effective number."""
-    rule_settings: Any = subject.rule.settings
-    if not hasattr(rule_settings, "tau"):
+    """The effective number of candidates, for a rule that weighs candidates."""
+    rule_settings = subject.rule.settings
+    if not isinstance(rule_settings, SelfImitationSettings):
         return
     generators = [stream(subject.seed, "diagnosis/candidates")]
     drawn = draw_candidates(subject.frozen, rule_settings, states.observations, states.base, generators)
@@ -129,7 +128,7 @@ def _disagreement(found: Findings, states: States, policy: np.ndarray, subject: 
 
 
 def add_gradients(found: Findings, compared: list[CurveRow]) -> None:
-    """The curve of what a repeated training compared, and how often its gradients conflicted, early and late."""
+    """Add the curve of a repeated training's gradients, and how often they conflicted early and late."""
     mine = [row for row in compared if row[1] == found.seed and np.isfinite(row[3])]
     found.curves += mine
     cosines = np.array([value for _, _, metric, value in sorted(mine) if metric == COSINE])

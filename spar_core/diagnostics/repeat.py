@@ -1,7 +1,7 @@
-"""Train a rule once more, watched: the same bytes have to come out, and the gradients are seen on the way.
+"""Train a rule once more and compare its gradients on the way.
 
-Nothing of the first training is kept but its weights, so what happened in between is looked at by repeating it. That is
-also a check: code, data, parts and settings that the artifact claims have to give its weights again, to the last bit.
+The first training keeps only its weights, so its gradients are measured by repeating it. The repetition is also a
+check: the code, data, parts and settings that the artifact names have to give its weights again, to the last bit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spar_core.diagnostics.gradients import Probe, compare
+from spar_core.diagnostics.gradients import compare
 from spar_core.errors import SparError
+from spar_core.improvement.base import Frozen, Improvement, Probe
 from spar_core.training.checkpoints import CurveRow
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import Stack
@@ -36,20 +37,20 @@ def probe_steps(steps: int, probes: int) -> list[int]:
 
 @dataclass
 class Watcher(Reporter):
-    """Compares gradients at chosen steps, seed by seed, and hands progress on.
+    """Compares gradients at chosen steps, seed by seed, and passes progress on.
 
     Attributes:
         member: class of the rule.
-        kind: that it is registered as.
         settings: of the rule.
+        frozen: parts of each seed, in the order of ``seeds``.
         probes: one a seed, in the order of ``seeds``.
         at: the steps.
         forward: is told of units of work done.
     """
 
-    member: Any = None
-    kind: str = ""
+    member: type[Improvement] | None = None
     settings: Any = None
+    frozen: Sequence[Frozen] = ()
     probes: Sequence[Probe] = ()
     at: frozenset[int] = frozenset()
     forward: Callable[[int], None] = lambda steps: None
@@ -59,13 +60,13 @@ class Watcher(Reporter):
         self.forward(steps)
 
     def observe(self, step: int, network: Stack) -> None:
-        if step not in self.at:
+        if self.member is None or step not in self.at:
             return
         tensors = network.state("network", len(self.seeds))
-        for row, (seed, probe) in enumerate(zip(self.seeds, self.probes, strict=True)):
+        for row, (seed, frozen, probe) in enumerate(zip(self.seeds, self.frozen, self.probes, strict=True)):
             mine = {name: value[row : row + 1].clone() for name, value in tensors.items()}
-            rule = self.member.restore(probe.frozen, self.settings, mine, str(network.flat.device))
-            found = compare(self.kind, rule, probe, step)
+            rule = self.member.restore(frozen, self.settings, mine, str(network.flat.device))
+            found = compare(rule, probe, step)
             for metric, value in zip((COSINE, FITTING, IMPROVEMENT), found, strict=True):
                 self.compared.append((step, seed, metric, value))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.improvement.base import Frozen
+from spar_core.improvement.base import Frozen, Probe
 from spar_core.training.networks import CHUNK
 
 # Candidates for each neighbour that is wanted: the nearest are often successive steps of one episode.
@@ -40,6 +40,10 @@ class States:
     def residuals(self) -> np.ndarray:
         """What the anchor leaves unexplained, [n, A]."""
         return (self.actions - self.base[0]).cpu().numpy().astype(np.float64)
+
+    def probe(self, seed: int) -> Probe:
+        """These states as a rule of one seed takes them."""
+        return Probe(self.observations, self.actions, self.base, seed)
 
     def some(self, rows: np.ndarray) -> States:
         """Those of the given rows."""

@@ -1,4 +1,4 @@
-"""The anchor alone: no correction. Every gain is measured against it."""
+"""The anchor alone, without a correction. Every gain is measured against this rule."""
 
 from __future__ import annotations
 

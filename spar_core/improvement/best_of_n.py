@@ -1,9 +1,9 @@
-r"""Best of N at deployment: no training; the critic picks among candidates of the residual model (a comparator).
+r"""Best of N at deployment (a comparator): the critic picks among candidates of the residual model; nothing is trained.
 
 .. math:: \Delta(s, a_b) = d_{k^*}, \qquad k^* = \arg\max_k Q_c(s, a_b + d_k)
 
-with the candidates of latent self-imitation. The N latents are drawn once a seed and kept in the artifact,
-so that the policy is a function of the observation.
+with the candidates of latent self-imitation. The N latents are drawn once for each seed and kept in the artifact, so
+the policy is a function of the observation.
 
 Source: IDQL (Hansen-Estruch et al. 2023) and SfBC (Chen et al. 2023), with SPAR's candidates in place of
 samples of a generative behaviour policy.
@@ -12,6 +12,7 @@ samples of a generative behaviour policy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -24,8 +25,8 @@ from spar_core.training.randomness import normal, streams
 
 
 class BestOfNSettings(Settings):
-    candidates: PositiveInt = 32
-    latent_clip: float = Field(1.0, gt=0)
+    candidates: PositiveInt = Field(32, description="N, candidates for each action")
+    latent_clip: float = Field(1.0, gt=0, description="c: latents are clipped to [-c, c], in prior standard deviations")
 
 
 class BestOfN(Improvement):
@@ -38,7 +39,7 @@ class BestOfN(Improvement):
         self.latents = latents
 
     @classmethod
-    def acts_with_critic(cls, settings: Settings) -> bool:
+    def acts_with_critic(cls, settings: Any) -> bool:
         return True
 
     @classmethod
@@ -54,12 +55,11 @@ class BestOfN(Improvement):
         return cls(frozen, settings, tensors["latents"].to(device))
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
-        assert self.frozen.critic is not None
         (seeds, batch), n = base.shape[:2], self.latents.shape[1]
         wide = observations.repeat_interleave(n, dim=1)
         wide_base = base.repeat_interleave(n, dim=1)
         candidates = clipped_candidates(self.frozen, wide, wide_base, self.latents.repeat(1, batch, 1))
-        values = self.frozen.critic.q(wide, wide_base + candidates).view(seeds, batch, n)
+        values = self.frozen.values.q(wide, wide_base + candidates).view(seeds, batch, n)
         best = values.argmax(dim=-1, keepdim=True).unsqueeze(-1)
         candidates = candidates.view(seeds, batch, n, -1)
         return candidates.gather(2, best.expand(-1, -1, -1, candidates.shape[-1])).squeeze(2)

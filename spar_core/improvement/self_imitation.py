@@ -1,72 +1,93 @@
-r"""Candidates of latent self-imitation, their weights and barycentres (SPAR, stage iii).
+r"""Latent self-imitation (SPAR, stage iii): regress a policy onto the weighted mean of candidates near its anchor.
 
-For each of a set of states, with K latents :math:`z_k \sim \mathcal{N}(0, I)` clipped to :math:`[-c, c]`:
+**Candidates.** At each of a set of training states, K latents :math:`z_k \sim \mathcal{N}(0, I)`, clipped to
+:math:`[-c, c]`, are decoded by the frozen residual model G into corrections of the anchor's action :math:`a_b`, and the
+frozen critic values the corrected actions:
 
-.. math::
-   d_k = \mathrm{clip}(a_b + G(s, a_b, z_k)) - a_b, \quad q_k = Q_c(s, a_b + d_k), \quad
-   w = \mathrm{softmax}\big(q / (\tau \sigma)\big)
+.. math:: d_k = \mathrm{clip}_{[-1, 1]}(a_b + G(s, a_b, z_k)) - a_b, \qquad q_k = Q_c(s, a_b + d_k)
 
-:math:`\sigma` is the median over states of the spread of q within a state, per seed and refresh, so that
-:math:`\tau` means the same on every task. The anchor, G and the critic are frozen, so none of this needs a
-gradient, and it is computed once a refresh.
+**Weights.** :math:`w = \mathrm{softmax}\big(q / (\tau \sigma)\big)`. The scale :math:`\sigma` is the median over states
+of the standard deviation of :math:`q` within a state, for each seed, so that :math:`\tau` means the same on every task.
+With ``weighting: equal`` all candidates weigh the same, and nothing is learned but what repairs the anchor.
 
-How candidates weigh, safeguards included, is in :mod:`spar_core.improvement.weights`. Where the anchor is a candidate
-too (``anchor_weight``), its correction is zero, exactly; among the latents, where no z may give it, it is stood for by
-the candidate that moves the action least.
+**Regression.** A network is fitted by least squares to the weighted mean (barycentre) of the candidates:
+:math:`\sum_k w_k d_k` for SPAR-MLP (:mod:`spar_core.improvement.spar_mlp`), :math:`\sum_k w_k z_k` for SPAR-PROJ
+(:mod:`spar_core.improvement.spar_proj`). The candidates and weights need no gradient and are computed once a refresh,
+so no gradient of a value reaches the policy. A refresh draws new states and latents.
 
-SPAR-PROJ may draw later refreshes about the latents it has reached instead (:mod:`spar_core.improvement.spar_proj`).
+**Safeguards** against a wrong critic, all off by default. With the advantage over the anchor
+:math:`A_k = q_k - Q_c(s, a_b)`, the critic's networks :math:`Q_m`, and their disagreement
+:math:`u(s) = \mathrm{mean}_k \, \mathrm{std}_m \big(Q_m(s, a_b + d_k) - Q_m(s, a_b)\big)`,
 
-Source: latent self-imitation in SPAR (arXiv 2605.27877); the formulas are this project's reading.
+.. math:: w_k \propto \frac{1 - p}{K} \exp \frac{A_k}{T(s)}, \qquad w_{\text{anchor}} \propto p, \qquad
+   T(s) = \tau \sqrt{\sigma^2 + \eta^2 u(s)^2}
+
+* ``disagreement`` is :math:`\eta`: weights flatten where the networks disagree about the advantage. An offset that the
+  networks give to all actions of a state changes no weight. Errors that all networks share are not seen.
+* ``anchor_weight`` is :math:`p`: the anchor is one more candidate, with correction zero and this prior weight. No
+  latent need decode to zero, so among latents the candidate that moves the action least stands for the anchor.
+* ``gate`` acts at deployment (:mod:`spar_core.improvement.base`).
+
+Source: latent self-imitation in SPAR (arXiv 2605.27877). The formulas are this project's reading, and the safeguards
+are its extensions.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.data.dataset import Dataset
-from spar_core.data.device import DeviceData
-from spar_core.improvement.base import Frozen, clipped_candidates
-from spar_core.improvement.weights import SafeguardSettings, disagreement_about_advantage, weigh
-from spar_core.training.randomness import normal, stream
+from spar_core.critics.base import spread_of
+from spar_core.improvement.actors import Inputs
+from spar_core.improvement.base import Frozen, Improvement, Probe, Split, clipped_candidates
+from spar_core.training.context import Context
+from spar_core.training.fitted import Fitted
+from spar_core.training.loop import minimise
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.optimiser import DecayingSettings
+from spar_core.training.randomness import Minibatches, normal, stream
 
-# States handled at once; times K rows go through the networks, and stay in the processor's cache.
+# States handled at once. K times as many rows go through the networks and stay in the processor's cache.
 STATES_AT_ONCE = 256
+# States over which the mean length of a correction is measured.
+MEASURED = 4096
 
-# (observations, base), [S, B, .], to the latents [S, B, Z] that candidates are drawn about.
+# Takes observations and anchor actions [S, B, .]; gives the latents [S, B, Z] that candidates are drawn about.
 Centre = Callable[[Tensor, Tensor], Tensor]
 
 
-class CandidateSettings(SafeguardSettings):
-    """Settings of every rule that imitates weighted candidates."""
+class SelfImitationSettings(DecayingSettings):
+    """Settings of SPAR-MLP, and of every rule that imitates weighted candidates."""
 
-    weighting: Literal["critic", "equal"] = "critic"
-    tau: float = Field(1.0, gt=0)
-    latent_clip: float = Field(1.0, gt=0)
-    candidates: int = Field(16, ge=2)
-    states: PositiveInt = 30_000
-    refreshes: PositiveInt = 1
-    spread_floor: float = Field(1e-3, gt=0)
+    steps: int = Field(5000, gt=0, description="optimiser steps")
+    inputs: Inputs = Field("state_and_anchor", description="what the network sees: state_and_anchor, or state alone")
+    weighting: Literal["critic", "equal"] = Field(
+        "critic", description="weights of the candidates: softmax of the critic's values, or equal"
+    )
+    tau: float = Field(1.0, gt=0, description="temperature, in units of the spread of values within a state")
+    latent_clip: float = Field(1.0, gt=0, description="c: latents are clipped to [-c, c], in prior standard deviations")
+    candidates: int = Field(16, ge=2, description="K, candidates for each state")
+    states: PositiveInt = Field(30_000, description="states drawn by a refresh, at most all training steps")
+    refreshes: PositiveInt = Field(1, description="how often states and candidates are drawn anew")
+    spread_floor: float = Field(1e-3, gt=0, description="smallest spread of values, in scaled return units")
+    disagreement: float = Field(0.0, ge=0, description="eta: flattens weights where the critic's networks disagree")
+    anchor_weight: float = Field(0.0, ge=0, lt=1, description="p: prior weight of the anchor as a candidate")
+    gate: bool = Field(False, description="deploy the anchor where the critic prefers its action to the corrected one")
+
+    def latents(self, noise: Tensor, centre: Tensor | None) -> Tensor:
+        """Latents of the candidates [S, n, Z], from standard normal ``noise``. Rules may draw about a ``centre``."""
+        return noise.clamp(-self.latent_clip, self.latent_clip)
 
 
-class ProjSettings(CandidateSettings):
-    """... and in latent space, where candidates may be drawn about the policy."""
-
-    recentre: bool = False
-    recentre_std: float = Field(0.5, gt=0)
-    trust: float = Field(0.5, gt=0)
-
-    @field_validator("recentre")
-    @classmethod
-    def _rounds_take_refreshes(cls, recentre: bool, info: ValidationInfo) -> bool:
-        if recentre and info.data.get("refreshes") == 1:
-            raise ValueError("the first refresh is drawn about 0, so rounds need refreshes of 2 or more")
-        return recentre
+# --- candidates, their weights and barycentres ---
 
 
 @dataclass(frozen=True)
@@ -76,43 +97,45 @@ class Candidates:
     Attributes:
         corrections: [S, n, K, A].
         latents: [S, n, K, Z].
-        weights: [S, n, K]; with ``of_anchor`` they sum to one.
-        of_anchor: [S, n], weight of the anchor; 0 where it is no candidate.
-        prior: what the anchor weighs where the critic is flat.
+        weights: [S, n, K]; together with ``anchor_weights`` they sum to one.
+        anchor_weights: [S, n], weight of the anchor; 0 where the anchor is no candidate.
+        anchor_prior: weight of the anchor where the critic prefers no action.
         spread: [S], sigma, in scaled return units.
     """
 
     corrections: Tensor
     latents: Tensor
     weights: Tensor
-    of_anchor: Tensor
-    prior: float
+    anchor_weights: Tensor
+    anchor_prior: float
     spread: Tensor
 
     @property
     def effective(self) -> Tensor:
-        """Effective number of candidates [S, n], 1 / sum of squared weights."""
-        return 1.0 / (self.weights.square().sum(-1) + self.of_anchor.square())
+        """Effective number of candidates [S, n], 1 / sum of squared weights (Kish 1965)."""
+        return 1.0 / (self.weights.square().sum(-1) + self.anchor_weights.square())
 
     def barycentres(self, flat: bool = False) -> tuple[Tensor, Tensor]:
-        """Weighted means of the corrections [S, n, A] and of the latents [S, n, Z]; those of a flat critic if asked."""
-        weights, of_anchor = self.weights, self.of_anchor
+        """Weighted means of the corrections [S, n, A] and of the latents [S, n, Z].
+
+        With ``flat`` the weights are those of a critic that prefers no action.
+        """
+        weights, anchor_weights = self.weights, self.anchor_weights
         if flat:
-            weights = torch.full_like(weights, (1.0 - self.prior) / weights.shape[-1])
-            of_anchor = torch.full_like(of_anchor, self.prior)
+            weights = torch.full_like(weights, (1.0 - self.anchor_prior) / weights.shape[-1])
+            anchor_weights = torch.full_like(anchor_weights, self.anchor_prior)
         latent = (weights.unsqueeze(-1) * self.latents).sum(2)
-        if self.prior > 0:
-            # Among the latents the anchor is stood for by the candidate that moves the action least.
+        if self.anchor_prior > 0:
             least = self.corrections.norm(dim=-1).argmin(dim=-1, keepdim=True).unsqueeze(-1)
             stand_in = self.latents.gather(2, least.expand(-1, -1, -1, latent.shape[-1])).squeeze(2)
-            latent = latent + of_anchor.unsqueeze(-1) * stand_in
+            latent = latent + anchor_weights.unsqueeze(-1) * stand_in
         return (weights.unsqueeze(-1) * self.corrections).sum(2), latent
 
 
 @torch.no_grad()
 def draw_candidates(
     frozen: Frozen,
-    settings: CandidateSettings,
+    settings: SelfImitationSettings,
     observations: Tensor,
     base: Tensor,
     generators: Sequence[torch.Generator],
@@ -126,77 +149,106 @@ def draw_candidates(
         observations: standardised.
         base: the anchor's actions.
         generators: of the latents, one a seed.
-        centre: latents [S, n, Z] that candidates are drawn about; about 0 for None.
+        centre: latents [S, n, Z] that candidates are drawn about; None for 0.
     """
     seeds, n, k, size = len(base), base.shape[1], settings.candidates, frozen.residual.latent_size
-    # Filled chunk by chunk: joining chunks would need the memory twice, and leave holes in it.
+    # Filled chunk by chunk, since joining chunks would need the memory twice.
     corrections, latents = base.new_empty(seeds, n, k, base.shape[-1]), base.new_empty(seeds, n, k, size)
-    values, of_anchor, apart = base.new_empty(seeds, n, k), base.new_zeros(seeds, n), base.new_zeros(seeds, n)
+    values, anchor_values, doubt = base.new_empty(seeds, n, k), base.new_zeros(seeds, n), base.new_zeros(seeds, n)
+    asks = settings.weighting == "critic"
     for start in range(0, n, STATES_AT_ONCE):
         rows = slice(start, start + STATES_AT_ONCE)
         near, near_base = observations[:, rows], base[:, rows]
-        states = near.shape[1]
-        z = normal(generators, states * k, size).to(base.device)
-        if centre is not None:
-            assert isinstance(settings, ProjSettings)
-            step = (settings.recentre_std * z).clamp(-settings.trust, settings.trust)
-            z = centre[:, rows].repeat_interleave(k, dim=1) + step
-        z = z.clamp(-settings.latent_clip, settings.latent_clip)
+        shape = (near.shape[1], k)
+        noise = normal(generators, math.prod(shape), size).to(base.device)
+        z = settings.latents(noise, None if centre is None else centre[:, rows].repeat_interleave(k, dim=1))
         wide, wide_base = near.repeat_interleave(k, dim=1), near_base.repeat_interleave(k, dim=1)
         d = clipped_candidates(frozen, wide, wide_base, z)
-        corrections[:, rows] = d.unflatten(1, (states, k))
-        latents[:, rows] = z.unflatten(1, (states, k))
-        values[:, rows] = critic_values(frozen, settings, wide, wide_base + d).unflatten(1, (states, k))
-        if settings.anchor_weight > 0:
-            of_anchor[:, rows] = critic_values(frozen, settings, near, near_base)
-        if settings.disagreement > 0:
-            apart[:, rows] = disagreement(frozen, settings, wide, wide_base + d, near, near_base)
+        corrections[:, rows], latents[:, rows] = d.unflatten(1, shape), z.unflatten(1, shape)
+        values[:, rows] = frozen.values.q(wide, wide_base + d).unflatten(1, shape) if asks else 0.0
+        if asks and settings.anchor_weight > 0:
+            anchor_values[:, rows] = frozen.values.q(near, near_base)
+        if asks and settings.disagreement > 0:
+            members = frozen.values.members(wide, wide_base + d).unflatten(-1, shape)
+            doubt[:, rows] = disagreement_about_advantage(members, frozen.values.members(near, near_base))
     spread = torch.stack([row.std(dim=-1).median() for row in values]).clamp_min(settings.spread_floor)
-    doubts = settings.disagreement * apart if settings.disagreement > 0 else None
-    weights, for_anchor = weigh(values, of_anchor, doubts, spread, settings.tau, settings.anchor_weight)
-    return Candidates(corrections, latents, weights, for_anchor, settings.anchor_weight, spread)
+    doubts = settings.disagreement * doubt if settings.disagreement > 0 else None
+    weights, anchor_weights = weigh(values, anchor_values, doubts, spread, settings.tau, settings.anchor_weight)
+    return Candidates(corrections, latents, weights, anchor_weights, settings.anchor_weight, spread)
+
+
+def disagreement_about_advantage(members: Tensor, anchor_members: Tensor) -> Tensor:
+    """u [S, n]: standard deviation over the critic's networks of the advantage over the anchor, mean over candidates.
+
+    Args:
+        members: values of each network for the candidates, [S, M, n, K].
+        anchor_members: values of each network for the anchor's action, [S, M, n].
+    """
+    return spread_of(members - anchor_members.unsqueeze(-1)).mean(dim=-1)
+
+
+def weigh(
+    values: Tensor, anchor_values: Tensor, doubts: Tensor | None, spread: Tensor, tau: float, anchor_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Weights of the candidates [S, n, K] and of the anchor [S, n]; together they sum to one.
+
+    Args:
+        values: Q_c of the candidates [S, n, K].
+        anchor_values: Q_c of the anchor's action [S, n]; not used where ``anchor_weight`` is 0.
+        doubts: eta u [S, n]; None for none.
+        spread: sigma [S].
+        tau: temperature, in units of sigma.
+        anchor_weight: the anchor's prior weight p, 0 where the anchor is no candidate.
+    """
+    temperature = tau * spread.view(-1, 1)
+    if doubts is not None:
+        temperature = tau * (spread.view(-1, 1).square() + doubts.square()).sqrt()
+    if anchor_weight == 0.0:
+        weights = torch.softmax(values / temperature.unsqueeze(-1), dim=-1)
+        return weights, weights.new_zeros(weights.shape[:-1])
+    advantages = (values - anchor_values.unsqueeze(-1)) / temperature.unsqueeze(-1)
+    prior = math.log((1.0 - anchor_weight) / values.shape[-1])
+    anchor = torch.full_like(anchor_values, math.log(anchor_weight)).unsqueeze(-1)
+    weights = torch.softmax(torch.cat([advantages + prior, anchor], dim=-1), dim=-1)
+    return weights[..., :-1], weights[..., -1]
+
+
+# --- what is regressed onto, and the regression ---
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a rule regresses onto, for n states of each of S seeds.
+    """What a rule regresses onto, at n states of each of S seeds.
 
     Attributes:
         observations: [S, n, D], standardised.
         base: [S, n, A], the anchor's actions.
         correction: [S, n, A], barycentre of the candidate corrections.
         latent: [S, n, Z], barycentre of the latents.
-        effective: [S], mean effective number of candidates.
-        of_anchor: [S], mean weight of the anchor; 0 where it is no candidate.
-        spread: [S], sigma, in scaled return units.
     """
 
     observations: Tensor
     base: Tensor
     correction: Tensor
     latent: Tensor
-    effective: Tensor
-    of_anchor: Tensor
-    spread: Tensor
+
+    def at(self, rows: Tensor, picked: Tensor) -> Targets:
+        """The targets at the states ``picked`` [S, B] of the seeds ``rows`` [S, 1]."""
+        return Targets(*(values[rows, picked] for values in vars(self).values()))
 
 
 @torch.no_grad()
-def weighted_targets(
-    dataset: Dataset,
-    data: DeviceData,
-    frozen: Frozen,
-    settings: CandidateSettings,
-    seeds: Sequence[int],
-    refresh: int,
-    centre: Centre | None = None,
-) -> Targets:
-    """Draw states and latents for this refresh (about ``centre``, or 0 for None), ask the critic, and average.
+def draw_targets(
+    context: Context, frozen: Frozen, settings: SelfImitationSettings, refresh: int, centre: Centre | None = None
+) -> tuple[Targets, dict[str, list[float]]]:
+    """Draw states and candidates for a refresh (about ``centre``, or about 0 for None), and average the candidates.
 
-    The same draws serve every rule of the same seeds, so that rules differ in what they do with them only.
+    All rules of the same seeds get the same draws, so that rules differ only in what they do with them. The second
+    value holds metrics of the draw, one value a seed.
     """
-    train = torch.as_tensor(dataset.train_steps)
+    data, train = context.data, torch.as_tensor(context.dataset.train_steps)
     n = min(settings.states, len(train))
-    picks = [train[torch.randperm(len(train), generator=stream(s, f"states/{refresh}"))[:n]] for s in seeds]
+    picks = [train[torch.randperm(len(train), generator=stream(s, f"states/{refresh}"))[:n]] for s in context.seeds]
     steps = torch.stack(picks).to(data.observations.device)
     observations = data.observations[data.index[steps]]
     base = torch.cat([frozen.anchor.act_on_steps(data, part) for part in steps.split(STATES_AT_ONCE, 1)], dim=1)
@@ -204,32 +256,96 @@ def weighted_targets(
     if centre is not None:
         pairs = zip(observations.split(STATES_AT_ONCE, 1), base.split(STATES_AT_ONCE, 1), strict=True)
         about = torch.cat([centre(*pair) for pair in pairs], dim=1)
-    generators = [stream(seed, f"latents/{refresh}") for seed in seeds]
+    generators = [stream(seed, f"latents/{refresh}") for seed in context.seeds]
     drawn = draw_candidates(frozen, settings, observations, base, generators, about)
-    return Targets(
-        observations,
-        base,
-        *drawn.barycentres(),
-        torch.stack([row.mean() for row in drawn.effective]),
-        torch.stack([row.mean() for row in drawn.of_anchor]),
-        drawn.spread,
-    )
+    info = {
+        "improvement/effective_candidates": [row.mean().item() for row in drawn.effective],
+        "improvement/anchor_weight": [row.mean().item() for row in drawn.anchor_weights],
+        "improvement/value_spread": drawn.spread.tolist(),
+    }
+    return Targets(observations, base, *drawn.barycentres()), info
 
 
-def critic_values(frozen: Frozen, settings: CandidateSettings, observations: Tensor, actions: Tensor) -> Tensor:
-    """Q_c [S, n], or zeros where all candidates are to weigh the same."""
-    if settings.weighting == "equal":
-        return actions.new_zeros(actions.shape[:2])
-    assert frozen.critic is not None
-    return frozen.critic.q(observations, actions)
+class SelfImitation(Improvement):
+    """A rule whose network is regressed onto barycentres of candidates. Rules say which, in :meth:`error`."""
+
+    @classmethod
+    @abstractmethod
+    def at_step_zero(cls, context: Context, frozen: Frozen, settings: Any) -> Self:
+        """The untrained rule."""
+
+    @abstractmethod
+    def error(self, targets: Targets) -> Tensor:
+        """What is to become small, [S, B, .]: the difference between the network's answer and its target."""
+
+    @abstractmethod
+    def wanted(self, targets: Targets) -> Tensor:
+        """The corrections [S, n, A] of a rule whose :meth:`error` is as small as it can be at every state."""
+
+    def centre(self) -> Centre | None:
+        """What candidates of later refreshes are drawn about; None for 0."""
+        return None
+
+    @classmethod
+    def fit(cls, context: Context, frozen: Frozen, settings: SelfImitationSettings) -> Fitted:
+        rule = cls.at_step_zero(context, frozen, settings)
+        adam = settings.adam(rule.network)
+        bounds = [round(i * settings.steps / settings.refreshes) for i in range(settings.refreshes + 1)]
+        first_norm: list[float] = []
+        for refresh, (start, end) in enumerate(itertools.pairwise(bounds)):
+            targets, drawn = draw_targets(context, frozen, settings, refresh, rule.centre() if refresh else None)
+            first_norm = first_norm or rule._norms(targets)
+            states, purpose = torch.arange(targets.base.shape[1]), f"improvement/batches/{refresh}"
+            batches = Minibatches(states, context.seeds, settings.batch_size, purpose, context.device)
+
+            def loss(picked: Tensor, targets: Targets = targets) -> tuple[Tensor, dict[str, Tensor]]:
+                return imitation_loss(rule, targets.at(context.rows, picked))
+
+            name = f"improvement-{refresh}"
+            draws, total = {"batches": batches}, settings.steps
+            minimise(loss, context, adam, draws, name=name, steps=end - start, before=start, total=total)
+        metrics = {
+            "improvement/step0_norm": first_norm,
+            "improvement/correction_norm": rule._norms(targets),
+            **drawn,
+            "improvement/loss": context.report.last("improvement/loss"),
+        }
+        return Fitted(rule.network.state("network", len(context.seeds)), metrics, context.report.rows)
+
+    @torch.no_grad()
+    def _norms(self, targets: Targets) -> list[float]:
+        """Mean length of the correction over the first states of each seed."""
+        observations, base = (part[:, :MEASURED].contiguous() for part in (targets.observations, targets.base))
+        return [row.norm(dim=-1).mean().item() for row in self.correction(observations, base)]
+
+    @classmethod
+    def follows_critic(cls, settings: SelfImitationSettings) -> bool:
+        return settings.weighting != "equal"
+
+    def critic_loss(self, probe: Probe, step: int) -> Tensor:
+        """Loss at the critic's barycentre minus loss at the barycentre of equal weights."""
+        at, settings = (probe.observations, probe.base), self.settings
+        generators = [stream(probe.seed, "diagnosis/probe_latents")]
+        centre = self.centre() if step > round(settings.steps / settings.refreshes) else None
+        if centre is not None:
+            drawn = draw_candidates(self.frozen, settings, *at, generators, centre(*at).detach())
+        else:
+            # Candidates about 0 are the same at every step.
+            drawn = probe.drawn = probe.drawn or draw_candidates(self.frozen, settings, *at, generators)
+        ours, flat = (imitation_loss(self, Targets(*at, *drawn.barycentres(flat)))[0] for flat in (False, True))
+        return ours - flat
+
+    @classmethod
+    def split(cls, context: Context, frozen: Frozen, settings: SelfImitationSettings) -> Split:
+        rule = cls.at_step_zero(context, frozen, settings)
+        equal = settings.model_copy(update={"weighting": "equal"})
+        flat, ours = (draw_targets(context, frozen, each, 0)[0] for each in (equal, settings))
+        wanted = (rule.wanted(flat), rule.wanted(ours))
+        total, fitting = (lambda: imitation_loss(rule, ours)[0]), (lambda: imitation_loss(rule, flat)[0])
+        return Split(rule, total, fitting, wanted, ours.observations)
 
 
-def disagreement(
-    frozen: Frozen, settings: CandidateSettings, wide: Tensor, actions: Tensor, observations: Tensor, base: Tensor
-) -> Tensor:
-    """u [S, n] for the candidates [S, n K, A] at the ``wide`` observations; zeros where no setting asks for it."""
-    if settings.disagreement == 0.0 or settings.weighting == "equal":
-        return base.new_zeros(base.shape[:2])
-    assert frozen.critic is not None
-    members = frozen.critic.members(wide, actions).unflatten(-1, (base.shape[1], settings.candidates))
-    return disagreement_about_advantage(members, frozen.critic.members(observations, base))
+def imitation_loss(rule: SelfImitation, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean squared error of a rule to its targets, summed over seeds."""
+    error = per_seed_mean(rule.error(targets).square())
+    return error.sum(), {"improvement/loss": error.detach()}

@@ -39,12 +39,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from spar_core.errors import SparError
+from spar_core.improvement.base import Split
 from spar_core.theory.claim import Claim, Finding, Row, above, below, pick, within
 from spar_core.theory.decoders import exact_parts
 from spar_core.theory.drawing import GREY, INK, LINES, panels
 from spar_core.theory.manifolds import manifold
 from spar_core.theory.problem import Problem, states_of
-from spar_core.theory.rules import RULES, Parts, gradient, parts_of, settings_of
+from spar_core.theory.rules import RULES, gradient, settings_of, split
 from spar_core.theory.settings import TheorySettings
 from spar_core.training.networks import Adam
 
@@ -70,8 +71,8 @@ def measure(settings: TheorySettings, piece: tuple[str, str, str]) -> list[Row]:
     p = settings.problem.model_copy(update={"value_tangent": SIDES[side] * settings.problem.value_tangent})
     problem = Problem(manifold(name, p.curvature, p.half, p.separation), p, conflict.horizon, conflict.shift)
     dataset, frozen = problem.dataset(), exact_parts(problem, seeds)
-    parts = parts_of(rule, dataset, frozen, settings_of(rule, settings.training, dataset.n_steps), seeds)
-    fitted, wanted = (_by_state(problem, parts.observations, asked) for asked in parts.asked)
+    parts = split(rule, dataset, frozen, settings_of(rule, settings.training, dataset.n_steps), seeds)
+    fitted, wanted = (_by_state(problem, parts.observations, asked) for asked in parts.wanted)
     names = {"manifold": name, "side": side, "rule": rule}
     rows = [{**names, "way": way, **values} for way, values in _along(problem, frozen, parts, wanted, settings)]
     return [*rows, {**names, "way": "asked", **_asked(problem, frozen, fitted, wanted, seeds)}]
@@ -86,21 +87,21 @@ def _by_state(problem: Problem, observations: Tensor, values: Tensor) -> Tensor:
 
 
 def _along(
-    problem: Problem, frozen: Any, parts: Parts, wanted: Tensor, settings: TheorySettings
+    problem: Problem, frozen: Any, parts: Split, wanted: Tensor, settings: TheorySettings
 ) -> list[tuple[Any, dict[str, list[float]]]]:
     """Train on all data at once, and take the gradients apart where a share of the way is covered first."""
     conflict, seeds = settings.conflict, settings.seed_numbers
     observations = states_of(problem, seeds)
     base = frozen.anchor.act(observations)
-    adam = Adam(conflict.learning_rate, parts.network, decay_steps=conflict.steps)
+    adam = Adam(conflict.learning_rate, parts.rule.network, decay_steps=conflict.steps)
     covered: list[list[tuple[float, ...]]] = [[] for _ in seeds]
     first = None
     for step in range(conflict.steps + 1):
         with torch.no_grad():
-            left = (parts.correction(observations, base) - wanted).flatten(1).norm(dim=1)
+            left = (parts.rule.correction(observations, base) - wanted).flatten(1).norm(dim=1)
         first = left if first is None else first
         if step == conflict.steps or any(len(each) < len(WAY) for each in covered):
-            total, fit = (gradient(parts.network, of).double() for of in (parts.total, parts.fitting))
+            total, fit = (gradient(parts.rule.network, of).double() for of in (parts.total, parts.fitting))
             last = _compare(fit, total - fit)
             for s, values in enumerate(zip(*last.values(), strict=True)):
                 done = 1.0 - float(left[s] / first[s])

@@ -36,7 +36,7 @@ from spar_core.theory.drawing import GREY, INK, MARKS, panels
 from spar_core.theory.latents import clipped_grid
 from spar_core.theory.manifolds import Manifold, manifold
 from spar_core.theory.problem import Problem, states_of
-from spar_core.theory.rules import IMITATION, RULES, one_step, parts_of, settings_of, trained
+from spar_core.theory.rules import RULES, imitates, one_step, settings_of, split, trained
 from spar_core.theory.settings import TheorySettings
 
 # What training that starts on the manifold may be off it by and count as on it: rounding of 32-bit floats.
@@ -68,9 +68,9 @@ def measure(settings: TheorySettings, piece: tuple[str, int]) -> list[Row]:
         training = settings.training
         if wide:
             training = training.model_copy(update={"latent_clip": settings.drift.wide_clip})
-        for rule in ("spar_mlp",) if wide else RULES if decoder == "exact" else IMITATION:
+        for rule in ("spar_mlp",) if wide else RULES if decoder == "exact" else filter(imitates, RULES):
             own = settings_of(rule, training, dataset.n_steps)
-            label = decoder if rule in IMITATION else "none"
+            label = decoder if imitates(rule) else "none"
             rows.append({"manifold": name, "horizon": horizon, "rule": rule, "decoder": label})
             rows[-1] |= _measure(settings, problem, dataset, frozen, rule, own)
     return rows
@@ -80,9 +80,9 @@ def _measure(settings: TheorySettings, problem: Problem, dataset: Dataset, froze
     seeds = settings.seed_numbers
     observations = states_of(problem, seeds)
     base = frozen.anchor.act(observations)
-    parts = parts_of(rule, dataset, frozen, own, seeds)
+    parts = split(rule, dataset, frozen, own, seeds)
     with torch.no_grad():
-        start = base + parts.correction(observations, base)
+        start = base + parts.rule.correction(observations, base)
     moved = one_step(parts, observations, base, settings.drift.step_size)
     at = problem.manifold.project(start.double())
     normal = problem.manifold.normal_part(at, moved.double()).norm(dim=-1)

@@ -31,15 +31,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spar_core.data.device import DeviceData
 from spar_core.improvement.base import clipped_candidates
-from spar_core.improvement.self_imitation import ProjSettings, weighted_targets
+from spar_core.improvement.self_imitation import draw_targets
+from spar_core.improvement.spar_proj import SparProjSettings
 from spar_core.theory.claim import Claim, Finding, Row, above, below, pick
 from spar_core.theory.decoders import exact_parts, learned_parts
 from spar_core.theory.drawing import GREY, INK, LINES, MARKS, panels
 from spar_core.theory.manifolds import manifold
 from spar_core.theory.problem import Problem, states_of
 from spar_core.theory.settings import TheorySettings
+from spar_core.training.context import Context
 
 DECODERS = ("sharp", "smooth", "learned")
 RULES = ("spar_mlp", "spar_proj")
@@ -67,10 +68,10 @@ def measure(settings: TheorySettings, piece: tuple[str, float]) -> list[Row]:
     base = frozen.anchor.act(at)
     rows: list[Row] = []
     for tau in own.taus:
-        rule = ProjSettings(
+        rule = SparProjSettings(
             tau=tau, latent_clip=settings.training.latent_clip, candidates=own.candidates, states=own.states
         )
-        targets = weighted_targets(dataset, DeviceData.of(dataset), frozen, rule, seeds, 0)
+        targets, _ = draw_targets(Context.quiet(dataset, seeds), frozen, rule, 0)
         # What the two rules converge to in a bandit: the mean of their targets over its one state.
         correction = torch.stack([row.mean(0, keepdim=True) for row in targets.correction])
         latent = torch.stack([row.mean(0, keepdim=True) for row in targets.latent])

@@ -37,9 +37,9 @@ from matplotlib.lines import Line2D
 from scipy import stats
 from torch import Tensor
 
-from spar_core.data.device import DeviceData
-from spar_core.improvement.base import clipped_candidates
-from spar_core.improvement.self_imitation import ProjSettings, Targets, weighted_targets
+from spar_core.improvement.base import Frozen, clipped_candidates
+from spar_core.improvement.self_imitation import Targets, draw_targets
+from spar_core.improvement.spar_proj import SparProjSettings
 from spar_core.theory.claim import Claim, Finding, Row, pick, within
 from spar_core.theory.decoders import exact_parts
 from spar_core.theory.drawing import GREY, INK, MARKS, panels
@@ -47,6 +47,7 @@ from spar_core.theory.latents import clipped_variance, tilted_mean
 from spar_core.theory.manifolds import Cap
 from spar_core.theory.problem import Problem
 from spar_core.theory.settings import TheorySettings
+from spar_core.training.context import Context
 
 SURFACES = {"arc": (1, 2), "sphere": (2, 3)}
 # An exponent is as in theory where it is no further off than this.
@@ -63,11 +64,16 @@ def pieces(settings: TheorySettings) -> list[tuple[str, str, float]]:
     return points + [("ratio", "line", tau) for tau in order.taus]
 
 
-def targets_of(problem: Problem, seeds: Sequence[int], own: ProjSettings, **decoder: Any) -> tuple[Targets, Any]:
-    """What the shipped code gives for a problem with an exact decoder, in 64-bit floats, and its frozen parts."""
+def targets_of(
+    problem: Problem, seeds: Sequence[int], own: SparProjSettings, **decoder: Any
+) -> tuple[Targets, np.ndarray, Frozen]:
+    """The targets of the shipped code for a problem with an exact decoder, in 64-bit floats.
+
+    The second value is the spread sigma of each seed [S]; the third holds the frozen parts.
+    """
     frozen = exact_parts(problem, seeds, **decoder)
-    dataset = problem.dataset()
-    return weighted_targets(dataset, DeviceData.of(dataset), frozen, own, seeds, 0), frozen
+    targets, info = draw_targets(Context.quiet(problem.dataset(), seeds), frozen, own, 0)
+    return targets, np.array(info["improvement/value_spread"]), frozen
 
 
 def measure(settings: TheorySettings, piece: tuple[str, str, float]) -> list[Row]:
@@ -81,8 +87,10 @@ def measure(settings: TheorySettings, piece: tuple[str, str, float]) -> list[Row
     dim, ambient = SURFACES[name]
     data = settings.problem.model_copy(update={"data_steps": order.states})
     problem = Problem(Cap(dim, bend, settings.problem.half, ambient), data, dtype=torch.float64)
-    own = ProjSettings(tau=settings.training.tau, latent_clip=clip, candidates=order.candidates, states=order.states)
-    targets, frozen = targets_of(problem, settings.seed_numbers, own)
+    own = SparProjSettings(
+        tau=settings.training.tau, latent_clip=clip, candidates=order.candidates, states=order.states
+    )
+    targets, _, frozen = targets_of(problem, settings.seed_numbers, own)
     t = problem.at(targets.observations[:, :1])
     normal, along = problem.manifold.normal(t), problem.manifold.tangents(t)[..., 0]
     # The target of a network that sees one state: the mean over its rows.
@@ -109,14 +117,13 @@ def _full_rank(settings: TheorySettings, tau: float, ratio: float) -> Row:
     spread = settings.problem.spread
     data = settings.problem.model_copy(update={"data_steps": order.ratio_states})
     problem = Problem(Cap(1, 0.0, settings.problem.half, 2), data, dtype=torch.float64)
-    own = ProjSettings(tau=tau, latent_clip=FULL_CLIP, candidates=order.candidates, states=order.ratio_states)
-    targets, _ = targets_of(problem, settings.seed_numbers, own, latents=2, normal=ratio * spread)
+    own = SparProjSettings(tau=tau, latent_clip=FULL_CLIP, candidates=order.candidates, states=order.ratio_states)
+    targets, sigma, _ = targets_of(problem, settings.seed_numbers, own, latents=2, normal=ratio * spread)
     t = problem.at(targets.observations[:, :1])
     target = torch.stack([row.mean(0, keepdim=True) for row in targets.correction])
     normal = (target * problem.manifold.normal(t)).sum(-1)
     along = (target * problem.manifold.tangents(t)[..., 0]).sum(-1)
     slope = data.value_normal / data.value_tangent
-    sigma = targets.spread.numpy()
     alphas = [(spread * data.value_tangent / (tau * s), ratio * spread * data.value_normal / (tau * s)) for s in sigma]
     closed = [ratio * tilted_mean(a_n, FULL_CLIP) / tilted_mean(a_t, FULL_CLIP) / slope for a_t, a_n in alphas]
     return {
