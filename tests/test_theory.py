@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from spar_core import registry
 from spar_core.artifacts import digest_file
 from spar_core.errors import SparError
 from spar_core.improvement.base import mean_by_state
@@ -28,7 +29,7 @@ from spar_core.theory.decoders import exact_parts, learned_parts
 from spar_core.theory.manifolds import Cap, manifold
 from spar_core.theory.page import findings_table, page
 from spar_core.theory.problem import Problem, states_of
-from spar_core.theory.rules import RULES, gradient, one_step, settings_of, split, trained
+from spar_core.theory.rules import gradient, member, one_step, settings_of, split, trained
 from spar_core.theory.settings import TheorySettings
 from spar_core.training.context import Context
 from stages import theory, theory_page
@@ -39,7 +40,6 @@ SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["th
 SETTINGS = parse(TheorySettings, SHIPPED, "params.yaml, theory")
 REPORTS = ROOT / "reports" / "theory"
 every_claim = pytest.mark.parametrize("name", CLAIMS)
-every_rule = pytest.mark.parametrize("rule", RULES)
 
 
 @cache
@@ -70,6 +70,10 @@ TINY = changed(
     conflict={"steps": 150, "horizon": 1, "learning_rate": 0.01},
     contraction={"draws": 64, "latents": [1, 2], "data_steps": 64, "action_size": 3},
     modes={"states": 64, "separations": [0.4, 0.8], "taus": [0.5, 1.0]},
+)
+# Every registered rule that trains a network, also those that no claim compares.
+every_rule = pytest.mark.parametrize(
+    "rule", [kind for kind in registry.IMPROVEMENTS if "steps" in member(kind).Settings.model_fields]
 )
 
 
