@@ -16,9 +16,9 @@ import yaml
 from spar_core import registry
 from spar_core.artifacts import digest_file
 from spar_core.errors import SparError
-from spar_core.improvement.base import mean_by_state
 from spar_core.improvement.self_imitation import draw_targets
 from spar_core.improvement.spar_proj import SparProjSettings
+from spar_core.improvement.split import mean_by_state
 from spar_core.reporting.figures import figures
 from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.settings import parse

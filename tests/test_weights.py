@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from spar_core.improvement.base import Frozen
+from spar_core.improvement.safeguards import disagreement_about_advantage
 from spar_core.improvement.self_imitation import (
     SelfImitationSettings,
-    disagreement_about_advantage,
     draw_targets,
     weigh,
 )

@@ -35,7 +35,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spar_core.improvement.base import Improvement, Probe
+from spar_core.improvement.base import Improvement
+from spar_core.improvement.split import Probe
 from spar_core.training.networks import Stack
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from spar_core.diagnostics.gradients import compare
 from spar_core.errors import SparError
-from spar_core.improvement.base import Frozen, Improvement, Probe
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.split import Probe
 from spar_core.training.checkpoints import CurveRow
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import Stack

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
-from spar_core.improvement.base import Frozen, Probe
+from spar_core.improvement.base import Frozen
+from spar_core.improvement.split import Probe
 from spar_core.training.networks import CHUNK
 
 # Candidates for each neighbour that is wanted: the nearest are often successive steps of one episode.

@@ -3,15 +3,13 @@
 No rule of SPAR back-propagates a value into a policy: the critic is asked without a gradient, and its answers enter a
 loss only as weights. A comparator that follows the critic's gradient says so with ``takes_value_gradient``.
 
-A rule may be deployed behind a conservative gate, which is an extension of this project. The correction is applied
-where ``Q_c(s, a_b + Delta) >= Q_c(s, a_b)``; elsewhere the anchor acts. The critic then never prefers the anchor to the
-deployed policy. Where the critic is wrong, the gate is wrong too.
+A rule may be deployed behind a gate (:mod:`spar_core.improvement.safeguards`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,6 +18,8 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.critics.base import Critic
+from spar_core.improvement.safeguards import gated, is_gated
+from spar_core.improvement.split import Probe, Split
 from spar_core.residual import ResidualModel
 from spar_core.settings import Settings as BaseSettings
 from spar_core.training.context import Context
@@ -40,45 +40,6 @@ class Frozen:
         """The critic, where there has to be one."""
         assert self.critic is not None
         return self.critic
-
-
-@dataclass
-class Probe:
-    """Logged steps of one seed at which a rule's gradients are looked at.
-
-    Attributes:
-        observations: [1, n, D], standardised.
-        actions: [n, A], logged, in [-1, 1].
-        base: [1, n, A], the anchor's actions.
-        seed: of the rule.
-        drawn: what a rule keeps from one look to the next.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    base: Tensor
-    seed: int
-    drawn: Any = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """A rule before its first step, whose loss is split into fitting the data and following the critic.
-
-    Attributes:
-        rule: the untrained rule.
-        total: computes the rule's loss on all of its data, summed over seeds.
-        fitting: computes the same loss with a critic that prefers no action.
-        wanted: corrections [S, n, A] that minimise ``fitting`` and ``total``, in this order, if every state had a
-            parameter of its own.
-        observations: [S, n, D], the states of ``wanted``.
-    """
-
-    rule: Improvement
-    total: Callable[[], Tensor]
-    fitting: Callable[[], Tensor]
-    wanted: tuple[Tensor, Tensor]
-    observations: Tensor
 
 
 class Improvement(ABC):
@@ -117,7 +78,7 @@ class Improvement(ABC):
     def deployed(self, observations: Tensor, base: Tensor) -> Tensor:
         """The correction [S, B, A] behind the gate, where the settings ask for one."""
         correction = self.correction(observations, base)
-        return gated(self.frozen, observations, base, correction) if is_gated(self.settings) else correction
+        return gated(self.frozen.values, observations, base, correction) if is_gated(self.settings) else correction
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
@@ -152,29 +113,3 @@ class Improvement(ABC):
 def clipped_candidates(frozen: Frozen, observations: Tensor, base: Tensor, latents: Tensor) -> Tensor:
     """Candidate corrections ``clip(a_b + G(s, a_b, z)) - a_b``, [S, n, A]."""
     return (base + frozen.residual.decode(observations, base, latents)).clamp(-1.0, 1.0) - base
-
-
-def is_gated(settings: BaseSettings) -> bool:
-    """Whether a rule's settings put the rule behind the gate."""
-    return bool(getattr(settings, "gate", False))
-
-
-def gated(frozen: Frozen, observations: Tensor, base: Tensor, correction: Tensor) -> Tensor:
-    """The correction [S, B, A] where Q_c does not prefer the anchor's action, and 0 elsewhere."""
-    corrected = frozen.values.q(observations, (base + correction).clamp(-1.0, 1.0))
-    opens = corrected >= frozen.values.q(observations, base)
-    return torch.where(opens.unsqueeze(-1), correction, 0.0)
-
-
-def mean_by_state(observations: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Replace each row of ``values`` [S, n, .] by the (weighted) mean over the rows of the same seed and state.
-
-    States [S, n, D] are told apart by their first coordinate, so this is for synthetic problems.
-    """
-    out = torch.empty_like(values)
-    for s in range(len(values)):
-        for state in observations[s, :, 0].unique():
-            here = observations[s, :, 0] == state
-            w = torch.ones(int(here.sum()), dtype=values.dtype) if weights is None else weights[s, here]
-            out[s, here] = (w.unsqueeze(-1) * values[s, here]).sum(0) / w.sum()
-    return out

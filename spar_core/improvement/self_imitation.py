@@ -15,21 +15,10 @@ With ``weighting: equal`` all candidates weigh the same, and nothing is learned 
 (:mod:`spar_core.improvement.spar_proj`). The candidates and weights need no gradient and are computed once a refresh,
 so no gradient of a value reaches the policy. A refresh draws new states and latents.
 
-**Safeguards** against a wrong critic, all off by default. With the advantage over the anchor
-:math:`A_k = q_k - Q_c(s, a_b)`, the critic's networks :math:`Q_m`, and their disagreement
-:math:`u(s) = \mathrm{mean}_k \, \mathrm{std}_m \big(Q_m(s, a_b + d_k) - Q_m(s, a_b)\big)`,
+Safeguards against a wrong critic may change the weights (:mod:`spar_core.improvement.safeguards`); all are off by
+default.
 
-.. math:: w_k \propto \frac{1 - p}{K} \exp \frac{A_k}{T(s)}, \qquad w_{\text{anchor}} \propto p, \qquad
-   T(s) = \tau \sqrt{\sigma^2 + \eta^2 u(s)^2}
-
-* ``disagreement`` is :math:`\eta`: weights flatten where the networks disagree about the advantage. An offset that the
-  networks give to all actions of a state changes no weight. Errors that all networks share are not seen.
-* ``anchor_weight`` is :math:`p`: the anchor is one more candidate, with correction zero and this prior weight. No
-  latent need decode to zero, so among latents the candidate that moves the action least stands for the anchor.
-* ``gate`` acts at deployment (:mod:`spar_core.improvement.base`).
-
-Source: latent self-imitation in SPAR (arXiv 2605.27877). The formulas are this project's reading, and the safeguards
-are its extensions.
+Source: latent self-imitation in SPAR (arXiv 2605.27877). The formulas are this project's reading.
 """
 
 from __future__ import annotations
@@ -45,9 +34,15 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.critics.base import spread_of
 from spar_core.improvement.actors import Inputs
-from spar_core.improvement.base import Frozen, Improvement, Probe, Split, clipped_candidates
+from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
+from spar_core.improvement.safeguards import (
+    anchor_latent,
+    disagreement_about_advantage,
+    temperature,
+    weigh_with_anchor,
+)
+from spar_core.improvement.split import Probe, Split
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.loop import minimise
@@ -126,9 +121,7 @@ class Candidates:
             anchor_weights = torch.full_like(anchor_weights, self.anchor_prior)
         latent = (weights.unsqueeze(-1) * self.latents).sum(2)
         if self.anchor_prior > 0:
-            least = self.corrections.norm(dim=-1).argmin(dim=-1, keepdim=True).unsqueeze(-1)
-            stand_in = self.latents.gather(2, least.expand(-1, -1, -1, latent.shape[-1])).squeeze(2)
-            latent = latent + anchor_weights.unsqueeze(-1) * stand_in
+            latent = latent + anchor_weights.unsqueeze(-1) * anchor_latent(self.corrections, self.latents)
         return (weights.unsqueeze(-1) * self.corrections).sum(2), latent
 
 
@@ -177,16 +170,6 @@ def draw_candidates(
     return Candidates(corrections, latents, weights, anchor_weights, settings.anchor_weight, spread)
 
 
-def disagreement_about_advantage(members: Tensor, anchor_members: Tensor) -> Tensor:
-    """u [S, n]: standard deviation over the critic's networks of the advantage over the anchor, mean over candidates.
-
-    Args:
-        members: values of each network for the candidates, [S, M, n, K].
-        anchor_members: values of each network for the anchor's action, [S, M, n].
-    """
-    return spread_of(members - anchor_members.unsqueeze(-1)).mean(dim=-1)
-
-
 def weigh(
     values: Tensor, anchor_values: Tensor, doubts: Tensor | None, spread: Tensor, tau: float, anchor_weight: float
 ) -> tuple[Tensor, Tensor]:
@@ -200,17 +183,11 @@ def weigh(
         tau: temperature, in units of sigma.
         anchor_weight: the anchor's prior weight p, 0 where the anchor is no candidate.
     """
-    temperature = tau * spread.view(-1, 1)
-    if doubts is not None:
-        temperature = tau * (spread.view(-1, 1).square() + doubts.square()).sqrt()
-    if anchor_weight == 0.0:
-        weights = torch.softmax(values / temperature.unsqueeze(-1), dim=-1)
-        return weights, weights.new_zeros(weights.shape[:-1])
-    advantages = (values - anchor_values.unsqueeze(-1)) / temperature.unsqueeze(-1)
-    prior = math.log((1.0 - anchor_weight) / values.shape[-1])
-    anchor = torch.full_like(anchor_values, math.log(anchor_weight)).unsqueeze(-1)
-    weights = torch.softmax(torch.cat([advantages + prior, anchor], dim=-1), dim=-1)
-    return weights[..., :-1], weights[..., -1]
+    temperatures = temperature(tau, spread, doubts)
+    if anchor_weight > 0.0:
+        return weigh_with_anchor(values - anchor_values.unsqueeze(-1), temperatures, anchor_weight)
+    weights = torch.softmax(values / temperatures.unsqueeze(-1), dim=-1)
+    return weights, weights.new_zeros(weights.shape[:-1])
 
 
 # --- what is regressed onto, and the regression ---

@@ -34,8 +34,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from spar_core.improvement.actors import new_network, seen
-from spar_core.improvement.base import Frozen, clipped_candidates, mean_by_state
+from spar_core.improvement.base import Frozen, clipped_candidates
 from spar_core.improvement.self_imitation import Centre, SelfImitation, SelfImitationSettings, Targets
+from spar_core.improvement.split import mean_by_state
 from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from spar_core.critics.calibration import values_at
 from spar_core.improvement.actors import Inputs, OwnActor, ResidualActor, correction_norm
-from spar_core.improvement.base import Frozen, Improvement, Probe, Split, mean_by_state
+from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.split import Probe, Split, mean_by_state
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.loop import minimise

@@ -39,7 +39,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from spar_core.errors import SparError
-from spar_core.improvement.base import Split
+from spar_core.improvement.split import Split
 from spar_core.theory.claim import Claim, Finding, Row, above, below, pick, within
 from spar_core.theory.decoders import exact_parts
 from spar_core.theory.drawing import GREY, INK, LINES, panels
