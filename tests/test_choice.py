@@ -177,7 +177,7 @@ def test_evidence_of_a_known_shift_under_a_known_critic():
     quick = FQESettings(warm_start_steps=5, steps=5, batch_size=16, hidden=(8,))
     rules = {"near": Shifted(frozen, 0.1), "far": Shifted(frozen, 0.9), "none": Shifted(frozen, 0.0)}
     anchor = AnchorAlone(frozen, AnchorAlone.Settings())
-    found = gather(dataset, anchor, rules, 100, quick, (0, 1), Reporter((0, 1)), "cpu")
+    found = gather(Context.quiet(dataset, (0, 1)), anchor, rules, 100, quick)
     for name, shift in (("near", 0.1), ("far", 0.9), ("none", 0.0)):
         assert len(found[name]) == 2
         for mine in found[name]:
@@ -193,10 +193,10 @@ def test_evidence_of_a_known_shift_under_a_known_critic():
 def test_trust_is_the_critics_own_calibration_and_unknown_where_it_does_not_say():
     dataset = toy_dataset()
     parts = fit_parts(dataset, SEEDS)
-    trust = trust_in(parts.frozen(SEEDS).critic, dataset, 3, "cpu")
+    trust = trust_in(parts.frozen(SEEDS).critic, Context.quiet(dataset, SEEDS))
     assert [t.gap_best_tenth for t in trust] == pytest.approx(parts.critic.metrics["critic/gap_best_tenth"])
     assert trust[0] != trust[1]
-    unknown = trust_in(KnownCritic(lambda observations, actions: actions[..., 0]), dataset, 2, "cpu")
+    unknown = trust_in(KnownCritic(lambda observations, actions: actions[..., 0]), Context.quiet(dataset, (0, 1)))
     assert all(np.isnan(t.gap_best_tenth) for t in unknown)
 
 

@@ -11,8 +11,8 @@ import torch
 from spar_core.critics.base import reward_scale
 from spar_core.critics.calibration import BEFORE_TERMINATION, calibrate
 from spar_core.critics.iql import IQLCritic, IQLSettings, expectile_loss, td_loss
+from spar_core.critics.stacked import Problem
 from spar_core.critics.warm_start import return_loss
-from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.errors import SparError
 from spar_core.training.context import Context
@@ -66,7 +66,8 @@ def test_td_targets_go_through_truncations_and_stop_at_terminations():
         q_errors += [(0.5 * s + 0.25 * a - backup) ** 2, (0.1 * s - a - backup) ** 2]
         u = min(0.3 * s + 2.0 * a, 0.4 * s + a) - (2.0 * s + 7.0)
         v_errors.append((0.8 if u > 0 else 0.2) * u**2)
-    loss, info = td_loss(critic, target, DeviceData.of(dataset), torch.arange(6).unsqueeze(0), scale, settings)
+    problem = Problem(Context.quiet(dataset, (0,)), settings, scale)
+    loss, info = td_loss(critic, target, problem, torch.arange(6).unsqueeze(0))
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(2 * np.mean(q_errors) + np.mean(v_errors), rel=1e-5)
@@ -80,8 +81,8 @@ def test_td_gradients_reach_q_and_v_but_not_through_the_backup_or_the_target():
     leaves = [critic.networks.leaves["0.weight"], critic.state_value.leaves["0.weight"]]
     for leaf in leaves:
         leaf.requires_grad_()
-    _, info = td_loss(critic, target, DeviceData.of(dataset), torch.arange(6).unsqueeze(0), 1.0, settings)
-    loss, _ = td_loss(critic, target, DeviceData.of(dataset), torch.arange(6).unsqueeze(0), 1.0, settings)
+    problem = Problem(Context.quiet(dataset, (0,)), settings, 1.0)
+    loss, info = td_loss(critic, target, problem, torch.arange(6).unsqueeze(0))
     q_gradient, v_gradient = torch.autograd.grad(loss, leaves)
     assert q_gradient.any() and not info["critic/q_loss"].requires_grad
     # V's gradient is that of the expectile loss alone: sum of -2 w u s over the steps.
@@ -244,7 +245,7 @@ def gaps(dataset, values: np.ndarray, scale: float = 1.0, discount: float = 0.95
     """Calibration of a critic that gives step i the value ``values[i]``."""
     table = torch.as_tensor(values, dtype=torch.float32)
     critic = KnownCritic(lambda observations, actions: table[observations[..., 0].long()])
-    found = calibrate(critic, dataset, DeviceData.of(dataset), discount, scale, 1)
+    found = calibrate(critic, Context.quiet(dataset, (0,)), discount, scale)
     return {name.removeprefix("critic/"): value[0] for name, value in found.items()}
 
 
@@ -296,6 +297,6 @@ def test_without_terminations_that_gap_is_missing_not_zero():
         dataset.observations, dataset.actions, dataset.rewards, dataset.lengths, [False] * 10, dataset.heldout
     )
     critic = KnownCritic(lambda observations, actions: actions.sum(-1))
-    found = calibrate(critic, cut, DeviceData.of(cut), 0.9, 1.0, 1)
+    found = calibrate(critic, Context.quiet(cut, (0,)), 0.9, 1.0)
     assert math.isnan(found["critic/gap_before_termination"][0])
     assert not math.isnan(found["critic/gap_best_tenth"][0])

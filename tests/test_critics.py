@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from spar_core.data.device import DeviceData
 from spar_core.errors import SparError
 from spar_core.members import load_member, parse_variant
 from spar_core.training.context import Context
@@ -143,11 +142,11 @@ def test_the_calibration_on_heldout_episodes_comes_with_it(fitted, kind):
 def test_values_of_logged_actions_in_chunks_are_the_values(fitted, kind):
     from spar_core.critics.calibration import values_at
 
-    data, critic = DeviceData.of(toy_dataset()), restored(fitted, kind)
+    context, critic = Context.quiet(toy_dataset(), SEEDS), restored(fitted, kind)
     steps = torch.arange(20)
-    observations, actions = data.at(steps)
+    observations, actions = context.data.at(steps)
     direct = critic.q(observations.expand(3, -1, -1), actions.expand(3, -1, -1))
-    assert torch.equal(values_at(critic, data, steps, 3), direct)
+    assert torch.equal(values_at(critic, context, steps), direct)
 
 
 @every_critic

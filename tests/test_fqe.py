@@ -181,14 +181,14 @@ def test_no_held_out_step_is_fitted_to(endless):
 
 def test_the_loss_bootstraps_with_the_given_actions_within_the_bounds(endless):
     settings = FQESettings(**TINY)
-    problem = Problem.of(endless, settings, (0,), "cpu")
+    problem = Problem.of(Context.quiet(endless, (0,)), settings)
     critic = PolicyValue.fresh(problem)
     target = critic.networks.copy()
     target.parameters["2.bias"].fill_(1e6)
     steps = torch.as_tensor(endless.train_steps[:5]).unsqueeze(0)
     bounds = value_bounds(problem)
-    nothing = torch.zeros(1, len(endless.actions), 1)
-    loss, info = fqe_loss(critic, target, problem.data, steps, nothing, bounds, problem.scale, GAMMA)
+    critic.follow(torch.zeros(1, len(endless.actions), 1))
+    loss, info = fqe_loss(critic, target, problem, steps, bounds)
     with torch.no_grad():
         inputs = torch.cat([problem.data.observations[problem.data.index[steps]], problem.data.actions[steps]], -1)
         q = critic.networks(inputs).squeeze(-1)

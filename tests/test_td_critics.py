@@ -17,7 +17,6 @@ from spar_core.critics.iql_ensemble import IQLEnsembleCritic, IQLEnsembleSetting
 from spar_core.critics.returns import ReturnsCritic
 from spar_core.critics.sarsa import SARSACritic, SARSASettings, sarsa_loss
 from spar_core.critics.stacked import Problem
-from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
@@ -116,7 +115,8 @@ def test_each_member_bootstraps_from_itself():
             q_errors.append((q - (3.0 * float(dataset.rewards[step]) + 0.9 * after)) ** 2)
             u = follower - slope * s
             v_errors.append((0.7 if u > 0 else 0.3) * u**2)
-    loss, info = ensemble_loss(critic, target, DeviceData.of(dataset), ALL_STEPS, 3.0, critic.settings)
+    problem = Problem(Context.quiet(dataset, (0,)), critic.settings, 3.0)
+    loss, info = ensemble_loss(critic, target, problem, ALL_STEPS)
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(3 * (np.mean(q_errors) + np.mean(v_errors)), rel=1e-5)
@@ -157,7 +157,8 @@ def test_sarsa_targets_take_the_logged_next_action_v_at_a_cut_and_nothing_after_
         q_errors += [(0.5 * s + 0.25 * a - backup) ** 2, (0.1 * s - a - backup) ** 2]
         v_errors.append((follower(s, a) - (2.0 * s + 7.0)) ** 2)
     target = linear([0.3, 2.0], [0.4, 1.0])
-    loss, info = sarsa_loss(critic, target, DeviceData.of(dataset), ALL_STEPS, 3.0, settings)
+    problem = Problem(Context.quiet(dataset, (0,)), settings, 3.0)
+    loss, info = sarsa_loss(critic, target, problem, ALL_STEPS)
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(2 * np.mean(q_errors) + np.mean(v_errors), rel=1e-5)
@@ -167,7 +168,8 @@ def test_a_cut_at_the_very_last_step_of_the_data_bootstraps_from_v():
     dataset = dataset_from(np.arange(3.0)[:, None], np.ones((2, 1)), np.zeros(2), [2], [False], [False])
     settings = SARSASettings(hidden=(), layer_norm=False, discount=0.5)
     critic = SARSACritic(linear([0.0, 0.0], [0.0, 0.0]), linear([0.0], bias=4.0), settings)
-    _, info = sarsa_loss(critic, linear([1.0, 0.0]), DeviceData.of(dataset), torch.tensor([[1]]), 1.0, settings)
+    problem = Problem(Context.quiet(dataset, (0,)), settings, 1.0)
+    _, info = sarsa_loss(critic, linear([1.0, 0.0]), problem, torch.tensor([[1]]))
     assert info["critic/q_loss"].item() == pytest.approx((0.5 * 4.0) ** 2)
 
 
@@ -234,7 +236,7 @@ def test_the_density_stays_finite_at_the_edge_of_the_box():
 
 
 def tiny_problem(member=CQLCritic, seeds=(0, 1), **values) -> Problem:
-    return Problem.of(toy_dataset(), tiny_settings(member, **values), seeds, "cpu")
+    return Problem.of(Context.quiet(toy_dataset(), seeds), tiny_settings(member, **values))
 
 
 def test_the_actor_climbs_the_smallest_q():
@@ -268,7 +270,7 @@ def test_the_temperature_falls_while_the_policy_is_more_random_than_wanted():
 def test_backups_ask_the_target_about_the_actors_actions(entropy):
     dataset = three_ends()
     settings = CQLSettings(hidden=(), layer_norm=False, discount=0.9, backup_entropy=entropy, return_range=1.0)
-    problem = Problem.of(dataset, settings, (0,), "cpu")
+    problem = Problem.of(Context.quiet(dataset, (0,)), settings)
     actor, again = Actor(problem), Actor(problem)
     actor.log_temperature = [math.log(0.5)]
     target = linear([0.3, 2.0], [0.4, 1.0])
@@ -304,7 +306,7 @@ def bandit(actions: np.ndarray, rewards: np.ndarray):
 
 def test_the_integral_is_that_of_the_exponential():
     settings = CQLSettings(hidden=(), layer_norm=False)
-    problem = Problem.of(three_ends(), settings, (0,), "cpu")
+    problem = Problem.of(Context.quiet(three_ends(), (0,)), settings)
     networks, observations = linear([0.5, 1.5], [0.0, -3.0]), torch.tensor([[[0.0], [2.0]]])
     actions, log_densities = mixed_actions(Actor(problem), streams((0,), "uniform"), observations, 20_000)
     # The integral of exp(b + w a) over [-1, 1] is exp(b) 2 sinh(w) / w.

@@ -13,7 +13,7 @@ Source: this project's own; the paper (arXiv 2605.27877) names the automatic cho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class AutoSettings(Settings):
 
 
 class Auto(Improvement):
-    """One of several rules a seed, or none."""
+    """One of several rules for each seed, or none."""
 
     Settings = AutoSettings
 
@@ -99,18 +99,18 @@ class Auto(Improvement):
 
     @classmethod
     def fit(cls, context: Context, frozen: Frozen, settings: AutoSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
+        seeds, report = context.seeds, context.report
         fitted = Fitted()
         rules: dict[str, Improvement] = {}
         for name, (member, of_member) in settings.members().items():
-            inner = Nested(report, name, prefix=name)
-            found = member.fit(Context(dataset, seeds, inner, device), frozen, of_member)
-            rules[name] = member.restore(frozen, of_member, found.tensors, device)
+            inner = replace(context, report=Nested(report, name, prefix=name))
+            found = member.fit(inner, frozen, of_member)
+            rules[name] = member.restore(frozen, of_member, found.tensors, context.device)
             fitted.tensors |= under(name, found.tensors)
         anchor = AnchorAlone(frozen, AnchorAlone.Settings())
-        inner = Nested(report, "evidence", prefix=None)
-        evidence = gather(dataset, anchor, rules, settings.states, settings.fqe, seeds, inner, device)
-        trust = trust_in(frozen.critic, dataset, len(seeds), device)
+        inner = replace(context, report=Nested(report, "evidence", prefix=None))
+        evidence = gather(inner, anchor, rules, settings.states, settings.fqe)
+        trust = trust_in(frozen.values, context)
         of_seed = [{name: rows[row] for name, rows in evidence.items()} for row in range(len(seeds))]
         choices = [decide(*known, settings.decision) for known in zip(trust, of_seed, strict=True)]
         names = [ANCHOR, *settings.names]
@@ -137,7 +137,7 @@ class Auto(Improvement):
         return cls(frozen, settings, rules, chosen)
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
-        """Of each seed the correction of the rule that it chose, behind that rule's gate."""
+        """The correction of the rule that each seed chose, behind the gate of that rule."""
         names = [ANCHOR, *self.settings.names]
         each = {name: rule.deployed(observations, base) for name, rule in self.rules.items()}
         none = base.new_zeros(base.shape)

@@ -20,7 +20,7 @@ the mean over *these logged* states is known, and nothing of how wrong critic an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,15 +29,12 @@ from torch import Tensor
 
 from spar_core.critics.base import Critic, reward_scale, spread_of
 from spar_core.critics.calibration import calibrate
-from spar_core.data.dataset import Dataset
-from spar_core.data.device import DeviceData
 from spar_core.evaluation.estimation import heldout_steps
 from spar_core.evaluation.fqe import ActOfSeeds, Estimates, FQESettings, evaluate_in_turn, in_chunks
 from spar_core.evaluation.support import Support, off_support
 from spar_core.improvement.base import Improvement
 from spar_core.training.context import Context
 from spar_core.training.networks import CHUNK
-from spar_core.training.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -68,49 +65,39 @@ class Trust:
     gap_before_termination: float
 
 
-def trust_in(critic: Critic, dataset: Dataset, seeds: int, device: str) -> list[Trust]:
-    """Calibration of the critic of each seed; NaN where it does not say its discount and its scale of rewards."""
+def trust_in(critic: Critic, context: Context) -> list[Trust]:
+    """Calibration of the critic of each seed; NaN where the critic has no discount or no scale of rewards."""
     settings = getattr(critic, "settings", None)
     if not hasattr(settings, "discount") or not hasattr(settings, "return_range"):
-        return [Trust(float("nan"), float("nan"))] * seeds
-    scale = reward_scale(dataset, settings.return_range)
-    found = calibrate(critic, dataset, DeviceData.of(dataset, device), settings.discount, scale, seeds)
+        return [Trust(float("nan"), float("nan"))] * len(context.seeds)
+    scale = reward_scale(context.dataset, settings.return_range)
+    found = calibrate(critic, context, settings.discount, scale)
     pairs = zip(found["critic/gap_best_tenth"], found["critic/gap_before_termination"], strict=True)
     return [Trust(*pair) for pair in pairs]
 
 
 def gather(
-    dataset: Dataset,
-    anchor: Improvement,
-    candidates: Mapping[str, Improvement],
-    states: int,
-    fqe: FQESettings,
-    seeds: Sequence[int],
-    report: Reporter,
-    device: str,
+    context: Context, anchor: Improvement, candidates: Mapping[str, Improvement], states: int, fqe: FQESettings
 ) -> dict[str, list[Evidence]]:
     """Evidence for each candidate, one entry a seed.
 
     Args:
-        dataset: its held-out episodes are what is measured on; fitted-Q evaluation is fitted to the others.
+        context: candidates are measured on its held-out episodes; fitted-Q evaluation is fitted to the others.
         anchor: the rule that corrects nothing, of the same frozen parts.
         candidates: restored rules of the seeds by name; their frozen parts hold the critic.
         states: held-out states at most.
         fqe: settings of fitted-Q evaluation.
-        seeds: of the policies.
-        report: progress, one unit a step of fitted-Q evaluation and seed.
-        device: where networks run.
 
     Raises:
         SparError: fitted-Q evaluation diverged.
     """
     everyone = {"anchor": anchor, **candidates}
-    acts = [_act(rule, len(seeds)) for rule in everyone.values()]
-    estimates = evaluate_in_turn(Context(dataset, seeds, report, device), acts, fqe)
-    of_anchor = next(estimates)
-    view = _View.of(dataset, anchor, states, len(seeds), device)
+    acts = [_act(rule, len(context.seeds)) for rule in everyone.values()]
+    estimates = evaluate_in_turn(context, acts, fqe)
+    anchor_estimate = next(estimates)
+    view = _View.of(context, anchor, states)
     return {
-        name: view.evidence(rule, estimate, of_anchor)
+        name: view.evidence(rule, estimate, anchor_estimate)
         for (name, rule), estimate in zip(candidates.items(), estimates, strict=True)
     }
 
@@ -122,7 +109,7 @@ def _act(rule: Improvement, seeds: int) -> ActOfSeeds:
 
 @dataclass(frozen=True)
 class _View:
-    """Held-out states [B], and what is known of them before any candidate is."""
+    """Held-out states [B], and what does not depend on a candidate."""
 
     observations: Tensor
     episode: np.ndarray
@@ -132,10 +119,11 @@ class _View:
     anchor_off: list[float]
 
     @classmethod
-    def of(cls, dataset: Dataset, anchor: Improvement, states: int, seeds: int, device: str) -> _View:
+    def of(cls, context: Context, anchor: Improvement, states: int) -> _View:
+        dataset, seeds = context.dataset, len(context.seeds)
         steps = heldout_steps(dataset, states)
         plain = dataset.observations[dataset.observation_index[steps]]
-        observations = torch.as_tensor(plain).to(device)
+        observations = torch.as_tensor(plain).to(context.device)
         base = in_chunks(_act(anchor, seeds), observations)
         similar = Support(dataset).similar(plain)
         yardstick = Support.distance(similar, dataset.actions[steps])
@@ -143,8 +131,8 @@ class _View:
         return cls(observations, dataset.episode[steps], base, similar, yardstick, off)
 
     @torch.no_grad()
-    def evidence(self, rule: Improvement, estimate: Estimates, of_anchor: Estimates) -> list[Evidence]:
-        """Of one candidate."""
+    def evidence(self, rule: Improvement, estimate: Estimates, anchor_estimate: Estimates) -> list[Evidence]:
+        """The evidence for one candidate, one entry a seed."""
         seeds = len(self.base)
         actions = in_chunks(_act(rule, seeds), self.observations)
         gains, doubts = self._critic(rule, actions)
@@ -152,7 +140,7 @@ class _View:
         found = []
         for row in range(seeds):
             gain, error = by_episode(gains[row].cpu().numpy(), self.episode)
-            starts = np.subtract(estimate.at_starts[row], of_anchor.at_starts[row])
+            starts = np.subtract(estimate.at_starts[row], anchor_estimate.at_starts[row])
             fqe_gain, fqe_error = by_episode(starts, np.arange(len(starts)))
             distance = Support.distance(self.similar, actions[row].cpu().numpy())
             found.append(

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
@@ -33,7 +34,9 @@ LOG_DEVIATIONS = (-5.0, 2.0)
 
 
 class ActorCriticSettings(TDSettings):
-    backup_entropy: bool = False
+    """Settings of every critic that is trained beside an actor."""
+
+    backup_entropy: bool = Field(False, description="count the actor's entropy as reward")
 
 
 class Actor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import reduce
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ class Critic(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, context: Context, settings: BaseSettings) -> Fitted:
+    def fit(cls, context: Context, settings: Any) -> Fitted:
         """Fit to the training episodes, once a seed. No policy or anchor is involved."""
 
     @classmethod
     @abstractmethod
-    def restore(cls, settings: BaseSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Critic:
+    def restore(cls, settings: Any, tensors: Mapping[str, Tensor], device: str = "cpu") -> Critic:
         """The frozen critic of the tensors that :meth:`fit` returned."""
 
     @abstractmethod

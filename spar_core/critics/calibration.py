@@ -1,10 +1,9 @@
-"""Does the critic agree with what was observed? A one-sided check on held-out episodes.
+"""Does the critic agree with the observed returns? A one-sided check on held-out episodes.
 
 On the best tenth of the held-out episodes the critic must not lie below the observed returns; shortly before
-terminations it must not lie far above them. An unconverged critic fails both (it is too flat), and every
-rule that trusts it falls over. The check is necessary, not sufficient: a critic fitted to returns passes by
-construction, an expectile rightly exceeds poor behaviour, and neither says how actions rank. It gates trust;
-it does not certify.
+terminations it must not lie far above them. A critic that has not converged is too flat and fails both, and rules that
+trust it produce policies that fall. The check is necessary and not sufficient: a critic fitted to returns passes by
+construction, an expectile rightly exceeds poor behaviour, and neither tells how actions rank.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from spar_core.critics.base import Critic
 from spar_core.data.dataset import Dataset
-from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns, last_observations
+from spar_core.training.context import Context
 from spar_core.training.networks import CHUNK
 from spar_core.training.randomness import stream
 
@@ -28,16 +27,15 @@ BEFORE_TERMINATION = 20
 BEST_SHARE = 0.1
 
 
-def calibrate(
-    critic: Critic, dataset: Dataset, data: DeviceData, discount: float, scale: float, seeds: int
-) -> dict[str, list[float]]:
+def calibrate(critic: Critic, context: Context, discount: float, scale: float) -> dict[str, list[float]]:
     """Mean gaps between Q_c and observed discounted returns on held-out episodes, one value a seed.
 
     Gaps are shares of the standard deviation of the observed returns over all held-out steps, so that 0 is
     agreement, -1 an underestimate by one standard deviation. NaN where there are no such steps.
     """
+    dataset, data, seeds = context.dataset, context.data, len(context.seeds)
     steps = dataset.heldout_steps
-    q = values_at(critic, data, torch.as_tensor(steps).to(data.index.device), seeds)
+    q = values_at(critic, context, torch.as_tensor(steps).to(data.index.device))
     ends = torch.as_tensor(last_observations(dataset)).to(data.index.device)
     tails = critic.v(data.observations[ends].expand(seeds, -1, -1)).cpu().numpy() / scale
     best, late = _best_episodes(dataset)[dataset.episode[steps]], _before_termination(dataset)[steps]
@@ -57,32 +55,36 @@ def calibrate(
     return gaps
 
 
-def uncertainty_levels(critic: Critic, dataset: Dataset, data: DeviceData, seeds: int) -> dict[str, list[float]]:
-    """Mean uncertainty at held-out observations, one value a seed: of the logged actions, and of uniformly drawn
-    ones, which are the same for every seed. Only a critic that doubts the second more can tell data from others."""
+def uncertainty_levels(critic: Critic, context: Context) -> dict[str, list[float]]:
+    """Mean uncertainty at held-out observations, of the logged actions and of uniformly drawn ones, one value a seed.
+
+    The drawn actions are the same for every seed. Only a critic that is less certain about them can tell the data's
+    actions from others.
+    """
+    dataset, data = context.dataset, context.data
     steps = torch.as_tensor(dataset.heldout_steps)
     uniform = torch.rand(len(steps), dataset.action_size, generator=stream(0, "critic/uncertainty_random")) * 2 - 1
     everywhere = torch.zeros_like(data.actions)
     steps = steps.to(everywhere.device)
     everywhere[steps] = uniform.to(everywhere.device)
     levels = {
-        "critic/uncertainty_heldout": _in_chunks(critic.uncertainty, data, steps, data.actions, seeds),
-        "critic/uncertainty_random": _in_chunks(critic.uncertainty, data, steps, everywhere, seeds),
+        "critic/uncertainty_heldout": _in_chunks(critic.uncertainty, context, steps, data.actions),
+        "critic/uncertainty_random": _in_chunks(critic.uncertainty, context, steps, everywhere),
     }
     return {name: [_mean(row.astype(np.float64)) for row in rows.cpu().numpy()] for name, rows in levels.items()}
 
 
-def values_at(critic: Critic, data: DeviceData, steps: Tensor, seeds: int) -> Tensor:
-    """Q_c of logged actions, [S, n], in chunks."""
-    return _in_chunks(critic.q, data, steps, data.actions, seeds)
+def values_at(critic: Critic, context: Context, steps: Tensor) -> Tensor:
+    """Q_c of the logged actions at the steps [n], in chunks, [S, n]."""
+    return _in_chunks(critic.q, context, steps, context.data.actions)
 
 
 @torch.no_grad()
 def _in_chunks(
-    function: Callable[[Tensor, Tensor], Tensor], data: DeviceData, steps: Tensor, actions: Tensor, seeds: int
+    function: Callable[[Tensor, Tensor], Tensor], context: Context, steps: Tensor, actions: Tensor
 ) -> Tensor:
     """``function`` at the observations of the steps [n] and their rows of ``actions`` [N, A], for all seeds: [S, n]."""
-    parts = []
+    data, seeds, parts = context.data, len(context.seeds), []
     for chunk in steps.split(CHUNK):
         observations = data.observations[data.index[chunk]]
         parts.append(function(observations.expand(seeds, -1, -1), actions[chunk].expand(seeds, -1, -1)))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.critics.actor import Actor, ActorCriticSettings, actor_targets, squared_errors
@@ -31,10 +31,11 @@ from spar_core.training.randomness import streams
 
 
 class CQLSettings(ActorCriticSettings):
-    steps: NonNegativeInt = 5000
-    alpha: float = Field(5.0, ge=0)
-    # Uniform actions a state in the estimate of the integral, and as many of the actor's.
-    samples: PositiveInt = 4
+    steps: int = Field(5000, ge=0, description="optimiser steps, each several times as dear as one of iql")
+    alpha: float = Field(5.0, ge=0, description="weight of the penalty")
+    samples: PositiveInt = Field(
+        4, description="uniform actions for each state in the penalty, and as many of the actor's"
+    )
 
 
 class CQLCritic(TDCritic):
@@ -42,8 +43,8 @@ class CQLCritic(TDCritic):
 
     Settings = CQLSettings
     conservatism = "values of actions outside the data pushed down, and the minimum of two networks"
-    # The penalty lowers values on purpose, and backups carry that on. Above it needs no more room: it lifts a logged
-    # action by at most alpha over its backup.
+    # The penalty lowers values on purpose, and backups carry this on. Values above need no more room: the penalty lifts
+    # a logged action by at most alpha over its backup.
     room_below = 10.0
 
     def objective(self, problem: Problem, target: Stack) -> Objective:

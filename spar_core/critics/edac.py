@@ -18,8 +18,10 @@ The conservative value is :math:`Q_c = \min_i Q_i` over all N.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from torch import Tensor
 
 from spar_core.critics.actor import Actor, ActorCriticSettings, actor_targets, squared_errors
@@ -32,9 +34,9 @@ SMALL = 1e-12
 
 
 class EDACSettings(ActorCriticSettings):
-    steps: NonNegativeInt = 5000
-    members: int = Field(5, ge=2)
-    eta: float = Field(1.0, ge=0)
+    steps: int = Field(5000, ge=0, description="optimiser steps, each several times as dear as one of iql")
+    members: int = Field(5, ge=2, description="networks")
+    eta: float = Field(1.0, ge=0, description="weight of the diversity of their gradients")
 
 
 class EDACCritic(TDCritic):
@@ -43,12 +45,13 @@ class EDACCritic(TDCritic):
     Settings = EDACSettings
     conservatism = "minimum of several networks with diverse gradients"
     stack_name = "members"
-    # The minimum over networks that disagree on purpose lowers values, and backups carry that on.
+    # The minimum over networks that disagree on purpose lowers values, and backups carry this on.
     room_below = 10.0
 
     @classmethod
-    def counts(cls, settings: EDACSettings) -> tuple[int, int]:
-        return settings.members, 1
+    def counts(cls, settings: Any) -> tuple[int, int]:
+        members: int = settings.members
+        return members, 1
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
         actor = Actor(problem)
@@ -93,7 +96,7 @@ def gradient_similarity(gradients: Tensor) -> Tensor:
 
 
 def _similarity(gradients: Tensor) -> Tensor:
-    """That of one seed, [N, B, A]: the square of a sum of unit vectors holds every pair's product."""
+    """Mean cosine of one seed's gradients [N, B, A]: the square of a sum of unit vectors holds every pair's product."""
     n = len(gradients)
     unit = gradients / (gradients.square().sum(-1, keepdim=True) + SMALL).sqrt()
     pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic, TDSettings
-from spar_core.data.device import DeviceData
 from spar_core.training.networks import Stack, per_seed_mean
 
 
 class IQLSettings(TDSettings):
-    expectile: float = Field(0.7, gt=0, lt=1)
+    expectile: float = Field(
+        0.7, gt=0, lt=1, description="0.5 is the mean of the data's actions, towards 1 the best of them"
+    )
 
 
 def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
@@ -41,17 +42,16 @@ class IQLCritic(TDCritic):
     Settings = IQLSettings
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return Objective(lambda steps: td_loss(self, target, problem.data, steps, problem.scale, self.settings))
+        return Objective(lambda steps: td_loss(self, target, problem, steps))
 
 
-def td_loss(
-    critic: IQLCritic, target: Stack, data: DeviceData, steps: Tensor, scale: float, settings: IQLSettings
-) -> tuple[Tensor, dict[str, Tensor]]:
+def td_loss(critic: IQLCritic, target: Stack, problem: Problem, steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Eqs. 5 and 6 on the steps [S, B]: bootstrapping goes through truncations and stops at terminations."""
+    data, settings = problem.data, problem.settings
     observations, actions = data.at(steps)
     with torch.no_grad():
         next_value = critic.v(data.observations[data.index[steps] + 1])
-        backup = scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
+        backup = problem.scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
         follower = q_values(target, observations, actions).min(dim=1).values
     q = q_values(critic.networks, observations, actions)
     v = v_values(critic.state_value, observations).squeeze(1)

@@ -17,6 +17,8 @@ with nothing subtracted: where members disagree, Q_c - V is low for every action
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -25,14 +27,12 @@ from spar_core.critics.base import mean_of, spread_of
 from spar_core.critics.iql import IQLSettings, expectile_loss
 from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic
-from spar_core.data.device import DeviceData
 from spar_core.training.networks import Stack, per_seed_mean
 
 
 class IQLEnsembleSettings(IQLSettings):
-    members: PositiveInt = 5
-    # Standard deviations that Q_c lies below the mean.
-    kappa: float = Field(1.0, ge=0)
+    members: PositiveInt = Field(5, description="networks of Q, each with a network of V")
+    kappa: float = Field(1.0, ge=0, description="standard deviations that Q_c lies below the mean")
 
 
 class IQLEnsembleCritic(TDCritic):
@@ -43,30 +43,26 @@ class IQLEnsembleCritic(TDCritic):
     stack_name = "members"
 
     @classmethod
-    def counts(cls, settings: IQLEnsembleSettings) -> tuple[int, int]:
+    def counts(cls, settings: Any) -> tuple[int, int]:
         return settings.members, settings.members
 
     def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        values = q_values(self.networks, observations, actions)
-        return mean_of(values) - self.settings.kappa * spread_of(values)
+        values, kappa = q_values(self.networks, observations, actions), float(self.settings.kappa)
+        return mean_of(values) - kappa * spread_of(values)
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return Objective(lambda steps: ensemble_loss(self, target, problem.data, steps, problem.scale, self.settings))
+        return Objective(lambda steps: ensemble_loss(self, target, problem, steps))
 
 
 def ensemble_loss(
-    critic: IQLEnsembleCritic,
-    target: Stack,
-    data: DeviceData,
-    steps: Tensor,
-    scale: float,
-    settings: IQLEnsembleSettings,
+    critic: IQLEnsembleCritic, target: Stack, problem: Problem, steps: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses of all members at the steps [S, B], each with its own backup."""
+    data, settings = problem.data, problem.settings
     observations, actions = data.at(steps)
     with torch.no_grad():
         next_values = v_values(critic.state_value, data.observations[data.index[steps] + 1])
-        reward, alive = scale * data.rewards[steps].unsqueeze(1), data.alive[steps].unsqueeze(1)
+        reward, alive = problem.scale * data.rewards[steps].unsqueeze(1), data.alive[steps].unsqueeze(1)
         backups = reward + settings.discount * alive * next_values
         followers = q_values(target, observations, actions)
     q = q_values(critic.networks, observations, actions)
@@ -80,4 +76,5 @@ def ensemble_loss(
         "critic/v_mean": per_seed_mean(v.detach()),
         "critic/spread": per_seed_mean(spread_of(q.detach())),
     }
-    return settings.members * (q_loss + v_loss).sum(), info
+    members: int = settings.members
+    return members * (q_loss + v_loss).sum(), info

@@ -15,15 +15,16 @@ The conservative value is :math:`Q_c = \min_i Q_i` of twins.
 
 from __future__ import annotations
 
+from typing import Any
+
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.networks import Adam
 
 
 class ReturnsSettings(StackedSettings):
-    pass
+    """The settings of every critic that is made of networks."""
 
 
 class ReturnsCritic(StackedCritic):
@@ -33,10 +34,8 @@ class ReturnsCritic(StackedCritic):
     conservatism = "minimum of two networks, of observed returns"
 
     @classmethod
-    def fit(cls, context: Context, settings: ReturnsSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-        problem = Problem.of(dataset, settings, seeds, device)
+    def fit(cls, context: Context, settings: Any) -> Fitted:
+        problem = Problem.of(context, settings)
         critic = cls.fresh(problem)
-        adam = Adam(settings.learning_rate, critic.networks, critic.state_value)
-        warm_start(critic, problem, settings.steps, adam, report)
-        return critic.finish(problem, report)
+        warm_start(critic, problem, settings.steps, settings.adam(critic.networks, critic.state_value))
+        return critic.finish(problem)

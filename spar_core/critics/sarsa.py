@@ -1,4 +1,4 @@
-r"""One step of policy improvement starts here: the value of the behaviour itself, by SARSA.
+r"""SARSA: the value of the behaviour itself, on which one step of policy improvement builds.
 
 With twin networks :math:`Q_i`, their slowly following copies :math:`\bar Q_i`, the logged next action
 :math:`a'`, and :math:`V`:
@@ -8,7 +8,7 @@ With twin networks :math:`Q_i`, their slowly following copies :math:`\bar Q_i`, 
    L_V &= \mathbb{E} \big( \min_i \bar Q_i(s, a) - V(s) \big)^2
 
 At the last step of a truncated episode no next action was logged, and :math:`V(s')` stands in for
-:math:`\min_j \bar Q_j(s', a')`. No action outside the data is ever asked for.
+:math:`\min_j \bar Q_j(s', a')`. No action outside the data is valued.
 
 Source: Brandfonbrener et al. 2021 ("Offline RL without off-policy evaluation", arXiv 2106.08909:
 estimate :math:`Q^\beta`, then improve once). Deviations: twins where the paper has one network, V, which AWR and the
@@ -24,12 +24,11 @@ from torch import Tensor
 
 from spar_core.critics.stacked import Problem, q_values, v_values
 from spar_core.critics.td import Objective, TDCritic, TDSettings
-from spar_core.data.device import DeviceData
 from spar_core.training.networks import Stack, per_seed_mean
 
 
 class SARSASettings(TDSettings):
-    pass
+    """The settings of every temporal-difference critic."""
 
 
 class SARSACritic(TDCritic):
@@ -39,22 +38,21 @@ class SARSACritic(TDCritic):
     conservatism = "minimum of two networks, of the behaviour's own value"
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return Objective(lambda steps: sarsa_loss(self, target, problem.data, steps, problem.scale, self.settings))
+        return Objective(lambda steps: sarsa_loss(self, target, problem, steps))
 
 
-def sarsa_loss(
-    critic: SARSACritic, target: Stack, data: DeviceData, steps: Tensor, scale: float, settings: SARSASettings
-) -> tuple[Tensor, dict[str, Tensor]]:
+def sarsa_loss(critic: SARSACritic, target: Stack, problem: Problem, steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared errors at the steps [S, B]: bootstrapping from the logged next action, or from V at a cut."""
+    data, settings = problem.data, problem.settings
     observations, actions = data.at(steps)
     with torch.no_grad():
-        # The step after the last one of all is itself, as good as any other that is not used.
+        # The last step of the dataset has no step after it; its value here is not used.
         following = (steps + 1).clamp(max=len(data.actions) - 1)
         logged = (data.episode[following] == data.episode[steps]) & (following > steps)
         next_observations = data.observations[data.index[steps] + 1]
         next_q = q_values(target, next_observations, data.actions[following]).min(dim=1).values
         next_value = torch.where(logged, next_q, critic.v(next_observations))
-        backup = scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
+        backup = problem.scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
         follower = q_values(target, observations, actions).min(dim=1).values
     q = q_values(critic.networks, observations, actions)
     v = v_values(critic.state_value, observations).squeeze(1)

@@ -1,13 +1,13 @@
-"""A critic made of Q networks and V networks: its values, its tensors, and what fitting one needs."""
+"""A critic made of Q networks and V networks: its values, its tensors, and the problem that it is fitted to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from spar_core.critics.base import Critic, mean_of, reward_scale, spread_of
@@ -15,58 +15,67 @@ from spar_core.critics.calibration import calibrate, uncertainty_levels
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.settings import Settings
+from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.optimiser import OptimiserSettings
 from spar_core.training.randomness import streams
-from spar_core.training.reporter import Reporter
 
 
-class StackedSettings(Settings):
-    """What every critic of networks asks for."""
+class StackedSettings(OptimiserSettings):
+    """Settings of every critic that is made of networks."""
 
-    steps: NonNegativeInt = 10_000
-    batch_size: PositiveInt = 256
-    learning_rate: float = Field(3e-4, gt=0)
-    hidden: tuple[PositiveInt, ...] = (256, 256)
-    layer_norm: bool = True
-    discount: float = Field(0.99, ge=0, lt=1)
-    return_range: float = Field(1000.0, gt=0)
+    steps: int = Field(10_000, ge=0, description="optimiser steps")
+    learning_rate: float = Field(3e-4, gt=0, description="learning rate of Adam")
+    layer_norm: bool = Field(True, description="layer norm before each activation")
+    discount: float = Field(0.99, ge=0, lt=1, description="gamma, per environment step")
+    return_range: float = Field(1000.0, gt=0, description="rewards are scaled so that episode returns span this much")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a critic is fitted to: the data, rewards times ``scale``, for S seeds."""
+    """What a critic is fitted to: a context whose rewards are multiplied by ``scale``."""
 
-    dataset: Dataset
-    data: DeviceData
+    context: Context
+    settings: Any
     scale: float
-    settings: StackedSettings
-    seeds: Sequence[int]
 
     @classmethod
-    def of(cls, dataset: Dataset, settings: StackedSettings, seeds: Sequence[int], device: str) -> Problem:
-        scale = reward_scale(dataset, settings.return_range)
-        return cls(dataset, DeviceData.of(dataset, device), scale, settings, seeds)
+    def of(cls, context: Context, settings: StackedSettings) -> Problem:
+        """The problem of a context, with the scale that the settings ask for."""
+        return cls(context, settings, reward_scale(context.dataset, settings.return_range))
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.context.dataset
+
+    @property
+    def data(self) -> DeviceData:
+        return self.context.data
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        return self.context.seeds
 
     @property
     def device(self) -> str:
-        return str(self.data.observations.device)
+        return self.context.device
 
 
 class StackedCritic(Critic):
-    """Q networks and V networks of S seeds, side by side; by default twin Q, one V, and Q_c the smaller Q."""
+    """Q networks and V networks of S seeds. By default a seed has twin Q and one V; Q_c is the smaller Q."""
 
-    Settings = StackedSettings
+    Settings: ClassVar[type[Settings]] = StackedSettings
     conservatism = "minimum of two networks"
-    # What the Q networks are called in saved tensors.
+    # Name of the Q networks in saved tensors.
     stack_name: ClassVar[str] = "twins"
 
-    def __init__(self, networks: Stack, state_value: Stack, settings: StackedSettings) -> None:
+    def __init__(self, networks: Stack, state_value: Stack, settings: Any) -> None:
         self.networks, self.state_value, self.settings = networks, state_value, settings
 
     @classmethod
-    def counts(cls, settings: StackedSettings) -> tuple[int, int]:
-        """How many Q networks and how many V networks a seed has."""
+    def counts(cls, settings: Any) -> tuple[int, int]:
+        """Numbers of Q networks and of V networks of a seed."""
         return 2, 1
 
     # --- values ---
@@ -99,17 +108,17 @@ class StackedCritic(Critic):
         state_value.initialise(streams(seeds, "critic/state_value"))
         return cls(networks, state_value, settings)
 
-    def finish(self, problem: Problem, report: Reporter) -> Fitted:
+    def finish(self, problem: Problem) -> Fitted:
         """Tensors and final metrics."""
-        dataset, data, n = problem.dataset, problem.data, len(problem.seeds)
-        metrics = calibrate(self, dataset, data, problem.settings.discount, problem.scale, n)
-        metrics.update(uncertainty_levels(self, dataset, data, n))
+        n = len(problem.seeds)
+        metrics = calibrate(self, problem.context, problem.settings.discount, problem.scale)
+        metrics.update(uncertainty_levels(self, problem.context))
         metrics["critic/reward_scale"] = [problem.scale] * n
         tensors = {**self.networks.state(self.stack_name, n), **self.state_value.state("state_value", n)}
-        return Fitted(tensors, metrics, report.rows)
+        return Fitted(tensors, metrics, problem.context.report.rows)
 
     @classmethod
-    def restore(cls, settings: StackedSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
+    def restore(cls, settings: Any, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
         def stack(name: str) -> Stack:
             inputs = tensors[f"{name}.0.weight"].shape[-2]
             return Stack.restore(MLPShape(inputs, settings.hidden, 1, settings.layer_norm), tensors, name, device)

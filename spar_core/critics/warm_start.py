@@ -1,11 +1,13 @@
 """Regression of Q and V on observed discounted returns.
 
-The warm start of every temporal-difference critic, and the whole of the critic ``returns``. It is this project's
-addition: temporal differences alone take several times as many steps to learn that a fall is near, and a critic
-that has not learnt it yet ruins a good anchor.
+This is the warm start of every temporal-difference critic, and the whole of the critic ``returns``. It is this
+project's
+addition: temporal differences alone take several times as many steps to learn that a fall is near, and a critic that
+    has
+not learnt that yet ruins a good anchor.
 
-Half of the steps see nearly whole returns only, those of steps far from a cut; the other half sees all steps,
-with truncated tails continued by V as it stands then (where a seed has several V networks, by their mean).
+The first half of the steps regresses on nearly whole returns, those of steps far from a cut. The second half takes all
+steps, and continues truncated returns by V as it stands at that time (by the mean V where a seed has several).
 """
 
 from __future__ import annotations
@@ -17,49 +19,53 @@ from torch import Tensor
 from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
 from spar_core.data.returns import discounted_returns, far_from_cut, last_observations
 from spar_core.errors import SparError
-from spar_core.training.loop import Update, resumable
+from spar_core.training.loop import Info, minimise
 from spar_core.training.networks import Adam, per_seed_mean
 from spar_core.training.randomness import Minibatches
-from spar_core.training.reporter import Reporter, is_curve_point
 
 
-def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam, report: Reporter) -> None:
-    """Regress all Q and V networks on returns: nearly whole ones first, then all, tails continued by V."""
-    dataset, data, seeds, discount = problem.dataset, problem.data, problem.seeds, problem.settings.discount
-    train = dataset.train_steps
-    whole = train[far_from_cut(dataset, discount)[train]]
-    ends = torch.as_tensor(last_observations(dataset)).to(data.observations.device)
-    rows = torch.arange(len(seeds), device=data.observations.device).unsqueeze(1)
+def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam) -> None:
+    """Regress all Q and V networks on returns: nearly whole ones first, then all, continued by V.
+
+    Raises:
+        SparError: the fit diverged.
+    """
+    context, settings, data = problem.context, problem.settings, problem.data
+    train = problem.dataset.train_steps
+    whole = train[far_from_cut(problem.dataset, settings.discount)[train]]
     largest = beyond_rewards(problem)
-    before = 0
-    for phase, phase_steps in enumerate((steps // 2, steps - steps // 2)):
-        tails: list[np.ndarray | None] = [None] * len(seeds)
+
+    def curve(step: int, info: Info) -> Info:
+        error = max(value.max().sqrt().item() for value in info.values())
+        what = f"its error to observed returns is {error:.3g} at warm-start step {step}"
+        stop_if(not error < largest, what, "lower its learning_rate")
+        return info
+
+    half = steps // 2
+    for phase, (before, phase_steps) in enumerate(((0, half), (half, steps - half))):
         choices = whole if phase == 0 and len(whole) else train
-        if phase == 1:
-            values = critic.v(data.observations[ends].expand(len(seeds), -1, -1))
-            tails = [row.cpu().numpy() / problem.scale for row in values]
-        targets = torch.stack(
-            [torch.as_tensor(discounted_returns(dataset, discount, tail)) * problem.scale for tail in tails]
-        ).to(rows.device)
-        batches = Minibatches(
-            choices, seeds, problem.settings.batch_size, f"critic/warm_start/{phase}", str(rows.device)
-        )
+        targets = scaled_returns(critic if phase == 1 else None, problem)
 
-        def update(picked: Tensor, targets: Tensor = targets) -> dict[str, Tensor]:
-            loss, info = return_loss(critic, *data.at(picked), targets[rows, picked])
-            adam.step(loss)
-            return info
+        def loss(picked: Tensor, targets: Tensor = targets) -> tuple[Tensor, Info]:
+            return return_loss(critic, *data.at(picked), targets[context.rows, picked])
 
-        run = Update(update, adam, str(rows.device), phase_steps)
-        for step in resumable(report, f"warm_start-{phase}", phase_steps, adam=adam, batches=batches):
-            done = before + step
-            info = run(batches.next())
-            if is_curve_point(done, steps):
-                error = max(value.max().sqrt().item() for value in info.values())
-                what = f"its error to observed returns is {error:.3g} at warm-start step {done}"
-                stop_if(not error < largest, what, "lower its learning_rate")
-                report.log(done, info)
-        before += phase_steps
+        purpose = f"critic/warm_start/{phase}"
+        draws = {"batches": Minibatches(choices, context.seeds, settings.batch_size, purpose, context.device)}
+        name = f"warm_start-{phase}"
+        minimise(loss, context, adam, draws, name=name, steps=phase_steps, before=before, total=steps, curve=curve)
+
+
+def scaled_returns(critic: StackedCritic | None, problem: Problem) -> Tensor:
+    """Scaled discounted returns [S, N] of all steps. A critic's V continues truncated episodes; without one, 0 does."""
+    dataset, data, n = problem.dataset, problem.data, len(problem.seeds)
+    tails: list[np.ndarray | None] = [None] * n
+    if critic is not None:
+        ends = torch.as_tensor(last_observations(dataset)).to(data.observations.device)
+        values = critic.v(data.observations[ends].expand(n, -1, -1))
+        tails = [row.cpu().numpy() / problem.scale for row in values]
+    discount = problem.settings.discount
+    rows = [torch.as_tensor(discounted_returns(dataset, discount, tail)) * problem.scale for tail in tails]
+    return torch.stack(rows).to(data.observations.device)
 
 
 def return_loss(
@@ -75,12 +81,16 @@ def return_loss(
 
 
 def beyond_rewards(problem: Problem) -> float:
-    """10 times what a discounted sum of scaled rewards can be: no estimate any more."""
+    """A bound on estimates: 10 times the largest discounted sum of scaled rewards."""
     largest = float(np.abs(problem.dataset.rewards).max())
-    return 10 * problem.scale * largest / (1 - problem.settings.discount) + 1.0
+    return 10.0 * problem.scale * largest / (1 - problem.settings.discount) + 1.0
 
 
 def stop_if(diverged: bool, what: str, hint: str) -> None:
-    """End a fit that has diverged."""
+    """End a fit that has diverged.
+
+    Raises:
+        SparError: ``diverged`` is true.
+    """
     if diverged:
         raise SparError(f"the critic diverged: {what}, beyond what rewards allow", hint)

@@ -23,23 +23,22 @@ and of Q's initial weights, not that of the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedSettings, q_values
 from spar_core.critics.td import Objective, TDCritic, TDSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.data.dataset import Dataset
-from spar_core.data.device import DeviceData
 from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
 from spar_core.training.context import Context
-from spar_core.training.networks import CHUNK, Adam, Stack, per_seed_mean
-from spar_core.training.reporter import Nested, Reporter
+from spar_core.training.networks import CHUNK, Stack, per_seed_mean
+from spar_core.training.reporter import Nested
 
 # Standardised observations [B, D] to actions [B, A] in [-1, 1], of one seed's policy.
 Act = Callable[[Tensor], Tensor]
@@ -50,15 +49,14 @@ ActOfSeeds = Callable[[Tensor], Tensor]
 class FQESettings(TDSettings):
     """The part ``fqe`` of the ``estimation`` section of ``params.yaml``."""
 
-    warm_start_steps: NonNegativeInt = 5000
-    # Half the critics' width, a quarter of the time: an estimate a policy is asked for, of every rule of a study.
-    hidden: tuple[PositiveInt, ...] = (128, 128)
+    # Half the critics' width takes a quarter of the time, and a study estimates every rule.
+    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="width of each hidden layer")
     # An error of the copy falls by the factor exp(-(1 - discount) * target_rate * steps), here e^-5. The critics' rate
     # of 0.005 would leave most of the behaviour's value in it after as many steps.
-    target_rate: float = Field(0.05, gt=0, le=1)
-    # Far below the critics' 1000: a value of some thousand is out of reach of a network that starts near zero and
-    # moves by the learning rate, and what is missing would look like a worse policy.
-    return_range: float = Field(10.0, gt=0)
+    target_rate: float = Field(0.05, gt=0, le=1, description="how fast the target network follows, per step")
+    # Far below the critics' 1000. A network that starts near zero and moves by the learning rate does not reach values
+    # of some thousand, and the missing part would look like a worse policy.
+    return_range: float = Field(10.0, gt=0, description="rewards are scaled so that episode returns span this much")
 
 
 @dataclass(frozen=True)
@@ -93,29 +91,26 @@ class PolicyValue(TDCritic):
         bounds = value_bounds(problem)
 
         def loss(steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return fqe_loss(
-                self, target, problem.data, steps, self.next_actions, bounds, problem.scale, problem.settings.discount
-            )
+            return fqe_loss(self, target, problem, steps, bounds)
 
         return Objective(loss)
 
-    def warm(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
-        """Regression on observed returns, which knows no policy yet: one serves all policies of a seed."""
+    def warm(self, problem: Problem) -> None:
+        """Regress on observed returns. The regression knows no policy yet, so one serves all policies of a seed."""
         self._start_at(problem.scale * _mean_value(problem))
-        adam = Adam(settings.learning_rate, self.networks, self.state_value)
-        warm_start(self, problem, settings.warm_start_steps, adam, report)
+        adam = self.settings.adam(self.networks, self.state_value)
+        warm_start(self, problem, self.settings.warm_start_steps, adam)
 
     def copy(self) -> PolicyValue:
-        """The same networks, to go another way with."""
+        """A copy of the networks."""
         return PolicyValue(self.networks.copy(), self.state_value.copy(), self.settings)
 
-    def learn(self, problem: Problem, settings: FQESettings, report: Reporter) -> None:
-        """Temporal differences with the policy's actions."""
-        self._learn(problem, settings, Adam(settings.learning_rate, self.networks), report)
-
     def _start_at(self, value: float) -> None:
-        """Add a scaled value to what every network says at first: rewards that are all far from zero put the values
-        far from it too, and the steps are for the differences."""
+        """Add a scaled value to the first answers of every network.
+
+        Rewards that are all far from zero give values far from zero, and the optimiser's steps are needed for the
+        differences between values.
+        """
         for stack in (self.networks, self.state_value):
             stack.parameters[f"{len(stack.shape.hidden)}.bias"] += value
 
@@ -128,23 +123,17 @@ def _mean_value(problem: Problem) -> float:
 
 
 def fqe_loss(
-    critic: PolicyValue,
-    target: Stack,
-    data: DeviceData,
-    steps: Tensor,
-    next_actions: Tensor,
-    bounds: tuple[float, float],
-    scale: float,
-    discount: float,
+    critic: PolicyValue, target: Stack, problem: Problem, steps: Tensor, bounds: tuple[float, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error at the steps [S, B], with the policy's ``next_actions`` [S, N, A] and scaled ``bounds``."""
+    """Squared error at the steps [S, B], with the policy's next actions and scaled ``bounds``."""
+    data, next_actions = problem.data, critic.next_actions
     observations, actions = data.at(steps)
     with torch.no_grad():
         rows = torch.arange(len(steps), device=steps.device).unsqueeze(1)
         following = q_values(target, data.observations[data.index[steps] + 1], next_actions[rows, steps]).squeeze(1)
         bounded = following.clamp(*bounds)
         alive = data.alive[steps]
-        backup = scale * data.rewards[steps] + discount * alive * bounded
+        backup = problem.scale * data.rewards[steps] + problem.settings.discount * alive * bounded
     q = q_values(critic.networks, observations, actions).squeeze(1)
     error = per_seed_mean((q - backup).square())
     info = {
@@ -183,27 +172,27 @@ def evaluate_policies(context: Context, acts: Sequence[Act], settings: FQESettin
 
 
 def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings: FQESettings) -> Iterator[Estimates]:
-    """The same for several policies of the same seeds, one after the other, with one warm start for all of them.
+    """Estimate several policies of the same seeds, one after the other, with one warm start for all of them.
 
-    A policy's estimate does not depend on those before it: each goes on from the warm start, with the same
-    minibatches, so that differences between policies of a seed are paired. Arguments and errors are those of
+    Each policy's fit goes on from the warm start with the same minibatches. So an estimate does not depend on the
+    policies before it, and differences between policies of a seed are paired. Arguments and errors are those of
     :func:`evaluate_policies`.
     """
-    dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-    problem = Problem.of(dataset, settings, seeds, device)
-    starts = start_observations(dataset, device)
+    dataset = context.dataset
+    problem = Problem.of(context, settings)
+    starts = start_observations(dataset, context.device)
     warmed = PolicyValue.fresh(problem)
-    warmed.warm(problem, settings, report)
+    warmed.warm(problem)
     for number, act in enumerate(policies):
         first_actions = in_chunks(act, starts)
         critic = warmed.copy()
         critic.follow(_next_actions(act, dataset, problem))
-        of_policy = Nested(report, f"policy-{number}")
-        critic.learn(problem, settings, of_policy)
+        inner = Nested(context.report, f"policy-{number}")
+        critic.learn(replace(problem, context=replace(context, report=inner)), settings.adam(critic.networks))
         with torch.no_grad():
-            q = q_values(critic.networks, starts.expand(len(seeds), -1, -1), first_actions).squeeze(1)
+            q = q_values(critic.networks, starts.expand(len(context.seeds), -1, -1), first_actions).squeeze(1)
         values = (per_seed_mean(q) / problem.scale).tolist()
-        yield Estimates(values, of_policy.last("fqe/clipped_share", 0.0), (q / problem.scale).tolist())
+        yield Estimates(values, inner.last("fqe/clipped_share", 0.0), (q / problem.scale).tolist())
 
 
 def start_observations(dataset: Dataset, device: str = "cpu") -> Tensor:

@@ -135,7 +135,7 @@ class ValueGradient(Improvement):
 def logged_values(context: Context, frozen: Frozen) -> Tensor:
     """Q_c of all logged actions, [S, N]."""
     steps = torch.arange(len(context.data.actions), device=context.device)
-    return values_at(frozen.values, context.data, steps, len(context.seeds))
+    return values_at(frozen.values, context, steps)
 
 
 def form(settings: ValueGradientSettings) -> type[ResidualActor]:
