@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from spar_core.settings import Settings
 
 
 class Round(Settings):
-    """The policy of the rule ``improvement`` with ``critic`` on the anchor ``of`` is distilled into ``anchor``."""
+    """One round: a policy is distilled into the next anchor."""
 
-    anchor: str
-    of: str
-    critic: str
-    improvement: str
+    anchor: str = Field(description="name of the anchor that the policy is distilled into")
+    of: str = Field(description="name of the anchor that the policy corrects")
+    critic: str = Field(description="name of the critic that the policy was fitted with")
+    improvement: str = Field(description="name of the rule that made the policy")
 
 
 def chains(rounds: Sequence[Round]) -> list[tuple[Round, ...]]:
-    """The rounds that lead to each anchor that no later round starts from, in order."""
+    """For each anchor that no later round starts from, the rounds that lead to it, in order."""
     made = {here.anchor: here for here in rounds}
     starts = {here.of for here in rounds}
     found = []
