@@ -10,12 +10,12 @@ from spar_core.settings import Settings
 
 
 class Round(Settings):
-    """One round: a policy is distilled into the next anchor."""
+    """The policy of the rule ``improvement`` with ``critic`` on the anchor ``of`` is distilled into ``anchor``."""
 
-    anchor: str = Field(description="name of the anchor that the policy is distilled into")
-    of: str = Field(description="name of the anchor that the policy corrects")
-    critic: str = Field(description="name of the critic that the policy was fitted with")
-    improvement: str = Field(description="name of the rule that made the policy")
+    anchor: str = Field(description="variant that the round makes")
+    of: str = Field(description="anchor whose policy is distilled, of the study or of an earlier round")
+    critic: str = Field(description="critic of that policy, and of the new anchor's cells")
+    improvement: str = Field(description="rule of that policy")
 
 
 def chains(rounds: Sequence[Round]) -> list[tuple[Round, ...]]:
