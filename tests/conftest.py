@@ -45,3 +45,16 @@ def data():
 def pair(data) -> Parts:
     """Frozen parts of the seeds 0 and 2, fitted to ``data``."""
     return fit_parts(data, (0, 2))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in sys.modules[name].__file__:
+            del sys.modules[name]

@@ -34,12 +34,13 @@ def answering(outputs, inputs=2):
 
 
 def gaussian(mean, std):
-    return GaussianAnchor(answering([mean, math.log(std)]))
+    return GaussianAnchor(answering([mean, math.log(std)]), GaussianAnchor.Settings())
 
 
 def mixture(weights, means, stds):
     rest = [value for mean, std in zip(means, stds, strict=True) for value in (mean, math.log(std))]
-    return MixtureAnchor(answering([*map(math.log, weights), *rest]), len(weights))
+    settings = MixtureAnchor.Settings(components=len(weights))
+    return MixtureAnchor(answering([*map(math.log, weights), *rest]), settings)
 
 
 KNOWN = {
@@ -116,7 +117,7 @@ def test_draws_of_a_mixture_have_its_weights_and_the_heaviest_component_is_the_a
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_a_constant_velocity_moves_the_noise_by_itself(steps):
-    anchor = FlowAnchor(answering([0.25], inputs=4), steps)
+    anchor = FlowAnchor(answering([0.25], inputs=4), FlowAnchor.Settings(flow_steps=steps))
     noise = normal(streams((0,), "test"), DRAWS, 1)[0]
     torch.testing.assert_close(draws_of(anchor), (noise + 0.25).clamp(-1.0, 1.0))
     assert anchor.act(torch.zeros(1, 1, 2)).item() == pytest.approx(0.25)
@@ -151,7 +152,7 @@ def test_a_chain_that_knows_the_action_ends_there():
             level = next(v for v in levels if inputs[0, 0, 3].item() == pytest.approx(v.features[0]))
             return (inputs[..., 2:3] - level.signal * action) / level.noise
 
-    anchor = DiffusionAnchor(Oracle(), levels)
+    anchor = DiffusionAnchor(Oracle(), DiffusionAnchor.Settings(diffusion_steps=10))
     torch.testing.assert_close(draws_of(anchor), torch.full((DRAWS, 1), action), rtol=0, atol=1e-4)
     assert anchor.act(torch.zeros(1, 1, 2)).item() == pytest.approx(action, abs=1e-4)
 

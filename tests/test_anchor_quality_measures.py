@@ -130,7 +130,7 @@ def constant_actions(value):
 
 def test_errors_and_coverage_of_a_constant_anchor_are_known():
     data = constant_actions([0.6, 0.0, -0.2])
-    metrics = measure(ConstantAnchor([0.0, 0.0, -0.2]), data, data, (0, 1))
+    metrics = measure(ConstantAnchor([0.0, 0.0, -0.2]), Context.quiet(data, (0, 1)), data)
     assert metrics["anchor/heldout_mse"] == pytest.approx([0.36 / 3] * 2)
     assert metrics["anchor/train_mse"] == pytest.approx([0.36 / 3] * 2)
     assert metrics["anchor/coverage_distance"] == pytest.approx([0.6] * 2)
@@ -143,14 +143,15 @@ def test_coverage_is_the_distance_to_the_nearest_of_the_draws():
     two = Draws(
         lambda n, g: torch.where(torch.arange(n) % SAMPLES == 3, 0.5, -1.0).unsqueeze(1).expand(-1, ACTION_SIZE)
     )
-    assert measure(two, data, data, (0,))["anchor/coverage_distance"] == [0.0]
-    assert measure(Draws(uniform, -1.5), data, data, (0,))["anchor/heldout_log_density"] == [-1.5]
+    context = Context.quiet(data, (0,))
+    assert measure(two, context, data)["anchor/coverage_distance"] == [0.0]
+    assert measure(Draws(uniform, -1.5), context, data)["anchor/heldout_log_density"] == [-1.5]
 
 
 def test_the_training_error_is_of_what_was_cloned():
     data = constant_actions(0.5)
     seen = training_data(data, knobs(label_noise=0.4))
-    metrics = measure(ConstantAnchor([0.5] * ACTION_SIZE), data, seen, (0,))
+    metrics = measure(ConstantAnchor([0.5] * ACTION_SIZE), Context.quiet(data, (0,)), seen)
     assert metrics["anchor/heldout_mse"] == [0.0] and metrics["anchor/train_mse"][0] > 0.05
 
 
@@ -194,7 +195,7 @@ def bimodal():
 )
 def test_modes_missed_by_an_average_by_a_choice_and_by_draws(anchor, missed):
     data = bimodal()
-    metrics = measure(anchor, data, data, (0, 1))
+    metrics = measure(anchor, Context.quiet(data, (0, 1)), data)
     assert metrics["anchor/bimodal_share"][0] > 0.95
     assert metrics["anchor/modes_missed"] == pytest.approx([missed] * 2)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from spar_core.residual import ResidualModel, ResidualSettings, fit_residual, latent_size, learned_radius, residual_loss
+from spar_core.residual import ResidualModel, ResidualSettings, fit_residual, learned_radius, residual_loss
+from spar_core.training.autoencoder import latent_size
 from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.randomness import normal, streams
@@ -50,7 +51,7 @@ def test_the_radius_of_a_seed_does_not_depend_on_its_neighbours():
 
 @pytest.mark.parametrize(("share", "actions", "size"), [(2.0, 6, 12), (0.5, 3, 2), (0.1, 2, 1)])
 def test_the_latent_has_its_share_of_the_action_dimensions_and_at_least_one(share, actions, size):
-    assert latent_size(ResidualSettings(latent_per_action=share), actions) == size
+    assert latent_size(share, actions) == size
 
 
 # --- the loss ---

@@ -14,48 +14,53 @@ is clipped to the box, and :math:`x_{t-1}` is drawn from the posterior of the no
 :math:`\hat{x}_0`. The deterministic action starts at :math:`x_T = 0` and takes the posterior means.
 
 Source: DDPM (Ho et al. 2020, equations 6, 7, 14 and 15), with the levels of Diffusion-QL (Wang et al. 2023), which
-follow the variance-preserving process of Song et al. 2021. Diffusion-QL's guidance by a critic is no part of it, and
-the level enters as sines and cosines without a network of its own.
+follow the variance-preserving process of Song et al. 2021. Diffusion-QL's guidance by a critic is left out, and the
+level enters as sines and cosines without a network of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor
-from spar_core.anchors.training import TrainedAnchorSettings, train
+from spar_core.anchors.training import NetworkAnchor, Objective, TrainedAnchorSettings
 from spar_core.training.context import Context
-from spar_core.training.fitted import Fitted
-from spar_core.training.networks import MLPShape, Stack, per_seed_mean
-from spar_core.training.randomness import Draws, gaussian, normal, streams
+from spar_core.training.loop import Info
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.randomness import Draws, gaussian, normal
 
-# Held-out steps behind a point of the learning curve; an action costs ``diffusion_steps`` forward passes.
-CURVE_STEPS = 1024
 # Ends of the variance-preserving process's rate (Song et al. 2021; the values are Diffusion-QL's).
 RATE_RANGE = (0.1, 10.0)
-# Frequencies, in half turns over the whole chain, of the features by which the network knows the level.
+# Frequencies, in half turns over the whole chain, of the features that tell the network the level.
 FREQUENCIES = (1, 2, 4)
+# Features of a level: its share of the chain, and a sine and a cosine of each frequency.
+FEATURES = 1 + 2 * len(FREQUENCIES)
 
 
 class DiffusionAnchorSettings(TrainedAnchorSettings):
-    diffusion_steps: PositiveInt = 10
+    """Settings of a denoising diffusion model."""
+
+    diffusion_steps: PositiveInt = Field(10, description="T, denoising steps; an action costs as many forward passes")
 
 
 @dataclass(frozen=True)
 class Level:
-    """What one level t of the noising chain does.
+    """One level t of the noising chain.
 
     Attributes:
-        features: by which the network knows the level.
-        signal, noise: shares of the action and of the noise in x_t.
-        from_clean, from_here, deviation: of the posterior of x_{t-1}, given x_0 and x_t.
+        features: tell the network the level.
+        signal: factor of the action in x_t.
+        noise: factor of the noise in x_t.
+        from_clean: factor of x_0 in the mean of x_{t-1}, given x_0 and x_t.
+        from_here: factor of x_t in that mean.
+        deviation: standard deviation of x_{t-1}, given x_0 and x_t.
     """
 
     features: tuple[float, ...]
@@ -88,15 +93,15 @@ def variance_preserving(steps: int) -> list[Level]:
 
 
 def denoising_loss(
-    network: Stack, levels: Tensor, observations: Tensor, actions: Tensor, noise: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error of the predicted noise, a value a seed.
+    network: Stack, observations: Tensor, actions: Tensor, levels: Tensor, noise: Tensor
+) -> tuple[Tensor, Info]:
+    """Mean squared error of the predicted noise, for each seed.
 
     Args:
         network: predicts the noise.
-        levels: signal, noise, and features of each row's level, [S, B, 2 + features].
         observations: [S, B, D].
         actions: [S, B, A].
+        levels: signal, noise, and features of each row's level, [S, B, 2 + features].
         noise: [S, B, A].
     """
     noised = levels[..., :1] * actions + levels[..., 1:2] * noise
@@ -105,49 +110,34 @@ def denoising_loss(
     return error.sum(), {"anchor/loss": error.detach()}
 
 
-class DiffusionAnchor(Anchor):
+class DiffusionAnchor(NetworkAnchor):
     """A network that predicts noise, and the levels of the chain."""
 
     Settings = DiffusionAnchorSettings
+    settings: DiffusionAnchorSettings
     stochastic = True
 
-    def __init__(self, network: Stack, levels: list[Level]) -> None:
-        self.network, self.levels = network, levels
+    def __init__(self, network: Stack, settings: DiffusionAnchorSettings) -> None:
+        super().__init__(network, settings)
+        self.levels = variance_preserving(settings.diffusion_steps)
 
     @classmethod
-    def clone(cls, context: Context, settings: DiffusionAnchorSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-        size, batch = dataset.action_size, settings.batch_size
-        levels = variance_preserving(settings.diffusion_steps)
-        table = torch.tensor([(level.signal, level.noise, *level.features) for level in levels])
-        shape = MLPShape(dataset.observation_size + size + len(levels[0].features), settings.hidden, size)
-        network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
+    def sizes(cls, settings: DiffusionAnchorSettings, observation_size: int, action_size: int) -> tuple[int, int]:
+        return observation_size + action_size + FEATURES, action_size
 
-        def levels_of(generator: torch.Generator, n: int) -> Tensor:
+    def objective(self, context: Context) -> Objective:
+        batch, size = self.settings.batch_size, self.network.shape.outputs
+        table = torch.tensor([(level.signal, level.noise, *level.features) for level in self.levels])
+
+        def levels(generator: torch.Generator, n: int) -> Tensor:
             picks = [torch.randint(len(table), (batch,), generator=generator) for _ in range(n)]
             return table[torch.stack(picks)]
 
         draws = {
-            "drawn": Draws(seeds, "anchor/levels", levels_of, device),
-            "noise": Draws(seeds, "anchor/noise", gaussian(batch, size), device),
+            "levels": Draws(context.seeds, "anchor/levels", levels, context.device),
+            "noise": Draws(context.seeds, "anchor/noise", gaussian(batch, size), context.device),
         }
-
-        def loss_of(
-            observations: Tensor, actions: Tensor, drawn: Tensor, eps: Tensor
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            return denoising_loss(network, drawn, observations, actions, eps)
-
-        train(cls(network, levels), [network], loss_of, dataset, settings, seeds, report, device, **draws)
-        return Fitted(network.state("network", len(seeds)), curves=report.rows)
-
-    @classmethod
-    def restore(
-        cls, settings: DiffusionAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
-    ) -> DiffusionAnchor:
-        inputs = tensors["network.0.weight"].shape[-2]
-        outputs = tensors[f"network.{len(settings.hidden)}.weight"].shape[-1]
-        network = Stack.restore(MLPShape(inputs, settings.hidden, outputs), tensors, "network", device)
-        return cls(network, variance_preserving(settings.diffusion_steps))
+        return Objective(partial(denoising_loss, self.network), draws)
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
@@ -162,7 +152,7 @@ class DiffusionAnchor(Anchor):
         x = normal(generators, *dims).to(observations.device)
         for level in reversed(self.levels):
             x = self._posterior_mean(level, observations, x)
-            # The last step's deviation is zero.
+            # The deviation of the last step is zero.
             if level.deviation > 0:
                 x = x + level.deviation * normal(generators, *dims).to(x.device)
         return x.clamp(-1.0, 1.0)

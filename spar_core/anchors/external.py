@@ -1,8 +1,8 @@
-"""A policy that exists already, frozen and versioned like any other anchor; nothing is trained.
+"""An existing policy, frozen and versioned like any other anchor. Nothing is trained.
 
-It comes as an ONNX file, as a file of ``torch.export.save``, or as a function of the user's. A file's bytes become
-part of the artifact, so a saved policy is whole without the file; of a function, the artifact holds digests of its
-sources, and acting imports it again. All seeds share the one policy, which runs on the CPU.
+The policy is an ONNX file or a function of the user's. The bytes of a file become part of the artifact, so a saved
+policy is complete without the file. Of a function, the artifact holds digests of its sources, and acting imports the
+function again. All seeds share the one policy, which runs on the CPU.
 
 Actions outside the bounds are clipped. ``docs/external.md`` says what is checked and what is refused.
 """
@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from spar_core.anchors.base import Anchor, AnchorSettings
-from spar_core.anchors.external_program import Program
 from spar_core.anchors.external_sources import (
     CallablePolicy,
     External,
@@ -33,19 +32,26 @@ from spar_core.anchors.external_sources import (
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 
-# Observations that the policy is tried on before anything else.
+# Number of the dataset's observations that the policy is checked with.
 TRIED = 64
-WAYS = ("onnx", "torch_export", "callable")
+# Settings of other anchors that must keep their defaults, because nothing is cloned.
 KNOBS = ("data_share", "top_share", "label_noise")
+# Parts of the dataset's scaler that are saved with the policy.
+UNITS = ("observation_mean", "observation_std", "action_low", "action_high")
 
 
 class ExternalAnchorSettings(AnchorSettings):
-    onnx: Path | None = None
-    torch_export: Path | None = None
-    callable: str | None = None
-    sources: tuple[Path, ...] = ()
-    observations: Literal["raw", "standardised"] = "raw"
-    actions: Literal["raw", "unit"] = "raw"
+    """Settings of an existing policy. Exactly one of ``onnx`` and ``callable`` is given."""
+
+    onnx: Path | None = Field(None, description="path of an ONNX file")
+    callable: str | None = Field(None, description="a function, as 'module:function'")
+    sources: tuple[Path, ...] = Field((), description="further files that the function depends on")
+    observations: Literal["raw", "standardised"] = Field(
+        "raw", description="units of the observations that the policy takes: raw or standardised"
+    )
+    actions: Literal["raw", "unit"] = Field(
+        "raw", description="units of the actions that the policy gives: raw, or unit for [-1, 1]"
+    )
 
     @field_validator("callable")
     @classmethod
@@ -57,75 +63,58 @@ class ExternalAnchorSettings(AnchorSettings):
         return value
 
     @model_validator(mode="after")
-    def _one_way(self) -> ExternalAnchorSettings:
-        given = [way for way in WAYS if getattr(self, way) is not None]
+    def _one_policy(self) -> Self:
+        given = [key for key in ("onnx", "callable") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(WAYS)} (given: {', '.join(given) or 'none'})")
+            raise ValueError(f"give exactly one of onnx and callable (given: {', '.join(given) or 'none'})")
         if self.sources and self.callable is None:
             raise ValueError("sources belong to a callable")
         for knob in KNOBS:
             if getattr(self, knob) != type(self).model_fields[knob].default:
-                raise ValueError(f"{knob} means nothing to an external policy, which is not cloned: take it out")
+                raise ValueError(f"{knob} has no meaning for an external policy, which is not cloned: take it out")
         return self
 
     def files(self) -> tuple[Path, ...]:
-        if self.callable is not None:
-            return (module_file(self.callable.partition(":")[0]), *self.sources)
-        return (self._path(),)
-
-    def _path(self) -> Path:
-        path = self.onnx or self.torch_export
-        assert path is not None
-        return path
+        if self.onnx is not None:
+            return (self.onnx,)
+        assert self.callable is not None
+        return (module_file(self.callable.partition(":")[0]), *self.sources)
 
 
 class ExternalAnchor(Anchor):
-    """Wraps a policy: standardised observations to the policy's units, and its actions to [-1, 1]."""
+    """Wraps a policy: standardised observations to the policy's units, and the policy's actions to [-1, 1]."""
 
-    Settings = ExternalAnchorSettings
+    Settings: ClassVar[type[ExternalAnchorSettings]] = ExternalAnchorSettings
     seeds_differ = False
 
     def __init__(self, policy: External, settings: ExternalAnchorSettings, tensors: Mapping[str, Tensor]) -> None:
         self.policy, self.settings = policy, settings
-        # All seeds hold the same.
-        self.mean, self.std, self.low, self.high = (
-            tensors[name][0].cpu() for name in ("observation_mean", "observation_std", "action_low", "action_high")
-        )
+        # All seeds hold the same values.
+        self.mean, self.std, self.low, self.high = (tensors[name][0].cpu() for name in UNITS)
 
     @classmethod
     def clone(cls, context: Context, settings: ExternalAnchorSettings) -> Fitted:
-        dataset, seeds = context.dataset, context.seeds
-        if settings.callable is None:
-            tensors = {"file": np.frombuffer(read_model(settings._path()), np.uint8)}
-        else:
-            digests = source_digests(settings.callable, settings.sources)
-            tensors = {"sources": np.stack([np.frombuffer(digest, np.uint8) for digest in digests])}
-        tensors |= {
-            name: getattr(dataset.scaler, name)
-            for name in ("observation_mean", "observation_std", "action_low", "action_high")
-        }
-        one = {name: torch.from_numpy(np.array(value)).unsqueeze(0) for name, value in tensors.items()}
+        dataset, seeds = context.dataset, len(context.seeds)
+        arrays = _saved_policy(settings) | {name: getattr(dataset.scaler, name) for name in UNITS}
+        one = {name: torch.from_numpy(np.array(value)).unsqueeze(0) for name, value in arrays.items()}
         anchor = cls.restore(settings, one)
         some = dataset.observations[dataset.observation_index[dataset.train_steps[:TRIED]]]
         check(anchor.policy, anchor.units(torch.as_tensor(some)).numpy(), dataset.action_size)
-        return Fitted({name: value.expand(len(seeds), *value.shape[1:]).clone() for name, value in one.items()})
+        return Fitted({name: value.expand(seeds, *value.shape[1:]).clone() for name, value in one.items()})
 
     @classmethod
-    def restore(
-        cls, settings: ExternalAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
-    ) -> ExternalAnchor:
+    def restore(cls, settings: ExternalAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
         policy: External
         if settings.callable is not None:
             digests = [digest.tobytes() for digest in tensors["sources"][0].cpu().numpy()]
             policy = CallablePolicy(settings.callable, settings.sources, digests)
         else:
-            kind = OnnxPolicy if settings.onnx is not None else Program
-            policy = kind(tensors["file"][0].cpu().numpy().tobytes(), str(settings._path()))
+            policy = OnnxPolicy(tensors["file"][0].cpu().numpy().tobytes(), str(settings.onnx))
         return cls(policy, settings, tensors)
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        # Seed by seed: what a seed gets must not depend on the seeds beside it.
+        # One call a seed, so that the answer to a seed does not depend on the seeds beside it.
         rows = [ask(self.policy, self.units(one.cpu()).numpy(), len(self.low)) for one in observations.detach()]
         actions = torch.from_numpy(np.stack(rows))
         if self.settings.actions == "raw":
@@ -135,3 +124,12 @@ class ExternalAnchor(Anchor):
     def units(self, observations: Tensor) -> Tensor:
         """Standardised observations in the units that the policy takes."""
         return observations * self.std + self.mean if self.settings.observations == "raw" else observations
+
+
+def _saved_policy(settings: ExternalAnchorSettings) -> dict[str, np.ndarray]:
+    """The bytes of the policy's file, or the digests of the function's sources."""
+    if settings.onnx is not None:
+        return {"file": np.frombuffer(read_model(settings.onnx), np.uint8)}
+    assert settings.callable is not None
+    digests = source_digests(settings.callable, settings.sources)
+    return {"sources": np.stack([np.frombuffer(digest, np.uint8) for digest in digests])}

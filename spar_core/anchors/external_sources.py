@@ -1,7 +1,7 @@
-"""The three kinds of policy that the external anchor wraps, each a function of NumPy observations [B, D].
+"""The two kinds of policy that the external anchor wraps, each a function of NumPy observations [B, D].
 
 Nothing here unpickles: a Python checkpoint is recognised by its content and refused. An ONNX file is run by
-onnxruntime from its bytes, and gets an empty folder as its own, outside of which onnxruntime reads no external data.
+onnxruntime from its bytes. onnxruntime is given an empty folder, and reads external data from no other place.
 A callable is the user's own code and may do anything.
 """
 
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -26,7 +27,12 @@ ONNX_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor
 
 
 class External(Protocol):
-    """A policy from outside: ``name`` is what errors call it, ``observation_size`` what it declares, if it does."""
+    """An existing policy: observations [B, D] to actions [B, A].
+
+    Attributes:
+        name: of the policy in error lines.
+        observation_size: D, where the policy declares one.
+    """
 
     name: str
     observation_size: int | None
@@ -38,28 +44,28 @@ class External(Protocol):
 
 
 def read_model(path: Path) -> bytes:
-    """Bytes of a policy's file.
+    """The bytes of a policy's file.
 
     Raises:
-        SparError: it cannot be read, or it is a Python pickle.
+        SparError: the file cannot be read, or is a Python pickle.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise SparError(f"{path} does not exist", "the anchor names it: mend the path") from None
+        raise SparError(f"{path} does not exist", "correct the path in the anchor's entry") from None
     except OSError as error:
         raise SparError(f"{path} cannot be read ({error.strerror})") from None
     if is_pickle(data):
         raise SparError(
             f"{path} is a Python pickle (a checkpoint of torch.save, TorchScript or the like), and unpickling runs "
             "whatever code is in it",
-            "export the policy as ONNX or with torch.export.save, or load it in a function of yours ('callable')",
+            "export the policy as ONNX, or load it in a function of yours ('callable')",
         )
     return data
 
 
 def is_pickle(data: bytes) -> bool:
-    """Whether bytes are a pickle stream, or a zip of torch.save or torch.jit.save; told by content, nothing is run."""
+    """Whether bytes are a pickle stream, or a zip of torch.save or torch.jit.save. Nothing of them is run."""
     if data[:1] == b"\x80" and data[1:2] <= b"\x05":
         return True
     if zipfile.is_zipfile(io.BytesIO(data)):
@@ -69,7 +75,7 @@ def is_pickle(data: bytes) -> bool:
             return False
         return any(PurePosixPath(name).suffix in (".pkl", ".pickle") for name in names)
     try:
-        # Protocols 0 and 1 have no header: those are pickles that parse to their end.
+        # Pickles of protocols 0 and 1 have no header, so the bytes are parsed up to the STOP opcode.
         return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(data))
     except Exception:
         return False
@@ -137,14 +143,18 @@ def _first_line(error: Exception) -> str:
 
 
 def module_file(module: str) -> Path:
-    """Where a module's source lies, relative to the working directory, by its name: nothing is imported."""
+    """Path of a module's source, relative to the working directory. Nothing is imported."""
     path = Path(*module.split("."))
     package = path / "__init__.py"
     return package if package.is_file() else path.with_suffix(".py")
 
 
 def source_digests(call: str, sources: tuple[Path, ...]) -> list[bytes]:
-    """MD5 of a callable's module file and of the sources declared beside it."""
+    """MD5 of a callable's module file, and of each further source.
+
+    Raises:
+        SparError: one of the files does not exist.
+    """
     found = []
     for path in (module_file(call.partition(":")[0]), *sources):
         if not path.is_file():
@@ -157,13 +167,14 @@ def source_digests(call: str, sources: tuple[Path, ...]) -> list[bytes]:
 
 
 class CallablePolicy:
-    """A function of the user's, imported by name; it must be the code that the anchor was made of.
+    """A function of the user's, imported by name.
 
-    The module's own file is compared, and declared sources where they are there (an installed copy of the module may
-    come without them).
+    Raises:
+        SparError: the function cannot be imported, or its sources have changed since the anchor was made. A declared
+            source that does not exist is not compared, because an installed module may come without it.
     """
 
-    observation_size = None
+    observation_size: int | None = None
 
     def __init__(self, call: str, sources: tuple[Path, ...], digests: list[bytes]) -> None:
         self.name = f"the callable '{call}'"
@@ -177,16 +188,17 @@ class CallablePolicy:
             missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
             hint = "it is looked for in the working directory and on Python's path" if missing else _place(error)
             raise SparError(f"{self.name} cannot be imported ({type(error).__name__}: {error})", hint) from error
-        self._function = getattr(module, function, None)
-        if not callable(self._function):
+        found = getattr(module, function, None)
+        if not callable(found):
             what = "is not callable" if hasattr(module, function) else "does not exist"
             raise SparError(f"{self.name}: {function} {what} in {module.__file__}")
+        self._function: Callable[[np.ndarray], Any] = found
         files = [Path(str(module.__file__)), *sources]
         for i, (file, digest) in enumerate(zip(files, digests, strict=True)):
             if (i == 0 or file.is_file()) and bytes.fromhex(digest_bytes(file.read_bytes())) != digest:
                 raise SparError(
-                    f"{file} is not the source that this anchor was made of",
-                    "rerun `dvc repro`, or check out the source it was made of",
+                    f"{file} is not the source that this anchor was made from",
+                    "rerun `dvc repro`, or check out the source that it was made from",
                 )
 
     def __call__(self, observations: np.ndarray) -> Any:
@@ -200,7 +212,7 @@ class CallablePolicy:
 
 
 def _place(error: Exception) -> str:
-    """The line that raised."""
+    """The file and line that raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"see {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
@@ -212,7 +224,7 @@ def ask(policy: External, observations: np.ndarray, action_size: int) -> np.ndar
     """Actions [B, A] float32 for observations [B, D].
 
     Raises:
-        SparError: the policy fails, or its answer is not finite numbers of that shape.
+        SparError: the policy fails, or its answer is not an array of finite numbers of that shape.
     """
     try:
         answer = np.asarray(policy(np.array(observations)))
@@ -243,15 +255,15 @@ def ask(policy: External, observations: np.ndarray, action_size: int) -> np.ndar
 
 
 def check(policy: External, observations: np.ndarray, action_size: int) -> None:
-    """Refuse a policy of another dataset, one that draws at random, and one that mixes rows.
+    """Check that a policy fits the dataset, is deterministic, and treats each row by itself.
 
     Args:
-        policy: to check.
-        observations: some of the dataset's, [B, D], as the policy gets them.
+        policy: the policy to check.
+        observations: some of the dataset's observations [B, D], in the policy's units.
         action_size: A.
 
     Raises:
-        SparError: see above.
+        SparError: the policy fails one of the checks.
     """
     size = observations.shape[1]
     if policy.observation_size not in (None, size):
@@ -270,6 +282,6 @@ def check(policy: External, observations: np.ndarray, action_size: int) -> None:
     gap = np.abs(alone - first[: len(alone)]).max()
     if gap > 1e-3 * max(1.0, np.abs(first).max()):
         raise SparError(
-            f"{policy.name} answers an observation alone otherwise than among others (by {gap:.3g})",
-            "each row must be treated by itself: batch norm in eval mode, no statistics of the batch",
+            f"{policy.name} gives an observation another action alone than in a batch (they differ by {gap:.3g})",
+            "treat each row by itself: batch norm in eval mode, no statistics of the batch",
         )

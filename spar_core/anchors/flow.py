@@ -15,22 +15,24 @@ Source: Lipman et al. 2023 (equation 23 with :math:`\sigma_{\min} = 0`), as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor
-from spar_core.anchors.training import TrainedAnchorSettings, train
+from spar_core.anchors.training import NetworkAnchor, Objective, TrainedAnchorSettings
 from spar_core.training.context import Context
-from spar_core.training.fitted import Fitted
-from spar_core.training.networks import MLPShape, Stack, per_seed_mean
-from spar_core.training.randomness import Draws, gaussian, normal, streams, uniform
+from spar_core.training.loop import Info
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.randomness import Draws, gaussian, normal, uniform
 
 
 class FlowAnchorSettings(TrainedAnchorSettings):
-    flow_steps: PositiveInt = 10
+    """Settings of conditional flow matching."""
+
+    flow_steps: PositiveInt = Field(10, description="Euler steps from noise to action")
 
 
 def velocity(network: Stack, observations: Tensor, points: Tensor, times: Tensor) -> Tensor:
@@ -40,44 +42,34 @@ def velocity(network: Stack, observations: Tensor, points: Tensor, times: Tensor
 
 def matching_loss(
     network: Stack, observations: Tensor, actions: Tensor, noise: Tensor, times: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error of the velocity on straight paths, a value a seed; noise [S, B, A], times [S, B, 1]."""
+) -> tuple[Tensor, Info]:
+    """Mean squared error of the velocity on straight paths from noise [S, B, A] to actions, for each seed.
+
+    The times are [S, B, 1].
+    """
     points = (1.0 - times) * noise + times * actions
     error = per_seed_mean((velocity(network, observations, points, times) - (actions - noise)).square())
     return error.sum(), {"anchor/loss": error.detach()}
 
 
-class FlowAnchor(Anchor):
-    """A velocity field and the number of Euler steps along it."""
+class FlowAnchor(NetworkAnchor):
+    """A velocity field, followed by Euler steps."""
 
     Settings = FlowAnchorSettings
+    settings: FlowAnchorSettings
     stochastic = True
 
-    def __init__(self, network: Stack, flow_steps: int) -> None:
-        self.network, self.flow_steps = network, flow_steps
-
     @classmethod
-    def clone(cls, context: Context, settings: FlowAnchorSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-        size, batch = dataset.action_size, settings.batch_size
-        shape = MLPShape(dataset.observation_size + size + 1, settings.hidden, size)
-        network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        noise = Draws(seeds, "anchor/noise", gaussian(batch, size), device)
-        times = Draws(seeds, "anchor/times", uniform(batch, 1), device)
+    def sizes(cls, settings: FlowAnchorSettings, observation_size: int, action_size: int) -> tuple[int, int]:
+        return observation_size + action_size + 1, action_size
 
-        def loss_of(observations: Tensor, actions: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return matching_loss(network, observations, actions, x, t)
-
-        anchor = cls(network, settings.flow_steps)
-        train(anchor, [network], loss_of, dataset, settings, seeds, report, device, noise=noise, times=times)
-        return Fitted(network.state("network", len(seeds)), curves=report.rows)
-
-    @classmethod
-    def restore(cls, settings: FlowAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> FlowAnchor:
-        inputs = tensors["network.0.weight"].shape[-2]
-        outputs = tensors[f"network.{len(settings.hidden)}.weight"].shape[-1]
-        network = Stack.restore(MLPShape(inputs, settings.hidden, outputs), tensors, "network", device)
-        return cls(network, settings.flow_steps)
+    def objective(self, context: Context) -> Objective:
+        batch, size = self.settings.batch_size, self.network.shape.outputs
+        draws = {
+            "noise": Draws(context.seeds, "anchor/noise", gaussian(batch, size), context.device),
+            "times": Draws(context.seeds, "anchor/times", uniform(batch, 1), context.device),
+        }
+        return Objective(partial(matching_loss, self.network), draws)
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
@@ -90,7 +82,8 @@ class FlowAnchor(Anchor):
 
     def _follow(self, observations: Tensor, points: Tensor) -> Tensor:
         """Where the flow carries points [S, B, A], clipped to the box."""
-        for i in range(self.flow_steps):
-            times = points.new_full((*points.shape[:2], 1), i / self.flow_steps)
-            points = points + velocity(self.network, observations, points, times) / self.flow_steps
+        steps = self.settings.flow_steps
+        for i in range(steps):
+            times = points.new_full((*points.shape[:2], 1), i / steps)
+            points = points + velocity(self.network, observations, points, times) / steps
         return points.clamp(-1.0, 1.0)

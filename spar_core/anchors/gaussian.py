@@ -13,22 +13,18 @@ both heads; bounds and the edge of the box: see ``spar_core.anchors.squashed``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor
 from spar_core.anchors.squashed import LOG_STD_RANGE, draw, log_density
-from spar_core.anchors.training import TrainedAnchorSettings, train
+from spar_core.anchors.training import NetworkAnchor, Objective, TrainedAnchorSettings
 from spar_core.training.context import Context
-from spar_core.training.fitted import Fitted
-from spar_core.training.networks import MLPShape, Stack, per_seed_mean
-from spar_core.training.randomness import normal, streams
-
-
-class GaussianAnchorSettings(TrainedAnchorSettings):
-    pass
+from spar_core.training.loop import Info
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.randomness import normal
 
 
 def heads(network: Stack, observations: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,46 +33,24 @@ def heads(network: Stack, observations: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_std.clamp(*LOG_STD_RANGE)
 
 
-def likelihood_loss(network: Stack, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean negative log density in nats, a value a seed."""
+def likelihood_loss(network: Stack, observations: Tensor, actions: Tensor) -> tuple[Tensor, Info]:
+    """Mean negative log density in nats of actions [S, B, A], for each seed."""
     loss = -per_seed_mean(log_density(*heads(network, observations), actions))
     return loss.sum(), {"anchor/loss": loss.detach()}
 
 
-class GaussianAnchor(Anchor):
+class GaussianAnchor(NetworkAnchor):
     """A tanh-squashed normal whose mean and standard deviation depend on the state."""
 
-    Settings = GaussianAnchorSettings
     stochastic = True
     has_density = True
 
-    def __init__(self, network: Stack) -> None:
-        self.network = network
-
     @classmethod
-    def clone(cls, context: Context, settings: GaussianAnchorSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-        shape = MLPShape(dataset.observation_size, settings.hidden, 2 * dataset.action_size)
-        network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        train(
-            cls(network),
-            [network],
-            lambda observations, actions: likelihood_loss(network, observations, actions),
-            dataset,
-            settings,
-            seeds,
-            report,
-            device,
-        )
-        return Fitted(network.state("network", len(seeds)), curves=report.rows)
+    def sizes(cls, settings: TrainedAnchorSettings, observation_size: int, action_size: int) -> tuple[int, int]:
+        return observation_size, 2 * action_size
 
-    @classmethod
-    def restore(
-        cls, settings: GaussianAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu"
-    ) -> GaussianAnchor:
-        inputs = tensors["network.0.weight"].shape[-2]
-        outputs = tensors[f"network.{len(settings.hidden)}.weight"].shape[-1]
-        return cls(Stack.restore(MLPShape(inputs, settings.hidden, outputs), tensors, "network", device))
+    def objective(self, context: Context) -> Objective:
+        return Objective(partial(likelihood_loss, self.network))
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:

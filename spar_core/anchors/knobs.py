@@ -1,7 +1,7 @@
-"""Anchors of chosen quality: which data are cloned, and how clean their actions are.
+"""Choose and spoil the data that an anchor is cloned from, to get anchors of chosen quality.
 
-The draws depend on nothing but the dataset, so every seed of an anchor sees the same data, and a smaller share is
-a part of a larger one. Steps and widths are knobs too; they belong to the anchors that have them.
+The draws depend on the dataset alone. So every seed of an anchor sees the same data, and a smaller share is a part of a
+larger one.
 
 Source: the top share of episodes by return is the "10% BC" of Chen et al. 2021 (Decision Transformer, section 5).
 """
@@ -19,7 +19,7 @@ from spar_core.training.randomness import stream
 
 
 class Knobs(Protocol):
-    """See ``spar_core.anchors.base.AnchorSettings``."""
+    """The three settings that are read here; see ``spar_core.anchors.base.AnchorSettings``."""
 
     data_share: float
     top_share: float
@@ -27,11 +27,11 @@ class Knobs(Protocol):
 
 
 def training_data(dataset: Dataset, knobs: Knobs) -> Dataset:
-    """What an anchor is cloned from: training episodes chosen and spoilt by the knobs, held-out ones as they are.
+    """The dataset that an anchor is cloned from. Held-out episodes stay as they are.
 
-    ``data_share`` draws a share of the training episodes; of those, ``top_share`` keeps the best by return;
-    ``label_noise`` adds a normal draw of that standard deviation to their actions (in units of the action box
-    [-1, 1], clipped to it). At least one episode stays.
+    ``data_share`` draws a share of the training episodes. Of those, ``top_share`` keeps the episodes with the highest
+    return. ``label_noise`` adds a normal draw of that standard deviation to their actions, in units of the action box
+    [-1, 1], and clips the sum to the box. At least one episode stays.
     """
     train = np.flatnonzero(~dataset.heldout)
     if knobs.data_share < 1:
@@ -51,6 +51,7 @@ def _count(share: float, n: int) -> int:
 
 
 def _with_noise(dataset: Dataset, deviation: float) -> Dataset:
+    """The dataset with noise on the actions of its training episodes."""
     noise = torch.randn(dataset.actions.shape, generator=stream(0, "anchor/label_noise")).numpy()
     noise[dataset.heldout_steps] = 0.0
     return replace(dataset, actions=np.clip(dataset.actions + np.float32(deviation) * noise, -1.0, 1.0))

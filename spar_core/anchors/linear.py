@@ -3,9 +3,9 @@ r"""A linear anchor: ridge regression of actions on observations.
 .. math:: \pi(s) = \mathrm{clip}(s W + b, -1, 1), \qquad
           \min_{W, b} \; \mathbb{E} \lVert s W + b - a \rVert^2 + \lambda \lVert W \rVert^2
 
-Solved in closed form, so it draws nothing at random and every seed gets the same anchor.
+The solution has a closed form. Nothing is drawn at random, so every seed gets the same anchor.
 
-Source: ridge regression (Hoerl and Kennard 1970); that linear policies can walk is due to Rajeswaran et al. 2017.
+Source: ridge regression (Hoerl and Kennard 1970). Rajeswaran et al. 2017 showed that linear policies can walk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from spar_core.training.fitted import Fitted
 
 
 class LinearAnchorSettings(AnchorSettings):
-    ridge: float = Field(1e-3, gt=0)
+    """Settings of ridge regression."""
+
+    ridge: float = Field(1e-3, gt=0, description="lambda, penalty of a squared weight, with observations standardised")
 
 
 class LinearAnchor(Anchor):
@@ -58,7 +60,7 @@ class LinearAnchor(Anchor):
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:
-        # Seed by seed and elementwise in S: a batched product may round a row by the rows beside it.
+        # One product a seed, because in a batched product the rounding of a row may depend on the rows beside it.
         rows = [
             torch.addmm(b, s.clone(), w.clone()) for b, s, w in zip(self.bias, observations, self.weight, strict=True)
         ]

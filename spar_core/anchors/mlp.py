@@ -11,59 +11,32 @@ Source: behaviour cloning by regression (Pomerleau 1989), the "pure behaviour cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor
-from spar_core.anchors.training import TrainedAnchorSettings, train
+from spar_core.anchors.training import NetworkAnchor, Objective, TrainedAnchorSettings
 from spar_core.training.context import Context
-from spar_core.training.fitted import Fitted
-from spar_core.training.networks import MLPShape, Stack, per_seed_mean
-from spar_core.training.randomness import streams
+from spar_core.training.loop import Info
+from spar_core.training.networks import Stack, per_seed_mean
 
 
-class MLPAnchorSettings(TrainedAnchorSettings):
-    pass
-
-
-def cloning_loss(network: Stack, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error between actions in [-1, 1], a value a seed."""
+def cloning_loss(network: Stack, observations: Tensor, actions: Tensor) -> tuple[Tensor, Info]:
+    """Mean squared error of actions [S, B, A] in [-1, 1], for each seed."""
     error = per_seed_mean((torch.tanh(network(observations)) - actions).square())
     return error.sum(), {"anchor/loss": error.detach()}
 
 
-class MLPAnchor(Anchor):
+class MLPAnchor(NetworkAnchor):
     """A tanh-bounded network trained by squared error."""
 
-    Settings = MLPAnchorSettings
-
-    def __init__(self, network: Stack) -> None:
-        self.network = network
-
     @classmethod
-    def clone(cls, context: Context, settings: MLPAnchorSettings) -> Fitted:
-        dataset, seeds, report, device = context.dataset, context.seeds, context.report, context.device
-        shape = MLPShape(dataset.observation_size, settings.hidden, dataset.action_size)
-        network = Stack(shape, len(seeds), device).initialise(streams(seeds, "anchor/initialise"))
-        train(
-            cls(network),
-            [network],
-            lambda observations, actions: cloning_loss(network, observations, actions),
-            dataset,
-            settings,
-            seeds,
-            report,
-            device,
-        )
-        return Fitted(network.state("network", len(seeds)), curves=report.rows)
+    def sizes(cls, settings: TrainedAnchorSettings, observation_size: int, action_size: int) -> tuple[int, int]:
+        return observation_size, action_size
 
-    @classmethod
-    def restore(cls, settings: MLPAnchorSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> MLPAnchor:
-        inputs = tensors["network.0.weight"].shape[-2]
-        outputs = tensors[f"network.{len(settings.hidden)}.weight"].shape[-1]
-        return cls(Stack.restore(MLPShape(inputs, settings.hidden, outputs), tensors, "network", device))
+    def objective(self, context: Context) -> Objective:
+        return Objective(partial(cloning_loss, self.network))
 
     @torch.no_grad()
     def act(self, observations: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ Objective: that of the anchor's own kind, on the steps :math:`(s, \pi(s))` in pl
 .. math:: \min_\theta \; \mathbb{E}_s \lVert \pi_\theta(s) - \pi(s) \rVert^2
 
 over the observations of the training episodes. So the student is an ordinary anchor. Held-out steps keep their logged
-actions, and its quality is measured against those, as every anchor's is.
+actions, and the student's quality is measured against those, as for every anchor.
 
-Source: policy distillation (Rusu et al. 2016, arXiv 1511.06295), here of a deterministic continuous policy by the
-student's own cloning loss on logged states.
+Source: policy distillation (Rusu et al. 2016, arXiv 1511.06295). Here the policy is continuous and deterministic, and
+the student minimises its own cloning loss on logged states.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 
 from spar_core.anchors.base import Anchor
-from spar_core.anchors.knobs import training_data
-from spar_core.anchors.quality import measure
 from spar_core.anchors.training import TrainedAnchorSettings
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
@@ -34,25 +32,27 @@ from spar_core.members import parse_variant, variant_kind
 from spar_core.training.context import Context
 from spar_core.training.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
 
-# What a student may do otherwise than the anchor it follows: how it is fitted. All else shapes its networks.
+# Settings in which a student may differ from the anchor that it follows. All others decide its networks.
 FREE = frozenset({"steps", "batch_size", "learning_rate", "cosine_decay", "data_share", "top_share", "label_noise"})
 
 
 def check_student(student: str, of: str, variants: Mapping[str, Any]) -> None:
     """Check that the variant ``student`` of the section ``anchors`` can follow the variant ``of``.
 
-    A refused round passes the anchor on as it is, so that both must be of one kind and have the same networks.
+    A refused round passes the anchor on as it is, so both must be of one kind and have the same networks.
 
     Raises:
-        SparError: one of them is not there or not valid, the student's kind does not learn by gradient steps (nearest
-            neighbours would memorise the policy's actions, linear regression could not follow them, and an external
-            policy is not ours to fit), or the two differ.
+        SparError: a variant does not exist or is not valid, the two differ in kind or networks, or the student's kind
+            does not learn by gradient steps. (Nearest neighbours would memorise the policy's actions, linear regression
+            could not follow them, and an external policy is not trained.)
     """
     (_, ours), (_, theirs) = (parse_variant("anchor", variants, name) for name in (student, of))
     kind, other = (variant_kind(name, variants[name]) for name in (student, of))
     where = f"params.yaml, anchor '{student}'"
     if not isinstance(ours, TrainedAnchorSettings):
-        raise SparError(f"{where}: no policy can be distilled into the kind '{kind}'", "take one that trains a network")
+        raise SparError(
+            f"{where}: no policy can be distilled into the kind '{kind}'", "choose one that trains a network"
+        )
     why = "a refused round passes the anchor on as it is, so both need the same kind and networks"
     if kind != other:
         raise SparError(f"{where} is of kind '{kind}', and '{of}', which it follows, of kind '{other}'", why)
@@ -63,37 +63,30 @@ def check_student(student: str, of: str, variants: Mapping[str, Any]) -> None:
 
 
 def relabelled(dataset: Dataset, actions: np.ndarray) -> Dataset:
-    """The dataset with ``actions`` [N, A] in place of those logged, in the training episodes."""
+    """The dataset with ``actions`` [N, A] in place of the logged actions of its training episodes."""
     taught = dataset.actions.copy()
     taught[dataset.train_steps] = actions[dataset.train_steps]
     return replace(dataset, actions=taught)
 
 
 def distil(context: Context, member: type[Anchor], settings: TrainedAnchorSettings, actions: np.ndarray) -> Fitted:
-    """Fit an anchor of the kind ``member`` to a policy of the same seed.
+    """Fit an anchor to a policy of the same seed.
 
     Args:
-        context: the logged dataset, and the one seed of policy and student. Each seed has actions of its own, so seeds
-            are fitted one by one.
+        context: the logged dataset, and one seed. Each seed's policy has actions of its own, so that seeds are fitted
+            one by one.
         member: the student's kind.
-        settings: the student's; its knobs of quality choose and spoil what it is taught.
-        actions: of the policy, [N, A] in [-1, 1]; those of held-out steps are not looked at.
+        settings: the student's. Its data settings choose and spoil the policy's actions.
+        actions: the policy's actions [N, A] in [-1, 1]. Those at held-out steps are not used.
     """
-    dataset = context.dataset
-    seen = training_data(relabelled(dataset, actions), settings)
-    fitted = member.clone(context.on(seen), settings)
-    anchor = member.restore(
-        settings, {name: value.to(context.device) for name, value in fitted.tensors.items()}, context.device
-    )
-    fitted.metrics |= measure(anchor, dataset, seen, context.seeds, context.device)
-    return fitted
+    return member.fit(context, settings, relabelled(context.dataset, actions))
 
 
 def passed_on(folder: Path, seed: int) -> Fitted:
-    """One seed of a fitted anchor as it is: weights, final metrics and curves.
+    """Weights, final metrics and curves of one seed of a fitted anchor.
 
     Raises:
-        SparError: the anchor is missing or broken, or does not hold the seed.
+        SparError: the anchor's folder is missing or broken, or does not hold the seed.
     """
     seeds = read_meta(folder, "anchor")["seeds"]
     if seed not in seeds:

@@ -1,9 +1,8 @@
-r"""Re-anchoring: whether an improved policy may become the next anchor, judged from held-out steps alone.
+r"""Re-anchoring: held-out steps decide whether an improved policy may become the next anchor.
 
-A round has a policy :math:`\pi` on the anchor :math:`a_b`. With :math:`n` held-out steps :math:`(s_i, a_i)` and the
-distance :math:`\delta(s, a)` of an action to the logged actions of similar training states
-(:mod:`spar_core.evaluation.support`),
-the policy is accepted where
+A round has a policy :math:`\pi` that corrects the anchor :math:`a_b`. Let there be :math:`n` held-out steps
+:math:`(s_i, a_i)`, and let :math:`\delta(s, a)` be the distance of an action to the logged actions of similar training
+states (:mod:`spar_core.evaluation.support`). The policy is accepted if
 
 .. math::
    \frac{1}{n} \big|\{i : \delta(s_i, \pi(s_i)) > q\}\big| \le \epsilon, \qquad
@@ -14,15 +13,15 @@ the policy is accepted where
 
 where :math:`e` runs over held-out episodes and low is the lower end of a Student t-interval over them.
 
-* **Support**: logged actions that no network has seen say how far an action of the data lies from its neighbours';
-  beyond their quantile the policy may act no more often than :math:`\epsilon`. Distances are to *logged* actions in
-  every round, so small steps of many rounds add up.
-* **Gain**: the critic must not expect a loss. The policy was fitted to this critic, so that this can warn of a failed
-  fit and not confirm a gain.
+* **Support**: held-out logged actions, which no network has seen, show how far actions of the data lie from their
+  neighbours. The policy may act beyond their quantile in at most a share :math:`\epsilon` of the steps. Distances are
+  to *logged* actions in every round, so small moves of many rounds add up.
+* **Gain**: the critic must not expect a loss. The policy was fitted to this critic, so this criterion can reveal a
+  failed fit and cannot confirm a gain.
 
-Source: none. The paper (arXiv 2605.27877) names anchors that do not evolve as an open point; rounds and this rule are
-this project's reading. Accepting a policy by a lower bound only is the idea of Thomas, Theocharous and Ghavamzadeh
-2015 ("High confidence policy improvement"); their bound is on returns, this one on a critic's opinion.
+Source: none. The paper (arXiv 2605.27877) names anchors that do not evolve as an open point, and rounds and this rule
+are this project's own. Thomas, Theocharous and Ghavamzadeh 2015 ("High confidence policy improvement") accept a policy
+by a lower bound too; their bound is on returns, and this one is on a critic's opinion.
 """
 
 from __future__ import annotations
@@ -50,22 +49,25 @@ Value = Callable[[Tensor, Tensor], Tensor]
 class ReanchoringSettings(Settings):
     """The ``reanchoring`` section of ``params.yaml``."""
 
-    # Held-out steps that are looked at, at most.
-    states: PositiveInt = 2000
-    # As often as the logged actions themselves are off support.
-    largest_share: float = Field(0.05, ge=0, le=1)
-    confidence: float = Field(0.95, gt=0, lt=1)
+    states: PositiveInt = Field(2000, description="held-out steps that are examined, at most")
+    # Logged actions are off support at 5% of the steps, by definition.
+    largest_share: float = Field(
+        0.05, ge=0, le=1, description="share of them at which the policy may act off the support, at most"
+    )
+    confidence: float = Field(
+        0.95, gt=0, lt=1, description="confidence of the interval of the critic's gain; its low end must be >= 0"
+    )
 
 
 @dataclass(frozen=True)
 class View:
-    """Held-out steps, and what the logged data do near them; the same for every seed.
+    """Held-out steps, and the logged actions near them; the same for every seed.
 
     Attributes:
         observations: [B, D] standardised.
         episodes: [B] number of each step's episode.
         similar: [B, k, A] logged actions of similar training states, in [-1, 1].
-        logged: [B] distance of the step's own logged action to the nearest of them.
+        logged: [B] distance of the step's own logged action to the nearest similar one.
     """
 
     observations: Tensor
@@ -75,7 +77,7 @@ class View:
 
     @classmethod
     def of(cls, dataset: Dataset, settings: ReanchoringSettings) -> View:
-        """Look the similar states up; held-out steps are taken evenly spread."""
+        """The view of held-out steps that are spread evenly over the dataset."""
         steps = evenly(dataset.heldout_steps, settings.states)
         observations = dataset.observations[dataset.observation_index[steps]]
         similar = Support(dataset).similar(observations)
@@ -85,15 +87,15 @@ class View:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What held-out steps say of one seed's policy; distances in units of the action box [-1, 1].
+    """What held-out steps show of one seed's policy. Distances are in units of the action box [-1, 1].
 
     Attributes:
         off_support_share: share of the steps at which the policy is off support.
-        yardstick: distance to the logged actions of similar states from which on an action is.
-        policy_distance: median distance of the policy's actions to them.
-        logged_distance: that of the logged actions.
-        gain: the critic's value of the policy's action minus that of the anchor's, in the critic's scaled rewards;
-            an episode counts once (``n`` is their number).
+        yardstick: distance to the logged actions of similar states beyond which an action is off support.
+        policy_distance: median distance of the policy's actions to the logged actions of similar states.
+        logged_distance: median distance of the logged actions to the logged actions of similar states.
+        gain: the critic's value of the policy's action minus its value of the anchor's action, in the critic's scaled
+            rewards. It is a mean over episodes, and ``n`` is their number.
         states: number of steps.
     """
 
@@ -105,7 +107,7 @@ class Evidence:
     states: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``decision.json``."""
+        """The evidence as a flat mapping, as ``decision.json`` holds it."""
         gain = {"critic_gain": self.gain.value, "critic_gain_low": self.gain.low, "critic_gain_high": self.gain.high}
         own = {name: value for name, value in vars(self).items() if name != "gain"}
         return {**own, **gain, "episodes": self.gain.n}
@@ -113,21 +115,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a policy may become the next anchor, and one sentence a criterion that says why."""
+    """Whether a policy may become the next anchor, with a reason in words for each criterion."""
 
     accepted: bool
     reasons: tuple[str, ...]
 
 
 def gather(view: View, policy: Act, anchor: Act, value: Value, settings: ReanchoringSettings) -> Evidence:
-    """The evidence on one seed's policy.
+    """Gather the evidence on one seed's policy.
 
     Args:
-        view: of the dataset.
+        view: held-out steps of the dataset.
         policy: the policy that would be the next anchor.
-        anchor: the anchor that it stands on.
+        anchor: the anchor that the policy corrects.
         value: the critic's conservative values.
-        settings: how wide the interval is.
+        settings: give the confidence of the interval.
     """
     actions, base = policy(view.observations), anchor(view.observations)
     away = Support.distance(view.similar, actions.cpu().numpy())
@@ -143,7 +145,7 @@ def gather(view: View, policy: Act, anchor: Act, value: Value, settings: Reancho
 
 
 def decide(evidence: Evidence, settings: ReanchoringSettings) -> Decision:
-    """Apply both criteria; a value that is not a number meets neither. One episode has no interval: its mean counts."""
+    """Apply both criteria; NaN meets neither. A single episode has no interval, so its gain itself must be >= 0."""
     supported = evidence.off_support_share <= settings.largest_share
     low = evidence.gain.value if evidence.gain.low is None else evidence.gain.low
     gains = low >= 0
@@ -159,5 +161,5 @@ def decide(evidence: Evidence, settings: ReanchoringSettings) -> Decision:
 
 
 def stopped(number: int) -> Decision:
-    """The decision on a seed that was refused at the round ``number`` already."""
+    """The decision on a seed that was refused in an earlier round, ``number``."""
     return Decision(False, (f"Stopped at round {number}: the seed keeps the anchor that it had then.",))
