@@ -16,10 +16,10 @@ from scipy import stats
 
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.anchor_quality import AnchorQuality, anchor_quality
-from spar_core.reporting.numbers.cells import load_rules
+from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.numbers.tables import summarise
-from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.glossary import explain
 from spar_core.reporting.page.present import present_part
 from spar_core.reporting.page.render import Report, build_report

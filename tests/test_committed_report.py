@@ -15,7 +15,7 @@ import yaml
 from scipy import stats
 
 from spar_core.artifacts import digest_file
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.reporting.page.render import build_report
 from spar_core.settings import load_yaml, parse

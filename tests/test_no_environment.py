@@ -15,9 +15,10 @@ from scipy import stats
 
 from spar_core import load_policy
 from spar_core.errors import SparError
-from spar_core.reporting.numbers.cells import Rule, load_rules
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.offline import summarise_offline
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.present import present_part
 from spar_core.study import Study
 from stages import cost, estimate, evaluate, plan, report

@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from spar_core.errors import SparError
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.render import Report, build_report
 from spar_core.seeds import parse_seeds
 from spar_core.settings import parse

@@ -1,4 +1,4 @@
-"""The ``report:`` section of ``params.yaml``."""
+"""The section ``report`` of ``params.yaml``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spar_core.settings import Settings
 
 
 class ReportSettings(Settings):
-    """What the report compares with what, and how wide its intervals are."""
+    """The rules that a report compares with, and the width of its intervals."""
 
     baseline: str = Field("anchor", description="rule that every gain is measured against")
     repair: str = Field("uniform", description="rule that shows what the residual model gives without a value")
