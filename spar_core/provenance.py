@@ -19,7 +19,10 @@ def changed_settings(family: str, params: Mapping[str, Any]) -> dict[str, Any]:
         family: "anchor", "critic", "improvement" or "residual".
         params: the params in the artifact's ``meta.json``, with the member's ``kind`` (the residual model has none).
     """
-    model: type[Settings] = ResidualSettings if family == "residual" else load_member(family, params["kind"]).Settings
+    model: type[Settings] = ResidualSettings
+    if family != "residual":
+        member: Any = load_member(family, params["kind"])
+        model = member.Settings
     defaults = {
         name: to_jsonable_python(field.get_default(call_default_factory=True))
         for name, field in model.model_fields.items()
