@@ -1,6 +1,6 @@
-"""Learning curves of all parts of a policy in one small table: what of training a reader wants to see.
+"""Learning curves of all parts of a policy, condensed into one small table for the report.
 
-Curves are shown and never selected from: the policy that is evaluated is the one after the last step.
+Curves are only shown: no checkpoint is selected by them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ POINTS = 32
 
 
 def condense(parts: Mapping[str, Path], target: Path) -> None:
-    """Write the curves of several fitted parts as means over seeds, with the lowest and the highest seed.
+    """Write the curves of several fitted parts: the mean over seeds, and the lowest and highest seed.
 
     Args:
-        parts: name ("anchor", "residual", ...) and folder of each; one that trained nothing may have no curves.
-        target: CSV with the columns of ``COLUMNS``, ``POINTS`` evenly spread steps a curve at most.
+        parts: name ("anchor", "residual", ...) and folder of each part; a part that trained nothing has no curves.
+        target: the CSV to write, with the columns ``COLUMNS`` and at most ``POINTS`` evenly spread steps per curve.
 
     Raises:
-        SparError: a curve's file is broken.
+        SparError: a file of curves is broken.
     """
     with target.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -39,7 +39,7 @@ def condense(parts: Mapping[str, Path], target: Path) -> None:
 
 
 def _by_point(path: Path) -> dict[tuple[str, int], list[float]]:
-    """Values of all seeds by metric and step, thinned; empty without a file."""
+    """Values of all seeds by metric and step, with at most ``POINTS`` steps per metric; empty without a file."""
     if not path.is_file():
         return {}
     curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))

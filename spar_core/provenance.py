@@ -1,4 +1,4 @@
-"""Which settings something was made with, and which of them are not the defaults: what a reader asks of a number."""
+"""Which settings of an artifact differ from their defaults."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from spar_core.settings import Settings
 
 
 def changed_settings(family: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an artifact that differ from their defaults, or have none.
+    """The settings of an artifact that differ from their defaults or have no default.
 
     Args:
-        family: "anchor", "critic", "improvement", or "residual", which has no kinds.
-        params: as in the artifact's ``meta.json``, with the member's ``kind`` (but for the residual model).
+        family: "anchor", "critic", "improvement" or "residual".
+        params: the params in the artifact's ``meta.json``, with the member's ``kind`` (the residual model has none).
     """
-    model: type[Settings] = ResidualSettings if family == "residual" else load_member(family, params["kind"]).Settings
+    model: type[Settings] = ResidualSettings
+    if family != "residual":
+        member: Any = load_member(family, params["kind"])
+        model = member.Settings
     defaults = {
         name: to_jsonable_python(field.get_default(call_default_factory=True))
         for name, field in model.model_fields.items()

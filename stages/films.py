@@ -13,9 +13,9 @@ from spar_core.artifacts import META, read_json
 from spar_core.data.loading import MANIFEST
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import EvaluationSettings, blocks
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.film.offscreen import Offscreen, find_offscreen
 from spar_core.reporting.film.shoot import FACTS, MOVING, STRIP, Job, film_apart
-from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.page import Film
 from spar_core.settings import load_yaml
 from spar_core.study import Study

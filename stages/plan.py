@@ -26,7 +26,7 @@ from spar_core.evaluation.rollouts import EvaluationSettings
 from spar_core.evolving.distillation import check_student
 from spar_core.evolving.reanchoring import ReanchoringSettings
 from spar_core.members import parse_variant, variant_kinds
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study

@@ -1,9 +1,9 @@
-"""Write ``reports/<study>/report.html``: the report as one page that opens offline, with what no report may hold.
+"""Write ``reports/<study>/report.html``: the report as one page that opens offline, with facts about this run.
 
-Reads ``report.md`` and its figures, the artifacts, the times below artifacts/seconds, git and MLflow. The page adds to
-the report the commit, run ids, time, memory and machine, and pictures of the policies at work. These differ from copy
-to copy of the project, so the page is no output of DVC and not in git; `make run` writes it at its end.
-What is missing (a store, a screen to draw on, artifacts) is said on the page, which is written all the same.
+It reads ``report.md`` and its figures, the artifacts, the times below artifacts/seconds, git and MLflow. The page adds
+the commit, run ids, time, memory and machine, and pictures of the policies at work. These differ between copies of the
+project, so the page is not in git and not an output of DVC; `make run` writes it at its end. Where a source is missing
+(the MLflow store, a way to draw, artifacts), the page says so.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _GIT_SECONDS = 20
 
 
 def write_page(layout: Layout, film: bool = True) -> Path:
-    """Write the page of the study in ``params.yaml``, whole or not at all, and say where it is.
+    """Write the page of the study in ``params.yaml``, complete or not at all; returns its path.
 
     Args:
         layout: the project.
-        film: whether to picture the policies; it takes up to half a minute a dataset, once.
+        film: whether to film the policies; a new film takes up to half a minute per dataset.
 
     Raises:
         SparError: the study has no report yet.
@@ -62,7 +62,7 @@ def write_page(layout: Layout, film: bool = True) -> Path:
 
 
 def gather(study: Study, layout: Layout, pictures: Sequence[Film]) -> Extra:
-    """All that the page holds beside the report."""
+    """Everything that the page holds besides the report."""
     index = find_runs(study, layout)
     known, unknown = spent(layout, study)
     return Extra(
@@ -78,11 +78,11 @@ def gather(study: Study, layout: Layout, pictures: Sequence[Film]) -> Extra:
     )
 
 
-# --- where from ---
+# --- commit and machine ---
 
 
 def versions_of_project(root: Path) -> dict[str, str]:
-    """Commit, changes since, and digest of ``dvc.lock``, each as far as there is one."""
+    """Commit, files changed since, and digest of ``dvc.lock``; each says "none" where it does not exist."""
     commit = _git(root, "log", "-1", "--format=%H, of %cs")
     facts = {"Commit": commit or "none: not a git repository"}
     if commit:
@@ -95,7 +95,7 @@ def versions_of_project(root: Path) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git answers, or None."""
+    """The output of a git command; None where it fails."""
     command = ["git", "-C", str(root), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS)
@@ -105,7 +105,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def machine() -> dict[str, str]:
-    """The machine that writes the page."""
+    """Facts about the machine that writes the page."""
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -127,7 +127,7 @@ def _processor() -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what results depend on."""
+    """Versions of the libraries that results depend on."""
 
     def version(name: str) -> str:
         try:
@@ -142,10 +142,10 @@ def libraries() -> dict[str, str]:
 
 
 def run_tables(index: RunIndex) -> list[Table]:
-    """The result runs, and the runs of the stages that they rest on."""
+    """The result runs, and the runs of the stages behind them."""
     if not index.results and not index.cells:
         return []
-    # What tells rows apart comes first: a phone shows no more without scrolling.
+    # The columns that distinguish rows come first, since a phone shows only these without scrolling.
     results = [
         [rule, _link(run), anchor, critic, dataset] for (dataset, anchor, critic, rule), run in index.results.items()
     ]
@@ -179,7 +179,7 @@ def stage_table(known: Sequence[Spent]) -> Table:
 
 
 def cell_table(known: Sequence[Spent]) -> Table:
-    """The same by cell."""
+    """Time and memory by cell."""
     rows = [
         [one.cell.name, _time(one.seconds), one.workers or NOTHING, *_peaks([one]), one.cell.dataset] for one in known
     ]
@@ -188,22 +188,22 @@ def cell_table(known: Sequence[Spent]) -> Table:
 
 
 def cost_notes(known: Sequence[Spent], unknown: int) -> list[str]:
-    """What the numbers are."""
+    """Notes that explain the tables of time and memory."""
     if not known:
-        return ["No stage has left its time here: the artifacts were made elsewhere, or none is there."]
+        return ["No times are recorded in this copy: the artifacts were made elsewhere, or do not exist."]
     notes = [
-        "Time is wall time of a cell, for all seeds of its group. Cells can run side by side, so the total is not how "
-        "long a run of the study takes. A cell that came out of the cache keeps what it took when it was made.",
-        "Peak memory is the most that was resident at once in the stage's own process, and in the largest of its "
-        "workers, libraries included. It is no sum: with several workers, up to so many times the last column came on "
-        "top. The system counts a worker at no less than what its parent had held by the worker's start.",
+        "Time is the wall time of a cell, for all seeds of its group. Cells can run in parallel, so the total is not "
+        "the duration of the study. A cell from the cache shows the time that it took when it was made.",
+        "Peak memory is the largest resident memory of the stage's own process, and of its largest worker, libraries "
+        "included. The two are not added: each of several workers can use up to the last column in addition. The "
+        "system counts for a worker at least the memory of its parent at the worker's start.",
     ]
     if not any(one.peak for one in known):
         notes[1] = "Memory was not measured when these cells ran."
     if unknown:
         whole = len(known) + unknown
         notes.append(
-            f"Of {unknown} of the study's {whole} cells no time is here: they were made elsewhere, or not yet."
+            f"{unknown} of the study's {whole} cells have no time here: they were made elsewhere, or do not exist yet."
         )
     return notes
 
@@ -215,15 +215,20 @@ def _time(seconds: float) -> str:
 
 
 def _peaks(cells: Sequence[Spent]) -> tuple[str, str]:
-    """The largest peaks of cells, of a stage's own process and of a worker."""
-    own, worker = ([getattr(one, name) for one in cells if getattr(one, name)] for name in ("peak", "worker_peak"))
-    return tuple(f"{max(values):.0f} MiB" if values else NOTHING for values in (own, worker))
+    """The largest peak memory of the cells' own processes, and of their workers."""
+    own = [one.peak for one in cells if one.peak]
+    worker = [one.worker_peak for one in cells if one.worker_peak]
+    return _mebibytes(own), _mebibytes(worker)
+
+
+def _mebibytes(values: Sequence[float]) -> str:
+    return f"{max(values):.0f} MiB" if values else NOTHING
 
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.view``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-film", action="store_true", help="leave out the pictures of the policies")
+    parser.add_argument("--no-film", action="store_true", help="leave out the films of the policies")
     path = write_page(Layout(), film=not parser.parse_args(argv).no_film)
     print(f"Page: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

@@ -245,7 +245,9 @@ def test_the_digests_do_not_depend_on_which_claims_run(tree):
 
 
 def test_editing_the_report_trains_nothing(tree):
-    for file in ("tables", "figures", "render", "console", "offline", "flat", "sections", "pairs", "provenance"):
+    files = [f"numbers/{name}" for name in ("tables", "reading", "offline", "flat", "pairs", "inside")]
+    files += [f"page/{name}" for name in ("render", "console", "sections", "provenance", "inside")]
+    for file in [*files, "figures/figures"]:
         assert changed(tree, append(tree, f"spar_core/reporting/{file}.py", CODE)) == {"stage report"}
 
 
@@ -382,6 +384,7 @@ def reaches(file: Path, *prefixes: str) -> list[str]:
     return [name for name in imported(file) if any(name == p or name.startswith(p + ".") for p in prefixes)]
 
 
+ABOVE_NUMBERS = tuple(f"spar_core.reporting.{room}" for room in ("figures", "page", "film"))
 BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spar_core.residual", "spar_core.policy")
 
 
@@ -398,7 +401,9 @@ BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spa
         ("spar_core/anchors/*.py", ("spar_core.critics", "spar_core.improvement", "spar_core.residual")),
         ("spar_core/critics/*.py", ("spar_core.improvement", "spar_core.residual", "spar_core.anchors.mlp")),
         ("spar_core/residual.py", ("spar_core.critics", "spar_core.improvement")),
-        ("spar_core/reporting/*.py", (*BELOW, "spar_core.training.networks", "torch")),
+        ("spar_core/reporting/numbers/*.py", (*BELOW, *ABOVE_NUMBERS, "spar_core.training", "torch")),
+        ("spar_core/reporting/figures/*.py", (*BELOW, *ABOVE_NUMBERS[1:], "spar_core.training", "torch")),
+        ("spar_core/reporting/page/*.py", (*BELOW, "spar_core.reporting.film", "spar_core.training", "torch")),
         ("spar_core/theory/*.py", ("spar_core.reporting", "spar_core.evaluation.rollouts", "spar_core.data.sources")),
         ("spar_core/improvement/*.py", ("spar_core.theory",)),
         ("stages/*.py", ("tests",)),

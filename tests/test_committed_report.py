@@ -1,169 +1,268 @@
-"""The committed report of the default study: every number in it is computed from raw rows, and those are dvc.lock's."""
+"""The committed reports: their numbers are computed again from the tables beside them, without this project's code."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
-from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy import stats
 
 from spar_core.artifacts import digest_file
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.page.inside import GEOMETRY, RULES
 from spar_core.reporting.page.provenance import dvc_digest
-from spar_core.reporting.page.render import build_report
-from spar_core.settings import load_yaml, parse
-from spar_core.study import Study
-from stages.report import raw_of
 from tests.fakes import ROOT
 
-FOLDER = ROOT / "reports/default"
-STUDY = parse(Study, {"name": "default", **load_yaml(ROOT / "studies/default.yaml")}, "studies/default.yaml")
+REPORTS = ROOT / "reports"
+DEFAULT = REPORTS / "default"
+STUDIES = sorted(path.parent.name for path in REPORTS.glob("*/report.md"))
+# Reports of earlier code have no table of episodes.
+WITH_EPISODES = sorted(path.parent.name for path in REPORTS.glob("*/episodes.csv"))
+KEYS = ["dataset", "anchor", "critic", "improvement"]
 LOCK = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-(SETTING,) = {(cell.dataset, cell.anchor, cell.critic) for cell in STUDY.cells()}
-RULES = STUDY.improvements
+# Numbers on a page end in these, in this order: value, and the ends of its interval.
+GAIN = r"\**(-|[+-]?[\d.]+)(?: \[([+-]?[\d.]+), ([+-]?[\d.]+)\])?\**"
+
+
+def page_of(study: str) -> str:
+    return (REPORTS / study / "report.md").read_text(encoding="utf-8")
+
+
+def seed_means(study: str, column: str = "return") -> dict[tuple[str, ...], np.ndarray]:
+    """Mean of a column over the episodes of each seed, in rising order of seed, by dataset, anchor, critic and rule."""
+    frame = pd.read_csv(REPORTS / study / "episodes.csv")
+    means = frame.groupby([*KEYS, "seed"], sort=True)[column].apply(lambda v: math.fsum(v) / len(v))
+    return {key: values.to_numpy() for key, values in means.groupby(level=KEYS)}
+
+
+def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """Mean difference with its 95% t-interval; without width where all seeds differ by the same."""
+    ends = (
+        stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        if np.ptp(ours - theirs)
+        else [np.mean(ours - theirs)] * 2
+    )
+    return float(np.mean(ours - theirs)), float(ends[0]), float(ends[1])
+
+
+def tables_of(study: str) -> list[tuple[tuple[str, str, str], str]]:
+    """The text below every heading of an anchor and critic, by dataset, anchor and critic."""
+    page, found = page_of(study), []
+    heads = [*re.finditer(r"^## (\S+/\S+)$|^### Anchor `(\S+)`, critic `(\S+)`$|^##+ .*$", page, re.MULTILINE)]
+    dataset = ""
+    for head, end in pairwise([*heads, None]):
+        if head[1]:
+            dataset = head[1]
+        elif head[2]:
+            found.append(((dataset, head[2], head[3]), page[head.end() : end.start() if end else len(page)]))
+    return found
+
+
+def rows_below(text: str, head: str) -> list[list[str]]:
+    """Cells of the rows of the first table whose header begins with ``head``."""
+    (header,) = [line for line in text.splitlines() if line.startswith(head)][:1]
+    body = text.split(header + "\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in body]
+
+
+def shows(text: str, value: float) -> bool:
+    """Whether a printed number is this value, rounded to the decimals that are printed."""
+    decimals = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.5 * 10.0**-decimals * (1 + 1e-6) + 1e-9
 
 
 def locked(kind: str) -> dict[str, str]:
-    """What dvc.lock has for the outputs of a kind: path below ``artifacts/<kind>`` to digest."""
+    """Digests of the artifacts of a kind in dvc.lock, by path below ``artifacts/<kind>``."""
     outs = [out for stage in LOCK.values() for out in stage.get("outs", ())]
     prefix = f"artifacts/{kind}/"
     return {out["path"].removeprefix(prefix): out["md5"] for out in outs if out["path"].startswith(prefix)}
 
 
-def rows_of(rule: str) -> list[dict[str, str]]:
-    path = FOLDER.joinpath("raw/evaluation", *SETTING, rule, "0-3", "episodes.csv")
-    with path.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+# --- files ---
 
 
-def seed_returns(rule: str) -> dict[int, float]:
-    by_seed = defaultdict(list)
-    for row in rows_of(rule):
-        by_seed[int(row["seed"])].append(float(row["return"]))
-    return {seed: math.fsum(values) / len(values) for seed, values in by_seed.items()}
-
-
-@pytest.fixture(scope="module")
-def rendered():
-    """The report anew, from the raw rows alone."""
-    return build_report(STUDY, raw_of(FOLDER), ReportSettings())
-
-
-@pytest.mark.parametrize("kind", ["evaluation", "estimate", "geometry", "diagnosis"])
-def test_the_raw_rows_are_the_artifacts_of_dvc_lock(kind):
-    outs = locked(kind)
-    assert len(outs) == (1 if kind == "geometry" else len(RULES))
-    for path, digest in outs.items():
-        assert dvc_digest(FOLDER / "raw" / kind / path) == digest, path
-    kept = {p.parent.relative_to(FOLDER / "raw" / kind).as_posix() for p in (FOLDER / "raw" / kind).rglob("meta.json")}
-    assert kept == set(outs)
-
-
-def test_every_file_of_the_report_is_the_one_that_dvc_lock_names():
-    outs = {out["path"]: out["md5"] for out in LOCK["report"]["outs"]}
-    assert {"reports/default/report.md", "reports/default/figures", "reports/default/metrics.json"} <= outs.keys()
-    for path, digest in outs.items():
+def test_the_files_of_the_default_report_are_those_of_dvc_lock():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
+    kept, cached = set(), set()
+    for out in [*stage["outs"], *stage["metrics"]]:
+        path, cache = (out, True) if isinstance(out, str) else next((p, o["cache"]) for p, o in out.items())
+        (cached if cache else kept).add(path.replace("${study.name}", "default"))
+    digests = {out["path"]: out["md5"] for out in LOCK["report"]["outs"]}
+    assert digests.keys() == kept | cached
+    for path in kept | {path for path in cached if (ROOT / path).exists()}:
         found = ROOT / path
-        assert (dvc_digest(found) if found.is_dir() else digest_file(found)) == digest, path
+        assert (dvc_digest(found) if found.is_dir() else digest_file(found)) == digests[path], path
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "reports").glob("*/raw")), ids=lambda path: path.parent.name)
-def test_every_report_that_keeps_its_rows_is_what_they_give(folder):
-    name = folder.parent.name
-    study = parse(Study, {"name": name, **load_yaml(ROOT / f"studies/{name}.yaml")}, f"studies/{name}.yaml")
-    again = build_report(study, raw_of(folder.parent), ReportSettings())
-    assert again.files["report.md"].decode() == (folder.parent / "report.md").read_text(encoding="utf-8")
-    assert set(again.figures) == {path.name for path in (folder.parent / "figures").iterdir()}
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_report_shows_every_figure_beside_it_and_no_other(study):
+    shown = set(re.findall(r"\]\(figures/([^)]+)\)", page_of(study)))
+    assert shown == {path.name for path in (REPORTS / study / "figures").iterdir()}
 
 
-@pytest.mark.parametrize("name", ["table.csv", "returns.csv", "pairs.csv", "overall.csv", "anchors.csv"])
-def test_the_tables_are_what_the_raw_rows_give(rendered, name):
-    ours, theirs = (
-        list(csv.reader(io.StringIO(text))) for text in (rendered.files[name].decode(), (FOLDER / name).read_text())
-    )
-    assert ours[0] == theirs[0] and len(ours) == len(theirs)
-    for mine, committed in zip(ours, theirs, strict=True):
-        for a, b in zip(mine, committed, strict=True):
-            # Another processor may round the last digit otherwise.
-            assert a == b or float(a) == pytest.approx(float(b), rel=1e-9, abs=1e-9), (name, a, b)
+# --- returns, gains and scores, from the episodes ---
 
 
-def test_metrics_are_recomputed_from_the_episodes_without_this_projects_code():
-    metrics = json.loads((FOLDER / "metrics.json").read_text())
-    means = {rule: seed_returns(rule) for rule in RULES}
-    context = json.loads(FOLDER.joinpath("raw/evaluation", *SETTING, "anchor", "0-3", "context.json").read_text())
-    low, high = context["reference"]["min"], context["reference"]["max"]
-    told = defaultdict(dict)
-    for key, value in metrics.items():
-        if not key.startswith(("agreement/", "overall/")):
-            rule, name = key.rsplit("/", 2)[1:]
-            told[rule][name] = value
-    assert set(told) == set(RULES)
-    anchor = np.array(list(means["anchor"].values()))
-    uniform = np.array(list(means["uniform"].values()))
-    for rule in RULES:
-        ours = np.array(list(means[rule].values()))
-        estimates = json.loads(FOLDER.joinpath("raw/estimate", *SETTING, rule, "0-3", "estimates.json").read_text())
-        known = {
-            "return_mean": ours.mean(),
-            "normalised_score": 100 * (ours.mean() - low) / (high - low),
-            "length_mean": np.mean([int(row["length"]) for row in rows_of(rule)]),
-            "fqe_mean": np.mean(estimates["fqe"]),
-            "critic_estimate": np.mean(estimates["critic_estimate"]),
-        }
-        if rule != "anchor":
-            interval = stats.ttest_rel(ours, anchor).confidence_interval(0.95)
+@pytest.mark.parametrize("study", WITH_EPISODES)
+def test_the_table_of_returns_holds_the_means_of_the_episodes(study):
+    table = pd.read_csv(REPORTS / study / "returns.csv").sort_values([*KEYS, "seed"])
+    for column, name in (
+        ("return", "return_mean"),
+        ("length", "length_mean"),
+        ("normalised_score", "normalised_score"),
+    ):
+        means = seed_means(study, column)
+        for key, rows in table.groupby(KEYS):
+            np.testing.assert_allclose(means[key], rows[name], rtol=1e-9, err_msg=f"{key} {name}")
+        assert len(means) == table.groupby(KEYS).ngroups
+
+
+@pytest.mark.parametrize("study", WITH_EPISODES)
+def test_metrics_are_computed_again_from_the_episodes(study):
+    told = json.loads((REPORTS / study / "metrics.json").read_text())
+    returns, lengths, scores = (seed_means(study, name) for name in ("return", "length", "normalised_score"))
+    success = pd.read_csv(REPORTS / study / "episodes.csv").groupby(KEYS)["success"].mean()
+    compared = 0
+    for key, ours in returns.items():
+        anchor, uniform = (returns.get((*key[:3], rule)) for rule in ("anchor", "uniform"))
+        known = {"return_mean": ours.mean(), "length_mean": lengths[key].mean()}
+        if np.isfinite(scores[key]).all():
+            known["normalised_score"] = scores[key].mean()
+        if np.isfinite(success[key]):
+            known["success_rate"] = success[key]
+        if key[3] != "anchor":
+            gain, low, high = paired(ours, anchor)
             pooled = math.sqrt((ours.var(ddof=1) + anchor.var(ddof=1)) / 2)
-            known |= {
-                "gain_over_anchor": (ours - anchor).mean(),
-                "gain_low": interval.low,
-                "gain_high": interval.high,
-                "gain_pooled_stds": (ours - anchor).mean() / pooled,
-            }
-        if rule not in ("anchor", "uniform"):
+            known |= {"gain_over_anchor": gain, "gain_low": low, "gain_high": high}
+            if pooled > 0:
+                known["gain_pooled_stds"] = gain / pooled
+        if key[3] not in ("anchor", "uniform") and uniform is not None:
             known["improvement_part"] = (ours - uniform).mean()
-        assert told[rule] == pytest.approx(known), rule
+        mine = {
+            name.rpartition("/")[2]: value for name, value in told.items() if name.rpartition("/")[0] == "/".join(key)
+        }
+        estimates = {name: mine.pop(name) for name in ("fqe_mean", "critic_estimate") if name in mine}
+        assert mine == pytest.approx(known, rel=1e-9, abs=1e-9), key
+        compared += len(mine) + len(estimates)
+    assert compared == len([name for name in told if not name.startswith(("overall/", "agreement/"))])
 
 
-def test_every_number_of_the_returns_table_is_one_of_the_raw_rows():
-    page = (FOLDER / "report.md").read_text(encoding="utf-8")
-    for rule in RULES:
-        line = next(line for line in page.splitlines() if re.match(rf"\| `{rule}` \| 4 \| \**-?\d", line))
-        values = list(seed_returns(rule).values())
-        mean, interval = np.mean(values), stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-        shown = [cell.strip(" *") for cell in line.split("|")[2:9]]
-        assert shown[0] == "4" and shown[1] == f"{mean:.0f}" and shown[3] == f"{np.std(values, ddof=1):.0f}"
-        assert shown[2] == f"[{interval[0]:.0f}, {interval[1]:.0f}]"
+@pytest.mark.parametrize("study", WITH_EPISODES)
+def test_every_number_of_returns_and_gains_on_the_page_is_that_of_the_episodes(study):
+    returns, lengths, scores = (seed_means(study, name) for name in ("return", "length", "normalised_score"))
+    seen, gained, pairs = set(), set(), 0
+    for setting, text in tables_of(study):
+        anchor, uniform = (returns.get((*setting, rule)) for rule in ("anchor", "uniform"))
+        for name, seeds, mean, interval, spread, *rest in rows_below(text, "| rule | seeds | mean return |"):
+            key = (*setting, name.strip("`"))
+            ours = returns[key]
+            seen.add(key)
+            assert int(seeds) == len(ours) and shows(mean, ours.mean()) and shows(spread, ours.std(ddof=1)), key
+            wanted = (
+                stats.t.interval(0.95, len(ours) - 1, ours.mean(), stats.sem(ours))
+                if np.ptp(ours)
+                else [ours.mean()] * 2
+            )
+            assert all(map(shows, interval.strip("[]").split(", "), wanted)), key
+            if np.isfinite(scores[key]).all():
+                assert shows(rest[0], scores[key].mean()) and shows(rest[1], scores[key].std(ddof=1)), key
+                rest = rest[2:]
+            assert shows(rest[0], lengths[key].mean()), key
+        for name, gain, *rest in rows_below(text, "| rule | gain |"):
+            ours = returns[*setting, name.strip("`")]
+            gained.add((*setting, name.strip("`")))
+            parts = [(gain, ours, anchor)]
+            if uniform is not None:
+                parts += [(rest[0], uniform, anchor), (rest[1], ours, uniform)]
+            for shown, one, other in parts:
+                if shown != "-":
+                    assert all(map(shows, re.fullmatch(GAIN, shown).groups(), paired(one, other))), (setting, name)
+        for name, *cells in rows_below(text, "| | `"):
+            others = [row[0] for row in rows_below(text, "| | `")]
+            for other, cell in zip(others, cells, strict=True):
+                if name != other:
+                    pairs += 1
+                    one, two = (returns[*setting, rule.strip("`")] for rule in (name, other))
+                    difference, chance = cell.split("<br>")
+                    assert all(map(shows, re.fullmatch(GAIN, difference).groups(), paired(one, two))), (setting, name)
+                    above = np.sign(one[:, None] - two[None, :]).mean() / 2 + 0.5
+                    assert shows(chance, above), (setting, name, other)
+    assert seen == set(returns) and gained == {key for key in returns if key[3] != "anchor"}
+    counts = [len([key for key in returns if key[:3] == setting]) for setting, _ in tables_of(study)]
+    assert pairs == sum(n * (n - 1) for n in counts)
 
 
-def test_the_digests_on_the_page_are_those_of_dvc_lock():
-    page = (FOLDER / "report.md").read_text(encoding="utf-8").split("## Where the numbers come from")[1]
+def test_the_scores_of_all_datasets_together_are_those_of_the_episodes():
+    scores = seed_means("default", "normalised_score")
+    rows = rows_below(page_of("default").split("## All datasets together")[1], "| rule | runs | mean |")
+    assert {row[0].strip("`") for row in rows} == {key[3] for key in scores}
+    for name, runs, mean, iqm, median, gap in rows:
+        (ours,) = [values for key, values in scores.items() if f"`{key[3]}`" == name]
+        value, low, high = re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", mean).groups()
+        wanted = (ours.mean(), *stats.t.interval(0.95, len(ours) - 1, ours.mean(), stats.sem(ours)))
+        assert int(runs) == len(ours) and all(map(shows, (value, low, high), wanted)), name
+        assert shows(iqm, stats.trim_mean(ours, 0.25)) and shows(median, ours.mean()), name
+        assert shows(gap, 100 - np.minimum(ours, 100).mean()), name
+
+
+# --- estimates and diagnoses, from the tables by seed ---
+
+
+def test_the_estimates_of_the_default_report_are_those_of_every_seed():
+    told = json.loads((DEFAULT / "metrics.json").read_text())
+    table = pd.read_csv(DEFAULT / "returns.csv")
+    means = table.groupby(KEYS, sort=False)[["return_mean", "fqe", "critic_estimate"]].mean()
+    text = page_of("default").split("### Estimates from logged data against returns")[1]
+    shown = {row[0].strip("`"): row[2:] for row in rows_below(text, "| rule | mean return | fitted-Q evaluation |")}
+    assert len(shown) == len(means) == 6
+    for key, row in means.iterrows():
+        for cell, column, name in zip(
+            shown[key[3]], ("fqe", "critic_estimate"), ("fqe_mean", "critic_estimate"), strict=True
+        ):
+            assert told["/".join([*key, name])] == pytest.approx(row[column]) and cell == f"{row[column]:.3g}", key
+    for name, column in (("Fitted-Q evaluation", "fqe"), ("The critic's own estimate", "critic_estimate")):
+        line = next(line for line in text.splitlines() if line.startswith(f"- **{name}**"))
+        over_rules = stats.spearmanr(means[column], means["return_mean"]).statistic
+        over_policies = stats.spearmanr(table[column], table["return_mean"]).statistic
+        assert f"is {over_rules:+.2f} over the means of 6 rules" in line and f"{over_policies:+.2f} over 24" in line
+        assert f"would have chosen `{means[column].idxmax()[3]}`" in line
+
+
+def test_the_geometry_and_diagnoses_of_the_default_report_are_those_of_every_seed():
+    rows = pd.read_csv(DEFAULT / "measures.csv", keep_default_na=False, na_values={"value": [""]})
+    text = page_of("default").split("### Geometry and gradients")[1].split("\n## ")[0]
+    shown = {("", name): cells for name, *cells in rows_below(text, "| anchor |")}
+    shown |= {(rule, ""): cells for rule, _, *cells in rows_below(text, "| rule | anchor, critic |")}
+    assert len(shown) == 7
+    for (rule, anchor), cells in shown.items():
+        mine = rows[(rows["improvement"] == rule.strip("`")) & (rows["anchor"].isin([anchor.strip("`"), "mlp"]))]
+        for name, cell in zip(RULES if rule else GEOMETRY, cells, strict=True):
+            values = mine.loc[mine["name"] == name, "value"].dropna().to_numpy()
+            if cell == "-":
+                assert not len(values), (rule, name)
+                continue
+            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+            assert cell == f"{values.mean():.3g} ± {half:.2g}", (rule, name)
+
+
+# --- where the numbers come from ---
+
+
+def test_the_digests_on_the_default_page_are_those_of_dvc_lock():
+    page = page_of("default").split("## Where the numbers come from")[1]
     evaluations, estimates = locked("evaluation"), locked("estimate")
-    for rule in RULES:
-        line = next(line for line in page.splitlines() if line.startswith(f"| `{rule}` |"))
-        path = "/".join([*SETTING, rule, "0-3"])
+    assert len(evaluations) == len(estimates) == 6
+    for path, digest in evaluations.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{Path(path).parent.name}` |"))
         shown = re.findall(r"`([0-9a-f]{12})`", line)
-        assert evaluations[path].startswith(shown[0]) and estimates[path].startswith(shown[1])
-        meta = json.loads((FOLDER / "raw/evaluation" / path / "meta.json").read_text())
-        assert [meta["inputs"][part][:12] for part in ("anchor", "residual", "critic", "policy")] == shown[2:]
-
-
-def test_the_numbers_seen_inside_are_those_of_the_raw_rows():
-    text = (FOLDER / "report.md").read_text(encoding="utf-8").split("### Geometry and gradients")[1].split("\n## ")[0]
-    shown = {"diagnosis/distance_ratio_policy": 1, "diagnosis/improvement_weak_share": 3}
-    for rule in RULES:
-        line = next(line for line in text.splitlines() if line.startswith(f"| `{rule}` |"))
-        path = FOLDER.joinpath("raw/diagnosis", *SETTING, rule, "0-3", "measures.csv")
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = [row for row in csv.DictReader(handle) if row["value"]]
-        for name, column in shown.items():
-            values = [float(row["value"]) for row in rows if row["name"] == name]
-            cell = line.split("|")[3:][column].strip()
-            assert cell == "-" if not values else cell.startswith(f"{np.mean(values):.3g} ±"), (rule, name)
+        assert digest.startswith(shown[0]) and estimates[path].startswith(shown[1]) and len(shown) == 6
+    text = page_of("default").split("### Geometry and gradients")[1].split("\n## ")[0]
+    shown = re.findall(r"`([0-9a-f]{12})`", text.split("Digests of `dvc.lock`:")[1])
+    wanted = {digest[:12] for kind in ("geometry", "diagnosis") for digest in locked(kind).values()}
+    assert set(shown) == wanted and len(wanted) == 7

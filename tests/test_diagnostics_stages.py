@@ -37,7 +37,7 @@ from stages.entry import stage_main
 from stages.geometry import LookAtResiduals
 from stages.layout import Layout
 from stages.params import section
-from stages.report import folders_of, raw_of, read_study
+from stages.report import folders_of, read_study
 from tests.fakes import ROOT
 from tests.pipeline import DATASET, Clone, cell_arguments
 
@@ -220,7 +220,7 @@ def test_plan_drops_what_left_the_study(project):
 
 @pytest.fixture(scope="module")
 def rendered(project):
-    _, folder = report.make_report(Layout())
+    folder = report.make_report(Layout())
     return folder, (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -239,15 +239,22 @@ def test_the_report_has_a_section_with_tables_and_figures(rendered):
     assert "nan" not in text.lower().split()
 
 
-def test_the_raw_copies_give_the_same_page(project, rendered):
-    folder, page = rendered
-    for kind, original in (("geometry", Layout().geometry(DATASET, "mlp", SEEDS)), ("diagnosis", folder_of("awr"))):
-        copy = folder / "raw" / original.relative_to("artifacts")
-        assert copy.parts[-len(original.parts) + 1] == kind and dvc_digest(copy) == dvc_digest(original)
-    study, settings = read_study(Layout())
-    again = build_report(study, raw_of(folder), settings)
-    assert again.files["report.md"].decode() == page
-    assert all((folder / "figures" / name).read_bytes() == data for name, data in again.figures.items())
+def test_the_table_of_measures_holds_every_number_of_every_seed(project, rendered):
+    folder, _ = rendered
+    with (folder / "measures.csv").open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    axes = {("", ""): Layout().geometry(DATASET, "mlp", SEEDS)} | {("iql", rule): folder_of(rule) for rule in RULES}
+    assert {(row["critic"], row["improvement"]) for row in rows} == set(axes)
+    for (critic, rule), original in axes.items():
+        with (original / "measures.csv").open(newline="", encoding="utf-8") as handle:
+            wanted = [(r["seed"], r["name"], _number(r["value"]), _number(r["low"])) for r in csv.DictReader(handle)]
+        mine = [row for row in rows if (row["critic"], row["improvement"]) == (critic, rule)]
+        assert {(row["dataset"], row["anchor"]) for row in mine} == {(DATASET, "mlp")}
+        assert [(r["seed"], r["name"], _number(r["value"]), _number(r["low"])) for r in mine] == wanted
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def test_a_missing_diagnosis_is_an_error_and_a_partial_report_goes_without(project, tmp_path):
@@ -270,4 +277,4 @@ def test_a_study_without_diagnoses_has_no_such_section(project):
     study, settings = read_study(Layout())
     plain = build_report(study.model_copy(update={"diagnosed": ()}), folders_of(Layout()), settings)
     assert "Geometry and gradients" not in plain.files["report.md"].decode()
-    assert not [name for name in plain.raw if name.startswith(("geometry/", "diagnosis/"))]
+    assert len(plain.files["measures.csv"].splitlines()) == 1, "a header and no row"

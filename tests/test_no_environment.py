@@ -15,9 +15,10 @@ from scipy import stats
 
 from spar_core import load_policy
 from spar_core.errors import SparError
-from spar_core.reporting.numbers.cells import Rule, load_rules
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.offline import summarise_offline
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.present import present_part
 from spar_core.study import Study
 from stages import cost, estimate, evaluate, plan, report
@@ -193,7 +194,7 @@ def test_the_page_shows_estimates_and_no_verdict(project):
         assert sorted(shown) == pytest.approx(sorted(means), abs=0.5)
         assert row.count("|") == header.count("|") and ("[" in row.split("|")[5]) == (rule != "anchor")
     assert f"*{ESTIMATE.capitalize()}.*" in page
-    assert "The anchor on held-out episodes: " in page and "`anchor/heldout_mse` 0." in page
+    assert "The anchor's diagnostics on held-out episodes: " in page and "`anchor/heldout_mse` 0." in page
     for word in ("normalised", "Beat", "Lose", "beat", "**", "mean return |"):
         assert word not in page, word
     assert "![FQE value by rule on mine/logs-v0, an estimate" in page and "returns.mine" not in page
@@ -201,7 +202,7 @@ def test_the_page_shows_estimates_and_no_verdict(project):
 
 def test_the_whole_page_reads_well(project):
     page = (Layout().report("default") / "report.md").read_text()
-    assert "Where no policy was rolled out, the tables say so" in page and "episodes a seed: 2." in page
+    assert "Tables of datasets without rollouts say so" in page and "episodes per seed: 2." in page
     overview = [line for line in page.splitlines() if line.startswith(("| mine/", "| builtin/"))]
     assert len(overview) == 3 and [ESTIMATE in line for line in overview] == [True, False, True]
     assert "**" not in overview[0]
@@ -221,7 +222,7 @@ def test_shifted_rewards_that_cannot_be_mapped_back_are_named(project):
     page = page_of(SHIFTED)
     assert "Not evaluated: no environment is named for it." in page
     assert f"*{ESTIMATE.capitalize()}, of rewards after the shift 'iql'.*" in page
-    assert "after the shift `iql`: what was added cannot be taken out again" in page
+    assert "after the shift `iql`; the shift cannot be subtracted from the sum" in page
 
 
 def test_flat_tables_keep_estimates_and_returns_apart(project):
@@ -277,7 +278,7 @@ def test_a_study_without_any_environment_and_a_partial_report(project, tmp_path)
         project.set({"study": json.loads(study.model_dump_json())})
         report.run([])
         whole = (Layout().report("logs") / "report.md").read_text()
-        assert "episodes a seed" not in whole and f"Not evaluated: {CLAUSE}." in whole
+        assert "episodes per seed" not in whole and f"Not evaluated: {CLAUSE}." in whole
         assert {"return_mean", "gain_over_anchor"} <= read_header("logs/table.csv"), "dvc.yaml plots them"
         shutil.move(cell(LOGS, "anchor"), tmp_path / "aside")
         report.run(["--partial"])
@@ -310,8 +311,8 @@ def read_header(name: str) -> set[str]:
     ("change", "message"),
     [
         ({"fqe": None}, "holds no estimate from logged data"),
-        ({"fqe": [1.0]}, r"'fqe' is not one value a seed of the group '0-1'"),
-        ({"seeds": [1, 0]}, "is not one value a seed"),
+        ({"fqe": [1.0]}, r"'fqe' does not have one value per seed of the group '0-1'"),
+        ({"seeds": [1, 0]}, "does not have one value per seed"),
         ({"critic_estimate": [1.0, None]}, "'critic_estimate' that is not finite"),
         ({"not_evaluated": "another reason"}, "differ in 'not_evaluated'"),
         ({"discount": 0.9}, "differ in 'discount'"),

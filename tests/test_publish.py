@@ -106,11 +106,11 @@ def test_a_page_that_was_written_after_publishing_is_attached_once(layout):
     publish(STUDY, layout)
     again = [run for run in by_name(layout).values() if run.data.tags["spar.stage"] == "result"]
     assert [run.data.tags for run in again] == [run.data.tags for run in results]
-    raw = layout.report("small") / "raw/evaluation"
-    raw.mkdir(parents=True)
-    (raw / "episodes.csv").write_text("rows\n")
+    for name in ("episodes.csv", "measures.csv"):
+        (layout.report("small") / name).write_text("rows\n")
     attach(STUDY, layout)
-    assert not [f for f in client.list_artifacts(results[0].info.run_id, "report/small") if "raw" in f.path]
+    attached = {Path(f.path).name for f in client.list_artifacts(results[0].info.run_id, "report/small")}
+    assert "report.md" in attached and not {"episodes.csv", "measures.csv"} & attached
 
 
 def test_publishers_that_start_together_create_one_database_and_no_duplicate(layout):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures.harm_figure import harm_figure
 from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.harm import harm_frame, harms
 from spar_core.reporting.numbers.regret import BY_CRITIC, BY_FQE, overall_regrets, regret_frame, regrets
 from spar_core.reporting.numbers.tables import summarise
-from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.render import _environment
 
 SETTINGS = ReportSettings(baseline="anchor", repair="uniform", confidence=0.95)

@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from spar_core.errors import SparError
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.render import Report, build_report
 from spar_core.seeds import parse_seeds
 from spar_core.settings import parse
@@ -126,6 +126,21 @@ def test_numbers_against_scipy_and_their_keys(layout):
     assert all(isinstance(value, float) for value in metrics.values())
 
 
+@pytest.mark.parametrize("reference", [REFERENCE, None])
+def test_the_table_of_episodes_repeats_the_evaluations_to_the_digit(layout, reference):
+    write_cells(layout, study_of(), success=True, reference=reference)
+    table = pd.read_csv(io.BytesIO(report_of(layout, study_of()).files["episodes.csv"]), dtype=str)
+    scores = table.pop("normalised_score")
+    cells = [pd.read_csv(cell_folder(layout, rule) / "episodes.csv", dtype=str) for rule in LEVELS]
+    pd.testing.assert_frame_equal(table, pd.concat(cells, ignore_index=True))
+    if reference is None:
+        assert scores.isna().all()
+    else:
+        returns = table["return"].astype(float)
+        expected = 100 * (returns - reference["min"]) / (reference["max"] - reference["min"])
+        assert scores.astype(float).tolist() == pytest.approx(expected.tolist())
+
+
 def test_tables_for_dvc_plots(layout):
     write_cells(layout, study_of())
     files = report_of(layout, study_of()).files
@@ -143,7 +158,7 @@ def test_the_page_says_who_wins_and_who_loses(layout):
     write_cells(layout, study_of())
     page = report_of(layout, study_of()).files["report.md"].decode()
     assert "Does SPAR beat its anchor?" in page
-    assert "checkpoint rule `last`" in page and "(n = 4)" in page and "episodes a seed: 5" in page
+    assert "checkpoint rule `last`" in page and "(n = 4)" in page and "episodes per seed: 5" in page
     assert "not comparable with D4RL tables" in page
     loses = next(line for line in page.splitlines() if line.startswith("- **Lose to `anchor`**"))
     beats = next(line for line in page.splitlines() if line.startswith("- **Beat `anchor`**"))
@@ -357,8 +372,8 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     assert not stage_main(run)
     folder = layout.report("demo")
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    names = {"metrics.json", "returns.csv", "table.csv", "anchors.csv", "pairs.csv", "overall.csv"}
-    names |= {"harm.csv", "regret.csv", "report.md"}
+    names = {"report.md", "metrics.json", "episodes.csv", "returns.csv", "table.csv", "measures.csv", "anchors.csv"}
+    names |= {"pairs.csv", "overall.csv", "harm.csv", "regret.csv"}
     assert {name for name in written if "/" not in name} == names
     assert "report.md" in capsys.readouterr().out
     print_table(layout)

@@ -15,6 +15,7 @@ from spar_core.critics.iql import IQLCritic
 from spar_core.curves import COLUMNS, POINTS, condense
 from spar_core.errors import SparError
 from spar_core.provenance import changed_settings
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures.curve_figure import curves_of
 from spar_core.reporting.figures.episode_figures import paired_episodes, profile
 from spar_core.reporting.figures.offline_figures import quantiles_of
@@ -23,7 +24,6 @@ from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.overall import overall
 from spar_core.reporting.numbers.pairs import best_of, pairs_frame, pairs_of
 from spar_core.reporting.numbers.tables import summarise
-from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.provenance import dvc_digest
 from spar_core.residual import ResidualSettings
 

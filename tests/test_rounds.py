@@ -21,7 +21,7 @@ from spar_core.evolving.rounds import Round, chains
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.render import build_report
 from spar_core.settings import parse
 from spar_core.study import Study

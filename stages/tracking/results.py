@@ -97,10 +97,11 @@ def attach_report(store: Store, experiment: str, study: Study, layout: Layout) -
 def _attach_report(store: Store, run: Any, study: Study, layout: Layout) -> None:
     """Copy the report and its figures to the run, unless it has them already.
 
-    The raw rows and a partial report stay out: each result would hold those of all.
+    Episodes, measures and a partial report are left out, since every run would hold those of all rules.
     """
     folder = layout.report(study.name)
-    found = (path for path in folder.rglob("*") if not {"raw", "partial"} & set(path.relative_to(folder).parts))
+    left_out = {"episodes.csv", "measures.csv", "partial"}
+    found = (path for path in folder.rglob("*") if not left_out & set(path.relative_to(folder).parts))
     files = sorted(path for path in found if path.suffix in _REPORT_FILES and path.stat().st_size <= _REPORT_FILE_BYTES)
     if not files:
         return

@@ -1,7 +1,7 @@
-"""The figure of anchor quality: anchor return across, improved return up, one panel a rule on shared axes.
+"""The figure of anchor quality: the improved return over the anchor's return, one panel per rule on shared axes.
 
-Same promises as :mod:`spar_core.reporting.figures.figures`: the same numbers give the same bytes, nothing depends on
-colour, and a phone held upright shows it whole. Anchors are numbered as in the report's table.
+As in :mod:`spar_core.reporting.figures.figures`, equal numbers give equal bytes, nothing depends on colour, and the
+width suits a phone. Anchors are numbered as in the report's table.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spar_core.reporting.figures.figures import GREY, INK, STYLE, WIDTH, labelled, svg
+from spar_core.reporting.figures.figures import labelled
+from spar_core.reporting.figures.look import GREY, INK, STYLE, WIDTH, svg
 from spar_core.reporting.numbers.anchor_quality import AnchorQuality, RuleTrend
 from spar_core.reporting.numbers.tables import Summary
+from spar_core.reporting.numbers.trend import Array
 
-PANEL = 3.1  # inches a rule
+PANEL = 3.1  # inches per rule
 BAND, LINE = "#dedede", "#444444"
-# An interval may widen the axes by this share of the points' span; beyond, it is cut at the panel's edge, or the
-# intervals of two or three seeds would press the points into a corner.
+# An interval may widen the axes by at most this share of the points' span and is cut at the panel's edge beyond, since
+# the wide intervals of two or three seeds would leave little room for the points.
 WIDENING = 0.12
-# Where a number may stand about its mark: points away, and directions, in order of preference.
+# Where a number may stand around its mark: distances in points, and directions, in order of preference.
 AWAY = (8.0, 12.0, 17.0, 23.0, 30.0, 38.0)
 AROUND = np.deg2rad([45, 135, 315, 225, 90, 270, 0, 180, 22, 68, 112, 158, 202, 248, 292, 338])
-LETTER = (4.6, 7.6)  # points: width of a digit, height of the text
+LETTER = (4.6, 7.6)  # width of a digit and height of the text, in points
 LABEL_SIZE = 8
 
 
@@ -46,12 +48,12 @@ def anchor_quality_figure(quality: AnchorQuality, baseline: str) -> bytes | None
             axes.set_xlim(*across)
             axes.set_ylim(*up)
             _panel(axes, trend)
-            # A long figure is read a panel at a time, so each shows its own scale.
+            # The figure is long, so every panel shows the scale.
             axes.tick_params(labelbottom=True)
             axes.set_ylabel("improved return")
         panels[-1].set_xlabel(labelled(f"return of the anchor (rule {baseline})", quality.anchors[0].summary.label))
         figure.legend(handles=_legend(quality), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        # Numbers are placed among the marks, so they need the final layout.
+        # The place of a number depends on the final positions of the marks.
         figure.draw_without_rendering()
         for axes, trend in zip(panels, quality.trends, strict=True):
             _number_marks(axes, trend, figure.dpi)
@@ -59,17 +61,17 @@ def anchor_quality_figure(quality: AnchorQuality, baseline: str) -> bytes | None
 
 
 def _panel(axes: Axes, trend: RuleTrend) -> None:
-    """Identity, trend with band, a small ring a seed, and a mark with two intervals an anchor."""
+    """The identity, the trend with its band, a small ring per seed, and a mark with two intervals per anchor."""
     axes.set_title(trend.rule, fontsize=10, loc="left", fontweight="bold")
     axes.grid(color="#ececec", linewidth=0.6)
     axes.set_axisbelow(True)
     ends = np.array([min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])])
     axes.plot(ends, ends, color=INK, linestyle="--", linewidth=1.0, zorder=2, scalex=False, scaley=False)
     if trend.line is not None:
-        x = np.linspace(trend.lowest, trend.highest, 101)
-        middle, half = trend.line.at(x), trend.line.half_band(x)
-        axes.fill_between(x, middle - half, middle + half, color=BAND, linewidth=0, zorder=1)
-        axes.plot(x, middle, color=LINE, linewidth=1.8, zorder=2)
+        across = np.linspace(trend.lowest, trend.highest, 101)
+        middle, half = trend.line.at(across), trend.line.half_band(across)
+        axes.fill_between(across, middle - half, middle + half, color=BAND, linewidth=0, zorder=1)
+        axes.plot(across, middle, color=LINE, linewidth=1.8, zorder=2)
     for anchor, ours in trend.points:
         seeds = sorted(set(anchor.summary.per_seed) & set(ours.per_seed))
         axes.scatter(
@@ -90,10 +92,10 @@ def _panel(axes: Axes, trend: RuleTrend) -> None:
 
 
 def _number_marks(axes: Axes, trend: RuleTrend, dpi: float) -> None:
-    """Put each anchor's number beside its mark, where it covers no other; a thin line leads back where it is far."""
+    """Put each anchor's number beside its mark, where it covers nothing; a thin line joins a far number to its mark."""
     scale = 72.0 / dpi
 
-    def points(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
+    def points(pairs: Sequence[tuple[float, float]]) -> Array:
         return axes.transData.transform(np.asarray(pairs, dtype=float).reshape(-1, 2)) * scale
 
     means = points([(anchor.returns.value, ours.returns.value) for anchor, ours in trend.points])
@@ -106,16 +108,16 @@ def _number_marks(axes: Axes, trend: RuleTrend, dpi: float) -> None:
     )
     frame = axes.get_window_extent()
     edges = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * scale
-    placed: list[np.ndarray] = []
+    placed: list[Array] = []
     for (anchor, ours), mark in zip(trend.points, means, strict=True):
         text = str(anchor.number)
         half = np.array([LETTER[0] * len(text), LETTER[1]]) / 2
         best, lowest = mark, np.inf
         for (rank, away), angle in itertools.product(enumerate(AWAY), AROUND):
             spot = mark + away * np.array([np.cos(angle), np.sin(angle)])
-            # Nearer to another mark than to its own, a number would be read as that one's.
+            # A number that is nearer to another mark would be read as that mark's number.
             rival = sorted(np.hypot(*(means - spot).T))[0] < away - 1e-6
-            # Straight up, down or sideways it would lie on its mark's intervals.
+            # Straight above, below or beside its mark, a number would cover the mark's intervals.
             aligned = min(abs(np.cos(angle)), abs(np.sin(angle))) < 1e-6
             cost = 1.5 * rank + 15.0 * rival + 2.0 * aligned + _crowding(spot, half, means, rings, placed, edges)
             if cost < lowest - 1e-9:
@@ -139,14 +141,14 @@ def _number_marks(axes: Axes, trend: RuleTrend, dpi: float) -> None:
 
 
 def _crowding(
-    spot: np.ndarray,
-    half: np.ndarray,
-    means: np.ndarray,
-    rings: np.ndarray,
-    placed: Sequence[np.ndarray],
-    edges: np.ndarray,
+    spot: Array,
+    half: Array,
+    means: Array,
+    rings: Array,
+    placed: Sequence[Array],
+    edges: Array,
 ) -> float:
-    """How bad a place is for a number: over another number, a mark, a ring, or off the panel."""
+    """The cost of a place for a number: it may cover another number, a mark or a ring, or leave the panel."""
     low, high = spot - half, spot + half
     cost = 0.0
     if (low < edges[:2] + 1).any() or (high > edges[2:] - 1).any():
@@ -154,13 +156,13 @@ def _crowding(
     for box in placed:
         if (low < box[2:] + 1).all() and (high > box[:2] - 1).all():
             cost += 200.0
-    # A mark is 2.6 points from centre to corner, a ring 1.5.
+    # From centre to corner, a mark measures 2.6 points and a ring 1.5.
     cost += 40.0 * int((np.abs(means - spot) < half + 2.8).all(axis=1).sum())
     return cost + 3.0 * int((np.abs(rings - spot) < half + 1.8).all(axis=1).sum())
 
 
 def _limits(summaries: Sequence[Summary]) -> tuple[float, float]:
-    """Axis limits: every point, and intervals as far as ``WIDENING`` lets them."""
+    """Axis limits that hold every point, and intervals as far as ``WIDENING`` allows."""
     points = [value for s in summaries for value in (s.returns.value, *s.per_seed.values())]
     ends = [end for s in summaries for end in (s.returns.low, s.returns.high) if end is not None]
     low, high = min(points), max(points)

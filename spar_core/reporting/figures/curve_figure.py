@@ -1,7 +1,7 @@
-"""The figure of learning curves: every part of the pipeline, a panel a metric.
+"""The figure of learning curves of every part of the pipeline, one panel per metric.
 
-Mean over seeds, with a band from the lowest to the highest seed. Curves show whether a part had settled; none of them
-chose a policy.
+A curve is the mean over seeds, with a band from the lowest to the highest seed. Curves show whether a part has
+converged; no policy is chosen by them.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spar_core.reporting.figures.figures import INK, STYLE, WIDTH, line_styles, svg
+from spar_core.reporting.figures.figures import line_styles
+from spar_core.reporting.figures.look import INK, STYLE, WIDTH, svg
 from spar_core.reporting.numbers.cells import Rule
 
-# In the order of the pipeline; who a part's curves belong to.
+# Parts in pipeline order, each with the axis of the study that its curves belong to.
 PARTS = {"anchor": "anchor", "residual": "anchor", "critic": "critic", "improvement": "improvement"}
-# More lines in a panel than this are no longer told apart.
+# Largest number of lines in a panel.
 MOST_LINES = 8
 
 
 def curves_of(rules: Sequence[Rule]) -> pd.DataFrame:
-    """Curves of a dataset's rules: part, metric, owner, step, mean, low, high, each part's owner once.
+    """Curves of a dataset's rules, with the columns part, metric, owner, step, mean, low and high.
 
-    Seed groups of one owner are put together: mean and ends are over all seeds.
+    Several rules share an anchor or a critic, whose curves are taken once. Mean, low and high are over all seeds of all
+    seed groups.
     """
     frames = []
     seen: set[tuple[str, str]] = set()
     for rule in rules:
         fresh = {part: getattr(rule, axis) for part, axis in PARTS.items()}
-        # What an improvement rule learns depends on the anchor and the critic too; the first setting stands for it.
+        # A rule's curves also depend on the anchor and the critic; those of its first setting are taken.
         wanted = {part: owner for part, owner in fresh.items() if (part, owner) not in seen}
         seen |= set(wanted.items())
         for frame in rule.curves:
@@ -48,7 +50,7 @@ def curves_of(rules: Sequence[Rule]) -> pd.DataFrame:
 
 
 def curves_figure(rules: Sequence[Rule]) -> bytes | None:
-    """Learning curves of one dataset; None where nothing was trained by steps."""
+    """Learning curves of one dataset; None where no part has curves."""
     curves = curves_of(rules)
     panels = [
         (metric, curves[curves["metric"] == metric])
@@ -57,7 +59,7 @@ def curves_figure(rules: Sequence[Rule]) -> bytes | None:
     ]
     if not panels:
         return None
-    # By the study's order, also of rules without curves, so that a rule looks the same in every figure.
+    # Rules without curves count too, so that a rule has the same line in every figure.
     styles = {axis: line_styles(list(dict.fromkeys(getattr(rule, axis) for rule in rules))) for axis in PARTS.values()}
     drawn: dict[str, dict[str, None]] = {axis: {} for axis in styles}
     rows = -(-len(panels) // 2)

@@ -1,4 +1,4 @@
-"""Which figures a dataset gets, and what they are called: as many as stay readable."""
+"""Which figures a dataset gets, and their file names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures.anchor_figure import anchor_quality_figure
 from spar_core.reporting.figures.curve_figure import curves_figure
 from spar_core.reporting.figures.episode_figures import against_figure, profiles_figure
@@ -13,23 +14,25 @@ from spar_core.reporting.figures.figures import estimates_figure, gains_figure, 
 from spar_core.reporting.figures.offline_figures import agreement_figure, corrections_figure
 from spar_core.reporting.numbers.agreement import Agreement
 from spar_core.reporting.numbers.anchor_quality import AnchorQuality
-from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.numbers.cells import Rule, Setting, by_setting
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
-from spar_core.reporting.page.console import by_setting
 
-# Panels one above the other that still make one figure.
+# Largest number of panels in one figure.
 PANELS = 4
-# Settings of a dataset whose single episodes and corrections are pictured; a study of many anchors would drown in them.
+# Number of settings of a dataset with figures of single episodes, estimates and corrections: a study of many anchors
+# would have too many.
 PICTURED = 3
 
 
 @dataclass
 class Drawn:
-    """Names of a dataset's figures; ``anchors`` by critic, ``estimates`` where nothing was rolled out.
+    """File names of a dataset's figures.
 
-    ``against``, ``agreement`` and ``corrections`` are by (dataset, anchor, critic), for the first ``PICTURED``.
+    Attributes:
+        estimates: for a dataset without rollouts, in place of ``returns``, ``gains`` and ``profiles``.
+        anchors: by critic.
+        against, corrections, agreement: by setting, for the first ``PICTURED`` settings.
     """
 
     returns: list[str] = field(default_factory=list)
@@ -37,9 +40,9 @@ class Drawn:
     gains: list[str] = field(default_factory=list)
     anchors: dict[str, str] = field(default_factory=dict)
     profiles: list[str] = field(default_factory=list)
-    against: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    corrections: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    agreement: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    against: dict[Setting, str] = field(default_factory=dict)
+    corrections: dict[Setting, str] = field(default_factory=dict)
+    agreement: dict[Setting, str] = field(default_factory=dict)
     curves: str | None = None
 
 
@@ -54,10 +57,10 @@ def draw(
 ) -> Drawn:
     """Add the figures of one dataset to ``figures``; ``rules`` are those of ``summaries``, in the same order.
 
-    Up to four (anchor, critic) settings share one figure. Beyond, those that a figure of anchor quality covers
-    have no other, and the rest are split over several.
+    Up to ``PANELS`` settings share one figure. With more settings, those that a figure of anchor quality covers have no
+    other figure, and the rest are split over several figures.
     """
-    # A dot cannot be part of a dataset's or a critic's name, so two figures cannot meet in one file.
+    # Names of datasets and critics hold no dots, so two figures cannot have the same name.
     slug = summaries[0].dataset.replace("/", ".")
     drawn = Drawn()
     for quality in qualities:
@@ -98,7 +101,7 @@ def _draw_settings(
     drawn: Drawn,
     figures: dict[str, bytes],
 ) -> None:
-    """Figures of single settings: episodes and estimates beside returns, where there are some, and corrections."""
+    """Figures of single settings: episodes and estimates against returns, where there are any, and corrections."""
     settings = list(dict.fromkeys(rule.setting for rule in rules))
     for setting in settings[:PICTURED]:
         members = [rule for rule in rules if rule.setting == setting]
@@ -117,7 +120,7 @@ def _draw_settings(
 
 
 def _keep(name: str, picture: bytes | None, figures: dict[str, bytes]) -> str | None:
-    """Add a picture by its name; None where there is none."""
+    """Add a picture to ``figures`` and return its name; None without a picture."""
     if picture is None:
         return None
     figures[name] = picture
@@ -127,7 +130,7 @@ def _keep(name: str, picture: bytes | None, figures: dict[str, bytes]) -> str | 
 def draw_offline(
     summaries: Sequence[OfflineSummary], rules: Sequence[Rule], settings: ReportSettings, figures: dict[str, bytes]
 ) -> Drawn:
-    """Add the figures of one dataset without rollouts to ``figures``, four settings each."""
+    """Add the figures of one dataset without rollouts to ``figures``, each with up to ``PANELS`` settings."""
     slug = summaries[0].dataset.replace("/", ".")
     drawn = Drawn()
     panels = list(by_setting(list(summaries)).values())

@@ -1,7 +1,7 @@
-"""Figures of single episodes: how many go well (profiles), and the anchor's beside a rule's from the same start.
+"""Figures of single episodes: the share of episodes above a return, and a rule's episodes against the anchor's.
 
-Means hide the one episode in ten that falls over; these pictures show it. As in
-:mod:`spar_core.reporting.figures.figures`, the same numbers give the same bytes and nothing depends on colour.
+A mean hides that one episode in ten fails; these figures show it. As in :mod:`spar_core.reporting.figures.figures`,
+equal numbers give equal bytes, and nothing depends on colour.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spar_core.reporting.figures.figures import GREY, INK, STYLE, WIDTH, labelled, line_styles, svg
-from spar_core.reporting.numbers.cells import Rule
-from spar_core.reporting.page.console import by_setting
+from spar_core.reporting.figures.figures import labelled, line_styles
+from spar_core.reporting.figures.look import GREY, INK, STYLE, WIDTH, svg
+from spar_core.reporting.numbers.cells import Rule, by_setting
 
 MARKS = "os^Dv<>P"
+Array = npt.NDArray[np.float64]
 
 
-def profile(episodes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of the share of episodes whose return lies above a level, each seed weighing the same.
+def profile(episodes: pd.DataFrame) -> tuple[Array, Array]:
+    """The share of episodes whose return lies above a level, as a step function; all seeds have the same weight.
 
     Returns:
         Levels ``[n]`` in rising order, and the share ``[n + 1]`` above: before the first level, and after each.
@@ -35,7 +37,7 @@ def profile(episodes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def profiles_figure(rules: Sequence[Rule], label: str | None) -> bytes:
-    """Share of episodes above a return, a line a rule; a panel for each (anchor, critic)."""
+    """Share of episodes above a return: one line per rule, one panel per (anchor, critic)."""
     settings = by_setting(rules)
     styles = line_styles(list(dict.fromkeys(rule.improvement for rule in rules)))
     everything = np.concatenate([rule.episodes["return"].to_numpy() for rule in rules])
@@ -63,16 +65,16 @@ def profiles_figure(rules: Sequence[Rule], label: str | None) -> bytes:
 
 
 def paired_episodes(rule: Rule, baseline: Rule) -> pd.DataFrame:
-    """Returns of a rule and of its baseline in episodes that started from the same environment seed."""
+    """Returns of a rule and of its baseline in episodes with the same training seed and environment seed."""
     keys = ["seed", "env_seed"]
     ours, theirs = (frame.episodes[[*keys, "return"]] for frame in (rule, baseline))
     return ours.merge(theirs, on=keys, suffixes=("", "_baseline"))
 
 
 def against_figure(rules: Sequence[Rule], baseline: str, label: str | None) -> bytes | None:
-    """Every episode of the rules of one setting against the baseline's from the same start, a panel a rule.
+    """Every episode of the rules of one setting against the baseline's episode from the same start, one panel per rule.
 
-    Above the dashed line the rule did better from that start. A mark's shape is its training seed.
+    Above the dashed line, the rule has the higher return. The shape of a mark shows the training seed.
 
     Returns:
         SVG bytes, or None where there is no baseline, or no other rule.
@@ -113,12 +115,12 @@ def against_figure(rules: Sequence[Rule], baseline: str, label: str | None) -> b
             axes.set_ylim(*limits)
             axes.set_aspect("equal")
             axes.grid(color="#ececec", linewidth=0.6)
-            # The lowest panel of a column is not always in the last row.
+            # Every panel has tick labels, since the lowest panel of a column is not always in the last row.
             axes.tick_params(labelbottom=True, labelsize=8.5)
             axes.set_ylabel("return of the rule", fontsize=9)
         for axes in panels[len(pairs) :]:
             axes.set_axis_off()
-        # Legends and titles of a whole figure do not see each other, so the last panels carry the title.
+        # The layout does not keep a figure's title apart from its legend, so the last panels carry the title.
         for axes in panels[max(len(pairs) - 2, 0) : len(pairs)]:
             axes.set_xlabel(labelled(f"return of {baseline}, same start", label), fontsize=9)
         handles = [

@@ -1,13 +1,12 @@
-"""Figures of a report as SVG bytes: the same numbers give the same bytes, on any day and in any folder.
+"""Figures of a report as SVG bytes: equal numbers give equal bytes, on any day and in any folder.
 
-They carry no colour that the reader needs: marks differ by shape, hatch and line style, and the width suits
-a phone held upright.
+No figure needs colour: marks differ by shape, hatch and line style. The width suits a phone held upright.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -17,22 +16,23 @@ from matplotlib.patches import Patch
 
 from spar_core.evaluation.statistics import Estimate
 from spar_core.reporting.figures.look import GREY, INK, LINES, PALE, STYLE, WIDTH, svg
+from spar_core.reporting.numbers.cells import by_setting
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.console import by_setting
 
-ROW = 0.42  # inches a rule
+ROW = 0.42  # inches per rule
 Rows = TypeVar("Rows", Summary, OfflineSummary)
+Dash = Literal[":", "--"]
 
 
 def returns_figure(summaries: list[Summary], dataset: Mapping[str, Any]) -> bytes:
-    """Mean return of every rule with its interval, a dot a seed, and the dataset's returns for scale.
+    """Mean return of every rule with its interval, one dot per seed, and the dataset's returns for scale.
 
     Args:
-        summaries: the rules of one dataset; each (anchor, critic) gets its own panel.
+        summaries: the rules of one dataset; each (anchor, critic) has its own panel.
         dataset: ``mean_return`` and ``best_return`` of the dataset's episodes, each optional.
     """
-    lines = [
+    lines: list[tuple[float | None, Dash, str]] = [
         (dataset.get("mean_return"), ":", "mean episode of the dataset"),
         (dataset.get("best_return"), "--", "best episode of the dataset"),
     ]
@@ -51,7 +51,7 @@ def returns_figure(summaries: list[Summary], dataset: Mapping[str, Any]) -> byte
 
 
 def estimates_figure(summaries: Sequence[OfflineSummary]) -> bytes:
-    """Fitted-Q estimate of every rule with its interval, a dot a seed; its axis says that these are no returns."""
+    """Fitted-Q estimate of every rule with its interval, one dot per seed; the axis says that these are not returns."""
 
     def draw(axes: Axes, rules: list[OfflineSummary]) -> None:
         _means(axes, rules, [rule.fqe for rule in rules])
@@ -61,20 +61,21 @@ def estimates_figure(summaries: Sequence[OfflineSummary]) -> bytes:
 
 
 def gains_figure(summaries: list[Summary], baseline: str) -> bytes | None:
-    """Gain over the baseline: repair from zero, improvement from where repair ends, and their sum.
+    """Gain over the baseline, with its two parts: repair starts at zero, improvement starts where repair ends.
 
-    Bars of opposite sign stay readable because each part starts where the other ends, on its own line.
+    The parts lie beside the gain, so that they stay readable with opposite signs.
 
     Returns:
         SVG bytes, or None where no rule has a gain.
     """
-    gained = [rule for rule in summaries if rule.gain is not None]
+    gained = [(rule, rule.gain) for rule in summaries if rule.gain is not None]
     if not gained:
         return None
 
     def draw(axes: Axes, rules: list[Summary]) -> None:
         axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
         for row, rule in enumerate(rules):
+            assert rule.gain is not None, "only rules with a gain are drawn"
             if rule.repair is not None:
                 axes.barh(row - 0.2, rule.repair.value, 0.2, color="white", edgecolor=INK, hatch="/////", zorder=2)
             if rule.repair is not None and rule.improvement_part is not None:
@@ -84,17 +85,18 @@ def gains_figure(summaries: list[Summary], baseline: str) -> bytes | None:
             axes.scatter([rule.gain.value], [row + 0.25], s=26, color=INK, marker="D", zorder=4)
         _rows(axes, [rule.improvement for rule in rules])
 
-    several = any(rule.gain.n > 1 for rule in gained)
-    legend = [_mark("D", INK, "gain" + (" with paired interval" if several else ""))]
-    if any(rule.repair is not None for rule in gained):
+    several = any(gain.n > 1 for _, gain in gained)
+    rows = [rule for rule, _ in gained]
+    legend: list[Line2D | Patch] = [_mark("D", INK, "gain" + (" with paired interval" if several else ""))]
+    if any(rule.repair is not None for rule in rows):
         legend.append(Patch(facecolor="white", edgecolor=INK, hatch="/////", label="repair"))
-    if any(rule.improvement_part is not None for rule in gained):
+    if any(rule.improvement_part is not None for rule in rows):
         legend.append(Patch(facecolor=PALE, edgecolor=INK, label="improvement"))
-    return _panels(gained, draw, labelled(f"return minus that of {baseline}", gained[0].label), legend)
+    return _panels(rows, draw, labelled(f"return minus that of {baseline}", rows[0].label), legend)
 
 
 def labelled(axis: str, label: str | None) -> str:
-    """An axis title, with what every table of the dataset says too below it."""
+    """An axis title, and below it the label that every table of the dataset also shows."""
     return f"{axis}\n({label})" if label else axis
 
 
@@ -102,9 +104,9 @@ def _panels(
     summaries: Sequence[Rows],
     draw: Callable[[Axes, list[Rows]], None],
     label: str,
-    legend: list[Line2D | Patch],
+    legend: Sequence[Line2D | Patch],
 ) -> bytes:
-    """One panel for each (anchor, critic), one above the other, on a shared scale."""
+    """One panel per (anchor, critic), one above the other, on a shared scale."""
     settings = by_setting(summaries)
     rows = [len(rules) for rules in settings.values()]
     with style.context(["default", STYLE], after_reset=True):
@@ -123,12 +125,12 @@ def _panels(
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How to draw a line of each name, so that they differ in print without colour."""
+    """A line style for each name; the styles differ without colour."""
     return {name: dict(LINES[i % len(LINES)]) for i, name in enumerate(names)}
 
 
 def _means(axes: Axes, rules: Sequence[Rows], means: Sequence[Estimate]) -> None:
-    """A row a rule: its mean with the interval, and below it a dot a seed."""
+    """One row per rule: its mean with the interval, and below it one dot per seed."""
     for row, (rule, mean) in enumerate(zip(rules, means, strict=True)):
         dots = list(rule.per_seed.values())
         axes.scatter(dots, [row + 0.22] * len(dots), s=16, facecolor="white", edgecolor=GREY, zorder=2)
@@ -159,7 +161,7 @@ def _interval(axes: Axes, low: float | None, high: float | None, row: float) -> 
 
 
 def _rows(axes: Axes, names: list[str]) -> None:
-    """Rule names down the left side, in the study's order from the top."""
+    """Rule names at the left, from the top in the study's order."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""The figure of harm: each rule's gain over its anchor by critic, where a study has several of them."""
+"""The figure of harm: each rule's gain over its anchor by critic, for studies with several critics."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spar_core.reporting.figures.figures import INK, STYLE, WIDTH, labelled, line_styles, svg
+from spar_core.reporting.figures.figures import labelled, line_styles
+from spar_core.reporting.figures.look import INK, STYLE, WIDTH, svg
 from spar_core.reporting.numbers.tables import Summary
 
 PANEL = 2.3  # inches
-# Marks of single seeds, by rule, beside one another within this share of the distance between critics.
+# The rules' marks stand side by side within this share of the distance between two critics.
 ASIDE = 0.5
 MARKS = "oDs^vPX*"
 
 
 def harm_figure(summaries: Sequence[Summary], baseline: str) -> bytes | None:
-    """One panel a dataset and anchor: critics from left to right in the study's order, a line a rule, a mark a seed.
+    """One panel per dataset and anchor: critics from left to right, one line per rule, one mark per seed.
 
     Returns:
         SVG bytes, or None where no dataset and anchor has two critics.

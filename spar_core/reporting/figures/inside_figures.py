@@ -1,4 +1,4 @@
-"""Figures of what was seen inside the cells: residuals and decoder, moves of the rules, gradients through training."""
+"""Figures of geometry and diagnoses: residuals and decoder, moves of the rules, gradients during training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spar_core.reporting.figures.figures import GREY, INK, PALE, STYLE, WIDTH, line_styles, svg
+from spar_core.reporting.figures.figures import line_styles
+from spar_core.reporting.figures.look import GREY, INK, PALE, STYLE, WIDTH, svg
+from spar_core.reporting.numbers.cells import Setting
 from spar_core.reporting.numbers.inside import Seen
 
-# Action dimensions whose histograms are drawn; the rest lie in the raw rows.
+# Largest number of action dimensions with a histogram.
 DRAWN = 8
 COSINE = "diagnosis/cosine"
 GRID = "#ececec"
 
 
 def geometry_figure(seen: Seen) -> bytes:
-    """Histograms of the residuals by action dimension in units of the radius, and the decoder's singular values."""
+    """Histograms of the residuals by action dimension, in units of the radius, and the decoder's singular values."""
     means = seen.profiles.groupby(["name", "at"], sort=False)["value"].mean().reset_index()
     by_name = {str(name): rows.sort_values("at") for name, rows in means.groupby("name", sort=False)}
     dimensions = sorted(int(n.rsplit("/", 1)[1]) for n in by_name if n.startswith("geometry/histogram_heldout/"))
@@ -76,7 +78,11 @@ def geometry_figure(seen: Seen) -> bytes:
 
 
 def moves_figure(rules: Sequence[Seen], confidence: float) -> bytes | None:
-    """Distance to the data against the logged action's, and how much of each move is along weak directions."""
+    """Distance to the data relative to the logged action's, and the share of each move along weak directions.
+
+    Returns:
+        SVG bytes, or None where no distance was measured.
+    """
     names = [seen.axes[3] for seen in rules]
     distances = {"anchor": ("s", "white"), "repaired": ("o", "white"), "policy": ("D", INK)}
     parts = {"repair": ("o", "white"), "improvement": ("D", INK)}
@@ -126,7 +132,7 @@ def moves_figure(rules: Sequence[Seen], confidence: float) -> bytes | None:
 
 
 def gradients_figure(rules: Sequence[Seen]) -> bytes | None:
-    """Cosine of fitting and improvement gradients through training, a line a rule; None where none was compared."""
+    """Cosine of fitting and improvement gradients during training, one line per rule; None without such curves."""
     curves = {seen.axes[3]: seen.curves[seen.curves["metric"] == COSINE] for seen in rules if len(seen.curves)}
     curves = {name: rows for name, rows in curves.items() if len(rows)}
     if not curves:
@@ -154,11 +160,11 @@ def gradients_figure(rules: Sequence[Seen]) -> bytes | None:
 def draw_inside(
     dataset: str,
     found: Sequence[Seen],
-    pictured: Sequence[tuple[str, str, str]],
+    pictured: Sequence[Setting],
     confidence: float,
     figures: dict[str, bytes],
 ) -> list[dict[str, str]]:
-    """Add the figures of the pictured settings to ``figures``; each with its name and what it shows."""
+    """Add the figures of the pictured settings to ``figures``; returns the name and the alternative text of each."""
     slug = dataset.replace("/", ".")
     drawn: list[dict[str, str]] = []
 
@@ -168,12 +174,12 @@ def draw_inside(
             drawn.append({"name": name, "alt": alt})
 
     for seen in found:
-        if seen.axes[0] == dataset and not seen.axes[3] and seen.axes[1] in {axes[1] for axes in pictured}:
+        if seen.kind == "geometry" and seen.axes[0] == dataset and seen.axes[1] in {axes[1] for axes in pictured}:
             anchor = seen.axes[1].replace("/", ".")
             alt = f"Residuals of anchor {seen.axes[1]} by action dimension, and singular values of its decoder"
             keep(f"geometry.{slug}.{anchor}.svg", geometry_figure(seen), alt)
     for setting in pictured:
-        rules = [seen for seen in found if seen.axes[3] and seen.axes[:3] == setting]
+        rules = [seen for seen in found if seen.kind == "diagnosis" and seen.setting == setting]
         suffix = ".".join(name.replace("/", ".") for name in setting[1:])
         if rules:
             alt = f"Distance to the data and weak share of each rule's moves, anchor {setting[1]}, critic {setting[2]}"

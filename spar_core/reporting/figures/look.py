@@ -1,19 +1,20 @@
-"""The look of every figure: width, shades, dashes and style, and SVG bytes that are the same on any day.
+"""The look of every figure: width, shades, line styles and rcParams, and SVG bytes without a date.
 
-Apart from the report's figures, since the synthetic claims draw their own: an edit of a table of the report must not
+The module is separate from the report's figures because the synthetic claims also draw: an edit of the report must not
 rerun them.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from matplotlib.figure import Figure
 
 WIDTH = 5.6  # inches
 INK, GREY, PALE = "#111111", "#767676", "#cfcfcf"
-# Dash and shade tell lines apart.
-LINES = [
+# Lines differ by dash and shade, not by colour.
+LINES: list[dict[str, Any]] = [
     {"color": INK, "linestyle": "-", "linewidth": 1.8},
     {"color": INK, "linestyle": "--", "linewidth": 1.5},
     {"color": INK, "linestyle": ":", "linewidth": 1.9},
@@ -23,8 +24,8 @@ LINES = [
     {"color": "#9a9a9a", "linestyle": "--", "linewidth": 2.2},
     {"color": "#9a9a9a", "linestyle": ":", "linewidth": 2.4},
 ]
-STYLE = {
-    "svg.hashsalt": "spar",  # otherwise element ids are random
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": "spar",  # without it, element ids are random
     "svg.fonttype": "path",  # the same look on a machine without the font
     "font.size": 10,
     "axes.spines.top": False,
@@ -35,7 +36,7 @@ STYLE = {
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG without a date; to be called within the style context that it was drawn in."""
+    """The figure as SVG without a date; call it within the style context in which the figure was drawn."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Figures of what logged data say: estimates against returns, and how far each policy leaves its anchor."""
+"""Figures from logged data: estimates against returns, and how far each policy moves from its anchor."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from spar_core.reporting.figures.episode_figures import MARKS
-from spar_core.reporting.figures.figures import GREY, INK, PALE, STYLE, WIDTH, labelled, svg
+from spar_core.reporting.figures.figures import labelled
+from spar_core.reporting.figures.look import GREY, INK, PALE, STYLE, WIDTH, svg
 from spar_core.reporting.numbers.agreement import Agreement, policies_frame
 from spar_core.reporting.numbers.cells import Rule
 
 
 def agreement_figure(rules: Sequence[Rule], agreements: Sequence[Agreement], label: str | None) -> bytes | None:
-    """Each policy's estimates against its return, a panel an estimate; None where there are none.
+    """Each policy's estimate against its return, one panel per estimate; None without estimates.
 
     Args:
-        rules: of one dataset, anchor and critic.
-        agreements: of the same.
-        label: what every picture of the dataset says.
+        rules: the rules of one dataset, anchor and critic.
+        agreements: the analyses of the same setting.
+        label: the label below the axis, which every figure of the dataset shows.
     """
     policies = policies_frame(rules)
     if policies.empty or not agreements:
@@ -36,8 +37,15 @@ def agreement_figure(rules: Sequence[Rule], agreements: Sequence[Agreement], lab
         panels = figure.subplots(len(agreements), 1, sharex=True, squeeze=False)[:, 0]
         for axes, agreement in zip(panels, agreements, strict=True):
             for name, frame in policies.groupby("improvement", sort=False):
-                look = {"marker": marks[str(name)], "linewidth": 0.9, "edgecolor": INK}
-                axes.scatter(frame["return"], frame[agreement.estimate], s=22, facecolor="none", **look)
+                axes.scatter(
+                    frame["return"],
+                    frame[agreement.estimate],
+                    s=22,
+                    marker=marks[str(name)],
+                    facecolor="none",
+                    edgecolor=INK,
+                    linewidth=0.9,
+                )
             rho = agreement.over_policies
             told = "" if rho is None else f" (rank correlation {rho.rho:+.2f})"
             axes.set_title(f"{agreement.name}{told}", fontsize=9.5, loc="left")
@@ -53,16 +61,17 @@ def agreement_figure(rules: Sequence[Rule], agreements: Sequence[Agreement], lab
 
 
 def quantiles_of(rule: Rule) -> pd.DataFrame:
-    """Mean over seeds of the quantiles of a rule's corrections: a row a quantity, a column a share in percent."""
+    """Mean over seeds of the quantiles of a rule's corrections: a row per quantity, a column per share in percent."""
     frame = pd.concat(rule.corrections, ignore_index=True)
     return frame.pivot_table(index="quantity", columns="share", values="value", aggfunc="mean")
 
 
 def corrections_figure(rules: Sequence[Rule]) -> bytes | None:
-    """How far the policies of one setting leave their anchor on held-out states; None where no rule does.
+    """How far the policies of one setting move from their anchor on held-out states; None where no policy moves.
 
-    The upper panel has the length of the correction, a row a rule; the lower ones its action dimensions, with the
-    radius of the residual model on either side. A bar holds the middle half of the states, a line nine in ten.
+    The upper panel shows the length of the correction, one row per rule. The lower panels show its action dimensions,
+    between marks at plus and minus the radius of the residual model. A bar covers the middle half of the states, a line
+    nine states in ten.
     """
     moved = {rule.improvement: quantiles_of(rule) for rule in rules if rule.corrections}
     moved = {name: table for name, table in moved.items() if float(table.loc["length", 100]) > 0}
@@ -109,7 +118,7 @@ def corrections_figure(rules: Sequence[Rule]) -> bytes | None:
 
 
 def _bar(axes: Axes, row: float, shares: pd.Series, half: float) -> None:
-    """A box from a quarter to three quarters, a line from 5 to 95 percent, a tick at the median."""
+    """A box from the 25% to the 75% quantile, a line from 5% to 95%, and a tick at the median."""
     axes.plot([shares[5], shares[95]], [row, row], color=INK, linewidth=1.0, zorder=2)
     axes.barh(
         row, shares[75] - shares[25], 2 * half, left=shares[25], color=PALE, edgecolor=INK, linewidth=0.8, zorder=3

@@ -1,27 +1,29 @@
-"""The figure of anchors that evolve: returns by round, a dot a seed."""
+"""The figure of anchors that evolve: returns by round, one dot per seed."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spar_core.reporting.figures.figures import GREY, INK, STYLE, WIDTH, labelled, svg
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.figures.figures import labelled
+from spar_core.reporting.figures.look import GREY, INK, STYLE, WIDTH, svg
 from spar_core.reporting.numbers.cells import Rule, StudyLists
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.rounds import Evolution, evolutions
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
 
-# Half the distance between the anchor's and the policy's dots, in rounds.
+# Distance of the anchor's and the policy's dots from their round's position, in rounds.
 ASIDE = 0.09
-# With more rounds their anchors' names would run into one another.
+# With more rounds, the names of their anchors would overlap.
 MOST_NAMES = 4
-WRAP = 60  # letters of the label below the axis that the width holds
-LOOKS = {
+WRAP = 60  # letters per line of the label below the axis
+LOOKS: dict[str, dict[str, Any]] = {
     "anchor": {"marker": "o", "linestyle": "--", "color": GREY},
     "policy": {"marker": "D", "linestyle": "-", "color": INK},
 }
@@ -35,7 +37,7 @@ def draw_rounds(
     settings: ReportSettings,
     figures: dict[str, bytes],
 ) -> list[tuple[Evolution, str]]:
-    """What the study's rounds did on one dataset, each with the name of its figure, which is added to ``figures``."""
+    """The study's rounds on one dataset, each with the name of its figure; the figures are added to ``figures``."""
     found = []
     for evolution in evolutions(study, dataset, rules, summaries, settings):
         name = f"rounds.{dataset.replace('/', '.')}.{evolution.last.replace('/', '.')}.svg"
@@ -45,7 +47,7 @@ def draw_rounds(
 
 
 def rounds_figure(evolution: Evolution) -> bytes:
-    """Returns (or FQE values) of every round's anchor and policy as SVG; seeds that have stopped are crosses."""
+    """Returns (or FQE values) of every round's anchor and policy as SVG; stopped seeds are crosses."""
     rows, stopped = evolution.rows, evolution.stopped
     with style.context(["default", STYLE], after_reset=True):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")

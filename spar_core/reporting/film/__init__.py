@@ -1,1 +1,1 @@
-"""Pictures of policies at work: what a number says, people believe once they have seen it."""
+"""Pictures of policies at work, for the HTML page."""

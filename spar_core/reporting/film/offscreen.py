@@ -1,6 +1,6 @@
-"""Which way of drawing without a screen works here: MuJoCo takes one of EGL and OSMesa, and takes it at its import.
+"""Find out how MuJoCo can draw without a screen on this machine: by EGL or by OSMesa.
 
-So each way is tried in a process of its own, which may fail or crash as it likes.
+MuJoCo selects its backend at import, and a backend may crash, so each one is tried in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _PROBE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Offscreen:
-    """The value of ``MUJOCO_GL`` to draw with, or why there is none."""
+    """The value of ``MUJOCO_GL`` to draw with, or None and the reason."""
 
     backend: str | None
     reason: str = ""
 
     def environment(self) -> dict[str, str]:
-        """The environment variables of a process that is to draw."""
+        """The environment variables of a process that draws."""
         return _environment(self.backend or "")
 
 
 def find_offscreen() -> Offscreen:
-    """Try what the user has set ``MUJOCO_GL`` to and nothing else, or EGL and then OSMesa."""
+    """Try the user's value of ``MUJOCO_GL`` if there is one, else EGL and then OSMesa."""
     chosen = os.environ.get(VARIABLE, "").strip()
     failures = []
     for backend in (chosen,) if chosen else BACKENDS:
@@ -48,7 +48,7 @@ def find_offscreen() -> Offscreen:
 
 
 def _failure(backend: str) -> str | None:
-    """Why a backend does not work, in a line; None if it does."""
+    """Why a backend does not work, in one line; None if it works."""
     command, environment = [sys.executable, "-c", _PROBE], _environment(backend)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PROBE_SECONDS)
@@ -59,15 +59,15 @@ def _failure(backend: str) -> str | None:
 
 def _environment(backend: str) -> dict[str, str]:
     environment = {**os.environ, VARIABLE: backend}
-    # MuJoCo sets it for PyOpenGL. Left over from another backend, it would contradict this one.
+    # MuJoCo sets this variable for PyOpenGL; a value left from another backend would contradict this one.
     environment.pop("PYOPENGL_PLATFORM", None)
     return environment
 
 
 def last_line(stderr: str, status: int) -> str:
-    """What a failed process said of itself: the error that a traceback ends in, else its exit status."""
+    """The last line of a failed process: the error at the end of its traceback, else its exit status."""
     lines = stderr.splitlines()
-    # After the first traceback come those of objects that could not be cleared away.
+    # The first traceback holds the cause; later ones are of objects that could not be destroyed.
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback")]
     if len(starts) > 0:
         lines = [line for line in lines[starts[0] + 1 :] if line and not line.startswith(" ")][:1]

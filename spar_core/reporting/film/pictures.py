@@ -1,4 +1,4 @@
-"""Takes side by side: a strip of frames at equally spaced times, and a short moving picture, both as WebP."""
+"""Takes side by side as WebP: a strip of frames at equally spaced times, and a short moving picture."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from spar_core.reporting.film.takes import Take
 
-WIDTH, HEIGHT = 256, 192  # of a frame
-FRAMES = 6  # of a strip
+WIDTH, HEIGHT = 256, 192  # of a frame, in pixels
+FRAMES = 6  # per row of a strip
 _GAP, _LINE = 8, 33
-_SIZE = 26  # of the letters: a picture is shown at half its size on a phone
+_SIZE = 26  # of the letters, in pixels; a phone shows a picture at half its size
 _PAPER, _INK, _GREY = "white", "#111111", "#5a5a5a"
 
 
 def strip_steps(takes: Sequence[Take]) -> list[int]:
-    """Steps of a strip: equally spaced from the start to the end of the longest episode."""
+    """Steps of a strip's frames: equally spaced from the start to the end of the longest episode."""
     longest = max(take.length for take in takes)
     return sorted({round(step) for step in np.linspace(0, longest, FRAMES)})
 
 
 def moving_steps(takes: Sequence[Take], step_seconds: float, seconds: float, rate: float) -> list[int]:
-    """Steps of the moving picture: its first seconds at the speed that they happened, about ``rate`` a second."""
+    """Steps of the moving picture: the first ``seconds`` in real time, with about ``rate`` frames per second."""
     stride = max(1, round(1 / (rate * step_seconds)))
     longest = max(take.length for take in takes)
     return list(range(0, min(longest, round(seconds / step_seconds)) + 1, stride))
 
 
 def strip(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float | None) -> bytes:
-    """A row a take: frames at the steps, with time and return so far under each."""
+    """One row per take: a frame at each step, with the time and the return so far below it."""
     row = _LINE + HEIGHT + 2 * _LINE + _GAP
     sheet = Image.new("RGB", (len(steps) * (WIDTH + _GAP) - _GAP, len(takes) * row), _PAPER)
     for i, (name, take) in enumerate(takes.items()):
@@ -46,7 +46,7 @@ def strip(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float |
 
 
 def moving(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float, quality: int = 60) -> bytes:
-    """Takes beside each other, as they ran."""
+    """An animation of the takes side by side."""
     duration = round(1000 * (steps[1] - steps[0]) * step_seconds) if len(steps) > 1 else 1000
     sheets = []
     for step in steps:
@@ -64,7 +64,7 @@ def moving(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float,
 
 
 def _frame(take: Take, step: int) -> Image.Image:
-    """The picture at a step; that of the end, paled, where the episode was over by then."""
+    """The frame at a step; after the end of the episode, its last frame in pale."""
     frame = Image.fromarray(take.frames[take.last(step)])
     if frame.size != (WIDTH, HEIGHT):
         frame = ImageOps.pad(frame, (WIDTH, HEIGHT), color=_PAPER)
@@ -72,19 +72,19 @@ def _frame(take: Take, step: int) -> Image.Image:
 
 
 def _under(take: Take, step: int, step_seconds: float | None) -> tuple[str, str]:
-    """Time and return so far, as they stand under a frame."""
+    """Time and return so far, as texts below a frame."""
     total = f"return {round(take.totals[take.last(step)])}"
     when = clock(take.last(step), step_seconds)
     return (f"over at {when}" if step > take.length else when), total
 
 
 def _end(take: Take) -> str:
-    """How an episode went, in a few words."""
+    """Return and length of an episode, as text."""
     return f"return {round(take.totals[-1])} in {take.length} steps"
 
 
 def clock(step: int, step_seconds: float | None) -> str:
-    """A step as time, where the environment says how long a step is."""
+    """A step in seconds; as a number where the environment does not say how long a step is."""
     return f"step {step}" if step_seconds is None else f"{step * step_seconds:.2f} s"
 
 
@@ -97,6 +97,14 @@ def _webp(sheets: Sequence[Image.Image], duration: int = 0, quality: int = 80) -
     if len(sheets) == 1:
         sheets[0].save(buffer, "WEBP", quality=quality, method=6)
     else:
-        more = {"save_all": True, "append_images": sheets[1:], "duration": duration, "loop": 0}
-        sheets[0].save(buffer, "WEBP", quality=quality, method=4, **more)
+        sheets[0].save(
+            buffer,
+            "WEBP",
+            quality=quality,
+            method=4,
+            save_all=True,
+            append_images=sheets[1:],
+            duration=duration,
+            loop=0,
+        )
     return buffer.getvalue()

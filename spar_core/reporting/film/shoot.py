@@ -1,7 +1,7 @@
-"""Film policies of one seed side by side: a strip, a moving picture, and what the episodes gave.
+"""Film policies of one seed side by side: a strip, a moving picture, and the facts of the episodes.
 
-``MUJOCO_GL`` must be set before MuJoCo is imported, and a graphics driver may crash, so the work is done by a process
-of its own, ``python -m spar_core.reporting.film.shoot JOB FOLDER``.
+``MUJOCO_GL`` must be set before MuJoCo is imported, and a graphics driver may crash, so a separate process does the
+work: ``python -m spar_core.reporting.film.shoot JOB FOLDER``.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from spar_core.artifacts import digest_folder, digest_value, new_artifact
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block
 from spar_core.reporting.film.offscreen import Offscreen, last_line
 
+if TYPE_CHECKING:
+    from spar_core.reporting.film.takes import Take
+
 STRIP, MOVING, FACTS = "strip.webp", "moving.webp", "film.yaml"
-# Bump it where a film of the same policies is to look otherwise.
+# Increase this number when films of the same policies should look different.
 VERSION = 1
-SECONDS, RATE = 6.0, 12.5  # of the moving picture: its length, and pictures a second
+SECONDS, RATE = 6.0, 12.5  # length of the moving picture, and its frames per second
 MOVING_BYTES = 1_000_000
 _QUALITIES = (60, 40, 20)
 _LIMIT_SECONDS = 300
@@ -37,10 +40,11 @@ class Job:
     """What to film.
 
     Attributes:
-        policies: name and artifact folder, in the order of the rows.
-        env_id, env_kwargs, observation_keys: as :func:`spar_core.data.environments.environment.make_env` takes them.
-        seed: whose networks act.
-        env_seeds: of the evaluation's first block; the first is filmed.
+        policies: name and artifact folder of each row.
+        env_id, env_kwargs, observation_keys: arguments of
+            :func:`spar_core.data.environments.environment.make_env`.
+        seed: the training seed whose networks act.
+        env_seeds: environment seeds of the evaluation's first block; the first one is filmed.
     """
 
     policies: tuple[tuple[str, str], ...]
@@ -51,16 +55,16 @@ class Job:
     env_seeds: tuple[int, ...]
 
     def digest(self) -> str:
-        """The identity of the film: the policies' content and all else, but not where the policies lie."""
+        """The identity of the film: everything that it shows, with the policies' content instead of their folders."""
         content = [[name, digest_folder(Path(folder))] for name, folder in self.policies]
         return digest_value({**asdict(self), "policies": content, "version": VERSION})
 
 
 def film_apart(job: Job, folder: Path, offscreen: Offscreen) -> None:
-    """Make the film in a process of its own; ``folder`` appears whole or not at all.
+    """Make the film in a separate process; ``folder`` appears complete or not at all.
 
     Raises:
-        SparError: it failed; the message says why.
+        SparError: the process failed; the message says why.
     """
     if offscreen.backend is None:
         raise SparError(offscreen.reason)
@@ -69,7 +73,7 @@ def film_apart(job: Job, folder: Path, offscreen: Offscreen) -> None:
         file.flush()
         command = [sys.executable, "-m", "spar_core.reporting.film.shoot", file.name, str(folder.resolve())]
         environment = offscreen.environment()
-        # This package, wherever the project is that it works on.
+        # The process must import this package, whatever its working directory is.
         paths = [str(Path(__file__).resolve().parents[3]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         try:
@@ -81,7 +85,7 @@ def film_apart(job: Job, folder: Path, offscreen: Offscreen) -> None:
 
 
 def film(job: Job, folder: Path) -> None:
-    """Make the film here.
+    """Make the film in this process.
 
     Raises:
         SparError: an environment cannot be made or cannot draw, or its episodes do not repeat.
@@ -95,7 +99,7 @@ def film(job: Job, folder: Path) -> None:
     policies = {name: load_policy(path, job.seed) for name, path in job.policies}
     block = Block(job.seed, 0, tuple(job.env_seeds))
     drawing = _Drawing(job)
-    # Once to learn how long the episodes are, and once to draw what is wanted of them.
+    # The first run gives the lengths of the episodes, from which the steps to draw follow.
     plain = {name: take(policy.act, drawing.plain, block) for name, policy in policies.items()}
     steps = pictures.strip_steps([*plain.values()])
     moving = pictures.moving_steps([*plain.values()], drawing.step_seconds or 1 / RATE, SECONDS, RATE)
@@ -130,8 +134,8 @@ def film(job: Job, folder: Path) -> None:
         (draft / FACTS).write_text(yaml.safe_dump(facts, sort_keys=False), encoding="utf-8")
 
 
-def _small_moving(takes: Any, steps: Sequence[int], step_seconds: float) -> bytes:
-    """The best moving picture that is small enough; the smallest, where none is."""
+def _small_moving(takes: Mapping[str, Take], steps: Sequence[int], step_seconds: float) -> bytes:
+    """The best moving picture that is small enough; the smallest one if none is."""
     from spar_core.reporting.film.pictures import moving
 
     data = b""
@@ -143,7 +147,7 @@ def _small_moving(takes: Any, steps: Sequence[int], step_seconds: float) -> byte
 
 
 class _Drawing:
-    """Makes the environment with and without pictures, and knows how long one step of it lasts."""
+    """Makes the environment with and without drawing; ``step_seconds`` is the duration of one step."""
 
     def __init__(self, job: Job) -> None:
         from spar_core.data.environments.environment import FAMILIES, make_env
@@ -154,10 +158,10 @@ class _Drawing:
         pictured = {**job.env_kwargs, "render_mode": "rgb_array"}
         self._runs_far = job.env_id.split("-v")[0] in FAMILIES
         if self._runs_far:
-            # Gymnasium's default camera stays where it is, and what runs is soon out of sight.
+            # Gymnasium's default camera does not move, and a running body soon leaves its view.
             pictured = {"camera_name": "track", **pictured}
         sized = {**pictured, "width": WIDTH, "height": HEIGHT}
-        # Not every environment takes a size; frames of another are fitted afterwards.
+        # Not every environment accepts a size; frames of another size are fitted afterwards.
         try:
             env, self._drawn_kwargs = self._make(sized), sized
         except SparError:
@@ -173,12 +177,12 @@ class _Drawing:
     def drawn(self) -> Any:
         env = self._make(self._drawn_kwargs)
         if self._runs_far:
-            _extend_floor(env.unwrapped.model)
+            _extend_floor(cast(Any, env.unwrapped).model)
         return env
 
 
 def _extend_floor(model: Any) -> None:
-    """Draw the floor as far as a body may run; what it does on it stays the same, since a plane has no end there."""
+    """Draw the floor as far as a body may run. The simulation does not change, since its planes are infinite anyway."""
     import mujoco
 
     planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
@@ -188,7 +192,7 @@ def _extend_floor(model: Any) -> None:
 
 
 def _step_seconds(env: Any) -> float | None:
-    """Seconds of the simulated world that one step takes, where the environment says so."""
+    """Duration of one step in simulated seconds; None where the environment does not give it."""
     seconds = getattr(env.unwrapped, "dt", None)
     if seconds is None and env.metadata.get("render_fps"):
         seconds = 1 / env.metadata["render_fps"]
@@ -196,7 +200,7 @@ def _step_seconds(env: Any) -> float | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Film a job file into a folder; what went wrong ends as the last line of the error output."""
+    """Film a job file into a folder; an error is printed as the last line of the error output."""
     job_file, folder = map(Path, arguments)
     values = json.loads(job_file.read_text())
     values["policies"] = tuple((name, path) for name, path in values["policies"])

@@ -1,7 +1,6 @@
-"""One episode of a policy, with pictures of it at chosen steps.
+"""One episode of a policy, with frames at chosen steps.
 
-The episode is rolled out by :func:`spar_core.evaluation.rollouts.roll_out`, in an environment whose pictures are taken
-while it runs.
+The episode is run by :func:`spar_core.evaluation.rollouts.roll_out`, in an environment that draws itself on the way.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block, EpisodeResult, roll_out
 
-Act = Callable[[np.ndarray], np.ndarray]
+Array = npt.NDArray[Any]
+Act = Callable[[Array], Array]
 
 
 @dataclass
@@ -25,26 +26,27 @@ class Take:
     Attributes:
         start: the first observation, [D].
         totals: return so far after 0, 1, ... T steps, [T + 1].
-        frames: pictures by step, [H, W, 3] uint8.
-        result: the same episode as a row of ``episodes.csv``.
+        frames: frames by step, each [H, W, 3] uint8.
+        result: the episode's result, as in ``episodes.csv``; set at the end of the episode.
     """
 
-    start: np.ndarray
+    start: Array
     totals: list[float] = field(default_factory=lambda: [0.0])
-    frames: dict[int, np.ndarray] = field(default_factory=dict)
-    result: EpisodeResult | None = None
+    frames: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    result: EpisodeResult = field(init=False)
 
     @property
     def length(self) -> int:
+        """Number of steps so far."""
         return len(self.totals) - 1
 
     def last(self, step: int) -> int:
-        """The step itself, or the last one where the episode was over by then."""
+        """The step itself, or the last step of a shorter episode."""
         return min(step, self.length)
 
 
 class _Watched:
-    """An environment that notes rewards, and draws itself at the wanted steps."""
+    """An environment that records its rewards, and draws itself at the wanted steps."""
 
     def __init__(self, env: Any, wanted: Collection[int]) -> None:
         self._env, self._wanted = env, wanted
@@ -56,9 +58,9 @@ class _Watched:
         self._draw(self.take)
         return observation, info
 
-    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+    def step(self, action: Array) -> tuple[Any, ...]:
         assert self.take is not None
-        outcome = self._env.step(action)
+        outcome: tuple[Any, ...] = self._env.step(action)
         self.take.totals.append(self.take.totals[-1] + float(outcome[1]))
         self._draw(self.take)
         return outcome
@@ -72,14 +74,15 @@ class _Watched:
 
 
 def take(act: Act, make_env: Callable[[], Any], block: Block, wanted: Collection[int] = ()) -> Take:
-    """Run the first episode of a block and watch it.
+    """Run the first episode of a block and record it.
 
     Args:
         act: raw observations [E, D] to actions [E, A].
         make_env: makes the environment; it must be able to draw where a step is wanted.
-        block: the policy's seed, and E environment seeds, of which the first is used. The policy is asked in batches
-            of E all the same: how its matrix products round depends on that, and where a body runs to on the rounding.
-        wanted: steps to picture.
+        block: the policy's seed, and E environment seeds, of which the first is used. The policy still acts on batches
+            of E observations, since the rounding of its matrix products depends on the batch size, and the episode on
+            the rounding.
+        wanted: steps to draw.
 
     Raises:
         SparError: the policy returned NaN.
@@ -90,7 +93,7 @@ def take(act: Act, make_env: Callable[[], Any], block: Block, wanted: Collection
         watched.append(_Watched(make_env(), wanted))
         return watched[-1]
 
-    def act_as_evaluated(observations: np.ndarray) -> np.ndarray:
+    def act_as_evaluated(observations: Array) -> Array:
         return act(np.repeat(observations, len(block.env_seeds), axis=0))[:1]
 
     first = Block(block.seed, block.first_episode, block.env_seeds[:1])
@@ -102,20 +105,20 @@ def take(act: Act, make_env: Callable[[], Any], block: Block, wanted: Collection
 
 
 def check_same(plain: Take, drawn: Take, name: str) -> None:
-    """Make sure that an episode did not change because it was drawn.
+    """Check that drawing did not change an episode.
 
     Raises:
-        SparError: it did.
+        SparError: the rewards differ.
     """
     if plain.totals != drawn.totals:
         raise SparError(f"the episode of '{name}' differs when it is drawn, so no picture would show what was measured")
 
 
 def check_start(takes: Collection[Take]) -> None:
-    """Make sure that episodes start in one state.
+    """Check that all episodes start in the same state.
 
     Raises:
-        SparError: they do not.
+        SparError: their first observations differ.
     """
     first, *others = takes
     if any(not np.array_equal(first.start, other.start) for other in others):

@@ -1,8 +1,8 @@
-"""Do estimates from logged data rank policies as their returns do? One analysis an anchor and critic that has both.
+"""Do estimates from logged data rank policies as their returns do? One analysis per dataset, anchor and critic.
 
-A practitioner has no simulator and must choose by estimates alone. Where there is one, this says what such a choice
-would have been worth. Ranks are compared, not values: an estimate is a discounted sum from the first logged states of
-held-out episodes, a return an undiscounted one from the environment's own starts.
+Without a simulator, a policy is chosen by estimates alone. With one, this analysis says what that choice would have
+been worth. Ranks are compared, not values: an estimate is a discounted sum of rewards from the first states of held-out
+episodes, a return is an undiscounted sum from the environment's own starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from spar_core.evaluation.statistics import seed_means
-from spar_core.reporting.numbers.cells import KEYS, OFFLINE, Rule
+from spar_core.reporting.numbers.cells import KEYS, OFFLINE, Rule, Setting
 from spar_core.reporting.numbers.trend import RankCorrelation, rank_correlation
 
 NAMES = {"fqe": "fitted-Q evaluation", "critic_estimate": "the critic's own estimate"}
@@ -24,12 +24,16 @@ NAMES = {"fqe": "fitted-Q evaluation", "critic_estimate": "the critic's own esti
 class Agreement:
     """One estimate against the returns of one dataset, anchor and critic.
 
-    ``over_rules`` takes each rule's means over seeds as one point, ``over_policies`` every seed's policy, of which
-    those of one rule are alike. ``first`` is the rule that the estimate puts first, and ``regret`` what choosing it
-    costs against the best rule, both by mean return.
+    Attributes:
+        estimate: name of the estimate, one of :data:`spar_core.reporting.numbers.cells.OFFLINE`.
+        rules, policies: number of rules, and of policies (one per rule and seed).
+        over_rules: rank correlation over rules, each one point: its means over seeds.
+        over_policies: rank correlation over policies; the policies of one rule are alike.
+        first: the rule with the highest mean estimate.
+        regret: mean return of the best rule minus that of ``first``.
     """
 
-    setting: tuple[str, str, str]
+    setting: Setting
     estimate: str
     rules: int
     policies: int
@@ -40,11 +44,11 @@ class Agreement:
 
     @property
     def name(self) -> str:
-        """The estimate in words."""
+        """Name of the estimate, as the page shows it."""
         return NAMES[self.estimate]
 
     def metrics(self) -> dict[str, float]:
-        """Its part of ``metrics.json``."""
+        """The entries of ``metrics.json``."""
         known = {"rules": self.over_rules, "policies": self.over_policies}
         return {
             f"agreement/{'/'.join(self.setting)}/{self.estimate}/rank_correlation_{over}": found.rho
@@ -54,7 +58,7 @@ class Agreement:
 
 
 def policies_frame(rules: Sequence[Rule]) -> pd.DataFrame:
-    """A row a policy that was both rolled out and valued: the cell, seed, mean return, and the estimates."""
+    """One row per policy that has both a return and estimates: cell, seed, mean return, and every estimate."""
     rows: list[dict[str, Any]] = []
     for rule in rules:
         if rule.not_evaluated is None and rule.offline:
@@ -66,10 +70,10 @@ def policies_frame(rules: Sequence[Rule]) -> pd.DataFrame:
 
 
 def agreements(rules: Sequence[Rule]) -> list[Agreement]:
-    """The analysis of every (dataset, anchor, critic) with two rules or more, and every estimate, in order."""
+    """The analysis of every estimate in every setting with at least two rules, in the study's order."""
     policies = policies_frame(rules)
     found = []
-    for setting, frame in policies.groupby(KEYS[:3], sort=False):
+    for (dataset, anchor, critic), frame in policies.groupby(KEYS[:3], sort=False):
         for estimate in OFFLINE:
             known = frame[frame[estimate].notna()].astype({estimate: float})
             means = known.groupby("improvement", sort=False)[["return", estimate]].mean()
@@ -78,7 +82,7 @@ def agreements(rules: Sequence[Rule]) -> list[Agreement]:
             first = str(means[estimate].idxmax())
             found.append(
                 Agreement(
-                    setting,
+                    (dataset, anchor, critic),
                     estimate,
                     len(means),
                     len(known),

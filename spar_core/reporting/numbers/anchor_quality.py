@@ -1,19 +1,17 @@
-"""How much does a rule's result depend on the anchor it starts from? One analysis a (dataset, critic).
+"""How much does a rule's result depend on the anchor it starts from? One analysis per dataset and critic.
 
-The unit is the anchor: its return is the mean over its seeds, and every line and correlation counts it once.
-Returns and gains are in the environment's own reward units; diagnostics are means over seeds, in their own units.
+In every line and correlation an anchor is one point: its mean return over seeds. Returns and gains are in the
+environment's own reward units; diagnostics are means over seeds, in their own units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from spar_core.evaluation.statistics import Estimate, mean_interval
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.tables import Summary
 from spar_core.reporting.numbers.trend import (
@@ -26,11 +24,10 @@ from spar_core.reporting.numbers.trend import (
     fit_line,
     rank_correlation,
 )
-from spar_core.reporting.page.config import ReportSettings
 
-# With fewer anchors there is no trend to speak of.
+# With fewer anchors there is no trend.
 FEWEST_ANCHORS = 3
-# What may explain a gain: the anchor's own return, and two measures of how well it clones.
+# What may explain a gain: the anchor's own return, and two measures of how well the anchor clones the data.
 PREDICTORS = ("return", "heldout_mse", "coverage_distance")
 DIAGNOSTICS = (
     "heldout_mse",
@@ -40,13 +37,11 @@ DIAGNOSTICS = (
     "heldout_log_density",
     "parameters",
 )
-VERDICTS = {1: "lifts", -1: "harms", 0: "undecided"}
-PARTS = ("gain", "repair", "improvement_part")
 
 
 @dataclass(frozen=True)
 class AnchorRow:
-    """One anchor; ``number`` is its place by return, lowest first. A diagnostic that is missing has no key."""
+    """One anchor; ``number`` is its rank by return, lowest first. A missing diagnostic has no key."""
 
     number: int
     name: str
@@ -55,16 +50,24 @@ class AnchorRow:
 
     @property
     def returns(self) -> Estimate:
+        """Mean return of the anchor over seeds."""
         return self.summary.returns
 
     def quantity(self, name: str) -> float | None:
-        """A predictor: ``return``, or a diagnostic of the anchor."""
+        """The value of a predictor: ``return``, or a diagnostic of the anchor."""
         return self.returns.value if name == "return" else self.diagnostics.get(name)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How one property of the anchors goes with the gain, over the ``n`` anchors that have both."""
+    """How one property of the anchors relates to the gain, over the ``n`` anchors that have both.
+
+    Attributes:
+        predictor: one of ``PREDICTORS``.
+        share: R^2 of a straight line.
+        rank: rank correlation.
+        beyond_return: what the property adds to the anchor's return; None for the return itself.
+    """
 
     predictor: str
     n: int
@@ -75,7 +78,17 @@ class Explanation:
 
 @dataclass(frozen=True)
 class RuleTrend:
-    """One rule over the anchors that it was run on; ``points`` pairs an anchor with the rule's summary on it."""
+    """One rule over the anchors that it was run on.
+
+    Attributes:
+        points: each anchor with the rule's summary on it.
+        mean_gain: mean over all these anchors.
+        mean_repair, mean_improvement: means over the ``split_anchors`` anchors on which the gain has both parts.
+        line: least-squares line of the rule's return over the anchor's return.
+        crossing: the anchor return at which the line crosses the identity, where the gain is zero.
+        explanations: one entry per predictor.
+        confidence: coverage of the intervals.
+    """
 
     rule: str
     points: tuple[tuple[AnchorRow, Summary], ...]
@@ -89,22 +102,22 @@ class RuleTrend:
     confidence: float
 
     def anchors(self, direction: int) -> list[AnchorRow]:
-        """Anchors whose gain is shown to be above zero (1), below it (-1), or neither (0)."""
+        """The anchors whose gain is shown to be above zero (1), below zero (-1), or neither (0)."""
         return [anchor for anchor, ours in self.points if ours.gain and ours.gain.direction == direction]
 
     @property
     def lowest(self) -> float:
-        """Lowest anchor return measured."""
+        """Lowest return of an anchor."""
         return min(anchor.returns.value for anchor, _ in self.points)
 
     @property
     def highest(self) -> float:
-        """Highest anchor return measured."""
+        """Highest return of an anchor."""
         return max(anchor.returns.value for anchor, _ in self.points)
 
     @property
     def one_seed(self) -> bool:
-        """Whether no gain has an interval, so that nothing may be claimed."""
+        """Whether no gain has an interval."""
         return all(ours.gain is None or ours.gain.low is None for _, ours in self.points)
 
     def explanation(self, predictor: str) -> Explanation:
@@ -112,13 +125,19 @@ class RuleTrend:
         return next(item for item in self.explanations if item.predictor == predictor)
 
     def shown(self, p: float | None) -> bool:
-        """Whether a p-value is small enough for a claim at the report's confidence."""
+        """Whether a p-value is significant at the report's confidence."""
         return p is not None and p < 1 - self.confidence and not self.one_seed
 
 
 @dataclass(frozen=True)
 class AnchorQuality:
-    """The anchors of one dataset and critic, by rising return, and every rule's trend over them."""
+    """The anchors of one dataset and critic, by rising return, and every rule's trend over them.
+
+    Attributes:
+        noise_share: variance of an anchor's mean return over seeds, as a share of the variance among anchors.
+        bimodal_share: share of held-out states in which the data act in two separate ways.
+        confidence: coverage of the intervals.
+    """
 
     dataset: str
     critic: str
@@ -129,7 +148,7 @@ class AnchorQuality:
     confidence: float
 
     def gain(self, anchor: AnchorRow, rule: str) -> Estimate | None:
-        """Gain of a rule on an anchor; None where it was not run."""
+        """Gain of a rule on an anchor; None where the rule was not run."""
         found = (
             ours.gain for trend in self.trends if trend.rule == rule for row, ours in trend.points if row == anchor
         )
@@ -141,19 +160,19 @@ class AnchorQuality:
 
     @property
     def by_chance(self) -> float:
-        """Anchors that chance alone would put above zero, and as many below, were no gain real."""
+        """Number of anchors that chance alone would show above zero if no gain were real; as many would be below."""
         return len(self.anchors) * (1 - self.confidence) / 2
 
 
 def anchor_quality(
     rules: Sequence[Rule], summaries: Sequence[Summary], settings: ReportSettings
 ) -> list[AnchorQuality]:
-    """The analysis of every (dataset, critic) with at least three anchors that have the baseline.
+    """The analysis of every (dataset, critic) with at least three anchors on which the baseline was run.
 
     Args:
-        rules: with their diagnostics by seed.
-        summaries: of ``rules``, in the same order.
-        settings: which rule is the baseline, and the width of intervals.
+        rules: the rules that were rolled out.
+        summaries: the summaries of ``rules``, in the same order.
+        settings: the name of the baseline, and the width of intervals.
     """
     pairs = list(zip(rules, summaries, strict=True))
     found = []
@@ -184,7 +203,7 @@ def _anchors(baselines: list[tuple[Rule, Summary]]) -> tuple[AnchorRow, ...]:
 
 
 def _diagnostics(rule: Rule) -> dict[str, float]:
-    """Mean over the seeds that have a finite value, by the name after ``anchor/``."""
+    """Means over the seeds with a finite value, by the name after ``anchor/``."""
     values = {name: list(rule.by_seed.get(f"anchor/{name}", {}).values()) for name in DIAGNOSTICS}
     return {name: math.fsum(found) / len(found) for name, found in values.items() if found}
 
@@ -193,7 +212,7 @@ def _trend(anchors: Sequence[AnchorRow], summaries: list[Summary], settings: Rep
     by_anchor = {summary.anchor: summary for summary in summaries}
     points = tuple((row, by_anchor[row.name]) for row in anchors if row.name in by_anchor)
     line = fit_line([a.returns.value for a, _ in points], [s.returns.value for _, s in points], settings.confidence)
-    # Only where both parts are known does their sum stand beside the gain.
+    # Repair and improvement add up to the gain only on anchors that have both.
     split = [summary for _, summary in points if summary.repair and summary.improvement_part]
     return RuleTrend(
         summaries[0].improvement,
@@ -212,11 +231,11 @@ def _trend(anchors: Sequence[AnchorRow], summaries: list[Summary], settings: Rep
 def _over_anchors(
     summaries: Sequence[Summary], of: Callable[[Summary], dict[int, float]], settings: ReportSettings
 ) -> Estimate | None:
-    """Mean over these anchors, with an interval over seeds: the anchors were chosen, the seeds stand for more."""
+    """Mean over these anchors, with an interval over seeds, since the anchors were chosen and the seeds were not."""
     values = [of(summary) for summary in summaries]
     shared = set.intersection(*map(set, values)) if values else set()
     if not shared:
-        # No part at all, or (in a partial report) no seed that every anchor has.
+        # There is no such part, or a partial report has no seed that every anchor has.
         return None
     return mean_interval([math.fsum(v[s] for v in values) / len(values) for s in sorted(shared)], settings.confidence)
 
@@ -230,7 +249,7 @@ def _explanation(predictor: str, points: Sequence[tuple[AnchorRow, Summary]]) ->
 
 
 def _noise_share(anchors: Sequence[AnchorRow]) -> float | None:
-    """Variance that seeds give an anchor's mean return, as a share of the variance among the anchors' means."""
+    """Variance of an anchor's mean return over seeds, as a share of the variance among the anchors' means."""
     stds = [row.summary.return_std for row in anchors]
     if any(std is None for std in stds):
         return None
@@ -238,54 +257,3 @@ def _noise_share(anchors: Sequence[AnchorRow]) -> float | None:
     mean = math.fsum(row.returns.value for row in anchors) / len(anchors)
     variance = math.fsum((row.returns.value - mean) ** 2 for row in anchors) / (len(anchors) - 1)
     return min(1.0, noise / variance) if variance > 0 else None
-
-
-CSV_COLUMNS = (
-    ["dataset", "critic", "number", "anchor", "seeds", "anchor_return", "anchor_return_low", "anchor_return_high"]
-    + [f"anchor_{name}" for name in DIAGNOSTICS]
-    + ["improvement", "return_mean", "return_low", "return_high"]
-    + [f"{part}{end}" for part in PARTS for end in ("", "_low", "_high")]
-    + ["verdict", "parameters_rule", "parameters_policy", "label"]
-)
-
-
-def anchors_frame(qualities: Sequence[AnchorQuality]) -> pd.DataFrame:
-    """``anchors.csv``: one row an anchor and rule, the baseline's own rows without a gain; maybe no row.
-
-    ``label`` is there where some row has one.
-    """
-    frame = pd.DataFrame(list(_rows(qualities)), columns=CSV_COLUMNS)
-    if frame["label"].isna().all():
-        frame = frame.drop(columns="label")
-    # Counts stay whole numbers where some are missing.
-    whole = ["parameters_rule", "parameters_policy"]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
-
-
-def _rows(qualities: Sequence[AnchorQuality]) -> Iterator[dict[str, Any]]:
-    for quality in qualities:
-        for anchor in quality.anchors:
-            found = [ours for trend in quality.trends for row, ours in trend.points if row.name == anchor.name]
-            for summary in [anchor.summary, *found]:
-                row = {
-                    "dataset": quality.dataset,
-                    "critic": quality.critic,
-                    "number": anchor.number,
-                    "anchor": anchor.name,
-                    "seeds": summary.returns.n,
-                    "improvement": summary.improvement,
-                    "verdict": VERDICTS[summary.gain.direction] if summary.gain else None,
-                    "parameters_rule": summary.parameters_rule,
-                    "parameters_policy": summary.parameters_policy,
-                    "label": summary.label,
-                }
-                estimates = {
-                    "anchor_return": anchor.returns,
-                    "return": summary.returns,
-                    **{part: getattr(summary, part) for part in PARTS},
-                }
-                for name, estimate in estimates.items():
-                    row["return_mean" if name == "return" else name] = estimate.value if estimate else None
-                    row[f"{name}_low"] = estimate.low if estimate else None
-                    row[f"{name}_high"] = estimate.high if estimate else None
-                yield row | {f"anchor_{name}": anchor.diagnostics.get(name) for name in DIAGNOSTICS}

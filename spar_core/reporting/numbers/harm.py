@@ -1,8 +1,8 @@
-"""Does improving ever make an anchor worse? Settings in which each rule is shown to end below its anchor, and above.
+"""Does improving ever make an anchor worse? The number of settings in which a rule ends below or above its anchor.
 
-A setting is a dataset, an anchor and a critic. *Below* and *above* mean that the paired interval over seeds excludes
-zero; a setting with one seed has no interval and decides nothing. With intervals of 95%, a rule that changes nothing
-would be called below in about 2.5% of settings.
+A setting is a dataset, an anchor and a critic. A rule is shown below (above) its anchor where the paired interval of
+the gain over seeds lies below (above) zero; a setting with one seed has no interval and is left out. With intervals of
+95%, a rule that changes nothing would be shown below in about 2.5% of settings.
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ import pandas as pd
 from spar_core.reporting.numbers.tables import Summary
 
 COLUMNS = ["improvement", "settings", "below", "above", "below_share", "seeds", "seeds_below_by_a_tenth"]
-# A seed's return this share below its anchor's counts as lost, whatever the interval over seeds says.
+# A seed is lost if it ends more than this share of the anchor's return below the anchor, whatever the interval is.
 LOST = 0.1
 
 
 @dataclass(frozen=True)
 class Harm:
-    """One rule over all settings in which it has an interval.
+    """One rule over all settings in which its gain has an interval.
 
-    ``lost`` counts the seeds that end more than ``LOST`` of the anchor's return (in size) below the anchor.
+    Attributes:
+        settings: number of settings.
+        below: the settings in which the rule is shown below its anchor.
+        above: number of settings in which the rule is shown above its anchor.
+        seeds, lost: number of seeds in all settings, and of those that end more than ``LOST`` below the anchor.
+        worst: the lowest mean gain of a setting, as a share of the anchor's return.
+        worst_setting: the setting of that gain.
     """
 
     improvement: str
@@ -37,14 +43,14 @@ class Harm:
     worst_setting: str
 
     def row(self) -> dict[str, Any]:
-        """Its row of ``harm.csv``."""
+        """The row of ``harm.csv``."""
         share = len(self.below) / self.settings
         known = (self.improvement, self.settings, len(self.below), self.above, share, self.seeds, self.lost)
         return dict(zip(COLUMNS, known, strict=True))
 
 
 def harms(summaries: Sequence[Summary]) -> list[Harm]:
-    """One entry a rule, in the study's order, where it was compared with its anchor in two settings at least."""
+    """One entry per rule whose gain has an interval in at least two settings, in the study's order."""
     found = []
     for name in dict.fromkeys(summary.improvement for summary in summaries):
         rows = [s for s in summaries if s.improvement == name and s.gain is not None and s.gain.low is not None]
@@ -77,12 +83,12 @@ def _direction(row: Summary) -> int:
 
 
 def _relative(row: Summary) -> float:
-    """Mean gain as a share of the size of the anchor's mean return; an anchor that returns nothing has none."""
+    """Mean gain over the absolute value of the anchor's mean return; 0 where the anchor's return is 0."""
     assert row.gain is not None
     anchor = abs(row.returns.value - row.gain.value)
     return row.gain.value / anchor if anchor > 0 else 0.0
 
 
 def harm_frame(entries: Sequence[Harm]) -> pd.DataFrame:
-    """``harm.csv``: one row a rule."""
+    """``harm.csv``: one row per rule."""
     return pd.DataFrame([entry.row() for entry in entries], columns=COLUMNS)

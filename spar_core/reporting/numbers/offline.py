@@ -1,6 +1,6 @@
-"""The numbers of datasets on which no policy was rolled out: estimates from logged data, which are no returns.
+"""The numbers of datasets on which no policy was rolled out: estimates from logged data instead of returns.
 
-Values are discounted sums of rewards from the starts of the held-out episodes; the seed is the unit, as elsewhere.
+Values are discounted sums of rewards from the starts of the held-out episodes. As elsewhere, the seed is the unit.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from spar_core.evaluation.statistics import Estimate, mean_interval
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule
-from spar_core.reporting.numbers.tables import RuleSummary, count_of, difference_by_seed, over_common_seeds
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.numbers.tables import RuleSummary, SeedMeans, count_of, difference_by_seed, over_common_seeds
 
-# What of an anchor is measured on held-out episodes, likelihood and error, as the page shows it.
+# The anchor's diagnostics on held-out episodes that the page shows.
 HELDOUT = ("anchor/heldout_mse", "anchor/heldout_log_density", "anchor/coverage_distance")
 
 
 @dataclass(frozen=True)
 class OfflineSummary(RuleSummary):
-    """One rule on one dataset without rollouts; None stands for what cannot be had, as in ``tables.Summary``.
+    """One rule on one dataset without rollouts; a value that does not exist is None.
 
-    ``label`` says that the values are estimates, and of what rewards.
+    Attributes:
+        critic_per_seed: the critic's own estimate by seed.
+        fqe: fitted-Q estimate, mean over seeds.
+        gain: of the fitted-Q estimate over that of the baseline, paired by seed.
+        critic_estimate: the critic's own estimate, mean over seeds.
+        label: says that the values are estimates, and of which rewards.
+        parameters_rule, parameters_policy: parameters that the rule trains, and that the whole policy needs to act.
     """
 
     critic_per_seed: dict[int, float]
@@ -34,7 +40,7 @@ class OfflineSummary(RuleSummary):
     parameters_policy: int | None = None
 
     def metrics(self) -> dict[str, float | None]:
-        """Its part of ``metrics.json``: no name that a return has."""
+        """The entries of ``metrics.json``; their names differ from those of returns."""
         return {
             "fqe_mean": self.fqe.value,
             f"fqe_gain_over_{self.baseline}": self.gain.value if self.gain else None,
@@ -44,7 +50,7 @@ class OfflineSummary(RuleSummary):
         }
 
     def flat(self) -> dict[str, Any]:
-        """Its columns of ``table.csv``."""
+        """The row of ``table.csv``."""
         axes = {"dataset": self.dataset, "anchor": self.anchor, "critic": self.critic, "improvement": self.improvement}
         numbers = self.metrics() | {"fqe_low": self.fqe.low, "fqe_high": self.fqe.high}
         counts = {"parameters_rule": self.parameters_rule, "parameters_policy": self.parameters_policy}
@@ -54,23 +60,21 @@ class OfflineSummary(RuleSummary):
 def summarise_offline(
     rules: Sequence[Rule], settings: ReportSettings, *, partial: bool = False
 ) -> list[OfflineSummary]:
-    """Summaries in the study's order, gains paired by seed with the baseline of the same setting.
+    """Summaries in the study's order; gains are paired by seed with the baseline of the same setting.
 
     Args:
-        rules: those without rollouts.
+        rules: the rules without rollouts.
         settings: the baseline, and the width of intervals.
-        partial: compare over the seeds that both sides have, where seed groups are missing.
+        partial: whether seed groups may be missing; rules are then compared over the seeds that both have.
 
     Raises:
         SparError: a rule and its baseline do not have the same seeds, and this is no partial report.
     """
-    values = {(*rule.setting, rule.improvement): rule.offline["fqe"] for rule in rules}
+    values: SeedMeans = {(*rule.setting, rule.improvement): rule.offline["fqe"] for rule in rules}
     return [_summary(rule, values, settings, partial) for rule in rules]
 
 
-def _summary(
-    rule: Rule, values: Mapping[tuple[str, ...], dict[int, float]], settings: ReportSettings, partial: bool
-) -> OfflineSummary:
+def _summary(rule: Rule, values: SeedMeans, settings: ReportSettings, partial: bool) -> OfflineSummary:
     ours = rule.offline["fqe"]
     critic = rule.offline.get("critic_estimate", {})
     baseline = values.get((*rule.setting, settings.baseline))
@@ -94,7 +98,7 @@ def _summary(
 
 
 def label_of(context: Mapping[str, Any]) -> str:
-    """What every table says of these values."""
+    """The label of these values, which every table shows."""
     rewards = context["offline"]["rewards"]
     shifted = "" if rewards == "logged" else f", of rewards after the shift '{rewards}'"
     return f"{context['label']}{shifted}"

@@ -1,8 +1,8 @@
-"""Scores of all datasets of a study as one number a rule: mean, IQM, median and optimality gap.
+"""Scores of all datasets of a study as one number per rule: mean, IQM, median and optimality gap.
 
-A task is a dataset, a run a seed; scores are normalised, so only datasets with reference returns count, and scores that
-may be compared with D4RL tables are never put together with scores that may not. Rules are compared over the same
-datasets: those on which each of them was run.
+A task is a dataset, a run is a seed. Scores are normalised, so only datasets with reference returns count. Scores that
+are comparable with D4RL tables are never mixed with scores that are not. Rules are compared over the datasets on which
+all of them were run.
 """
 
 from __future__ import annotations
@@ -15,16 +15,24 @@ import pandas as pd
 
 from spar_core.evaluation.aggregates import AGGREGATES, aggregate_interval
 from spar_core.evaluation.statistics import Estimate, normalised_score
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
 
 COLUMNS = ["anchor", "critic", "improvement", "tasks", "runs", "comparable_to_d4rl"]
 
 
 @dataclass(frozen=True)
 class Overall:
-    """One rule, with one anchor and critic, over the datasets ``tasks``."""
+    """One rule, with one anchor and critic, over several datasets.
+
+    Attributes:
+        tasks: the datasets.
+        runs: number of seeds of all datasets together.
+        comparable: whether the scores are comparable with D4RL tables.
+        values: the aggregates by name.
+        label: which published scores these may be compared with.
+    """
 
     anchor: str
     critic: str
@@ -36,7 +44,7 @@ class Overall:
     label: str
 
     def metrics(self) -> dict[str, float]:
-        """Its part of ``metrics.json``: what several datasets say together (one says it in its own keys)."""
+        """The entries of ``metrics.json``; empty for one dataset, whose own keys hold its score."""
         if len(self.tasks) < 2:
             return {}
         scale = "d4rl" if self.comparable else "not_d4rl"
@@ -44,7 +52,7 @@ class Overall:
         return {f"{prefix}/{name}": estimate.value for name, estimate in self.values.items()}
 
     def row(self) -> dict[str, Any]:
-        """Its row of ``overall.csv``."""
+        """The row of ``overall.csv``."""
         known = (self.anchor, self.critic, self.improvement, len(self.tasks), self.runs, self.comparable)
         row: dict[str, Any] = dict(zip(COLUMNS, known, strict=True))
         for name, estimate in self.values.items():
@@ -53,12 +61,12 @@ class Overall:
 
 
 def overall(rules: Sequence[Rule], summaries: Sequence[Summary], settings: ReportSettings) -> list[Overall]:
-    """One entry a rule, anchor and critic, in the study's order; nothing where no dataset has reference returns.
+    """One entry per rule, anchor and critic, in the study's order; no entry where no dataset has reference returns.
 
     Args:
-        rules: those that were rolled out.
-        summaries: of ``rules``, in the same order.
-        settings: how wide intervals are.
+        rules: the rules that were rolled out.
+        summaries: the summaries of ``rules``, in the same order.
+        settings: the width of intervals.
     """
     scores: dict[bool, dict[tuple[str, str, str], dict[str, list[float]]]] = {True: {}, False: {}}
     labels: dict[str, str] = {}
@@ -84,8 +92,8 @@ def _together(
     labels: Mapping[str, str],
     confidence: float,
 ) -> Iterator[Overall]:
-    """Entries of rules by (anchor, critic, improvement) over the datasets that all of them have."""
-    # A rule that was left out on a hard dataset would look better for it.
+    """Entries of all rules, by (anchor, critic, improvement), over the datasets that all of them have."""
+    # Otherwise a rule that was not run on a hard dataset would look better.
     shared = set.intersection(*map(set, scores.values())) if scores else set()
     for key, by_task in scores.items():
         mine = {task: runs for task, runs in by_task.items() if task in shared}
@@ -96,6 +104,6 @@ def _together(
 
 
 def overall_frame(entries: Sequence[Overall]) -> pd.DataFrame:
-    """``overall.csv``: one row a rule, anchor and critic."""
+    """``overall.csv``: one row per rule, anchor and critic."""
     names = list(entries[0].row()) if entries else [*COLUMNS, *AGGREGATES]
     return pd.DataFrame([entry.row() for entry in entries], columns=names)

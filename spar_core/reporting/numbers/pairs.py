@@ -1,4 +1,4 @@
-"""Every rule of a setting against every other, seed by seed, and what may be said of a best one."""
+"""Every rule of a setting against every other, paired by seed, and whether one rule is shown to be best."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 
 from spar_core.evaluation.aggregates import probability_of_improvement
 from spar_core.evaluation.statistics import Estimate, paired_difference
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import Setting
 from spar_core.reporting.numbers.tables import Summary, over_common_seeds
-from spar_core.reporting.page.config import ReportSettings
 
 COLUMNS = ["dataset", "anchor", "critic", "rule", "other", "seeds"]
 
@@ -21,12 +22,14 @@ COLUMNS = ["dataset", "anchor", "critic", "rule", "other", "seeds"]
 class Pair:
     """``rule`` minus ``other`` on one dataset, anchor and critic.
 
-    ``difference`` is paired by seed, in units of return. ``chance`` is the probability that a seed of the rule ends
-    above one of the other (0.5: no better), without an interval: on one dataset, none is shown
-    to cover. ``wins`` counts the seeds at which the rule is above its own pair.
+    Attributes:
+        difference: mean difference of returns, paired by seed.
+        chance: probability that a random seed of ``rule`` has a higher return than a random seed of ``other``. It has
+            no interval, since no interval on a single dataset is shown to have the right coverage.
+        wins: number of seeds at which ``rule`` has the higher return.
     """
 
-    setting: tuple[str, str, str]
+    setting: Setting
     rule: str
     other: str
     difference: Estimate
@@ -34,7 +37,7 @@ class Pair:
     wins: int
 
     def row(self) -> dict[str, Any]:
-        """Its row of ``pairs.csv``."""
+        """The row of ``pairs.csv``."""
         return {
             **dict(zip(COLUMNS, (*self.setting, self.rule, self.other, self.difference.n), strict=True)),
             "difference": self.difference.value,
@@ -49,9 +52,10 @@ def pairs_of(summaries: Sequence[Summary], settings: ReportSettings, *, partial:
     """All ordered pairs of rules within each setting, in the study's order.
 
     Args:
-        summaries: of rules that were rolled out.
-        settings: how wide intervals are.
-        partial: compare over the seeds that both have; two rules without a common seed have no pair.
+        summaries: the summaries of rules that were rolled out.
+        settings: the width of intervals.
+        partial: whether seed groups may be missing; rules are then compared over the seeds that both have, and two
+            rules without a common seed have no pair.
 
     Raises:
         SparError: two rules of a setting do not have the same seeds, and this is no partial report.
@@ -80,16 +84,17 @@ def pairs_of(summaries: Sequence[Summary], settings: ReportSettings, *, partial:
 
 
 def pairs_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """``pairs.csv``: one row an ordered pair."""
+    """``pairs.csv``: one row per ordered pair."""
     names = list(pairs[0].row()) if pairs else COLUMNS
     return pd.DataFrame([pair.row() for pair in pairs], columns=names)
 
 
 @dataclass(frozen=True)
 class Best:
-    """The rule of a setting with the highest mean, and whether it is shown to be ahead.
+    """The rule of a setting with the highest mean return.
 
-    ``rivals`` are the rules whose paired interval against it does not exclude zero: with any, there is no best rule.
+    Attributes:
+        rivals: the rules that it is not shown to exceed: the paired interval against them does not exclude zero.
     """
 
     rule: str
@@ -97,12 +102,12 @@ class Best:
 
     @property
     def shown(self) -> bool:
-        """Whether it is shown to be above every other rule."""
+        """Whether the rule is shown to exceed every other rule."""
         return not self.rivals
 
 
 def best_of(rows: Sequence[Summary], pairs: Sequence[Pair]) -> Best | None:
-    """The best rule of one setting; None with a single rule."""
+    """The rule of one setting with the highest mean return; None with a single rule."""
     if len(rows) < 2:
         return None
     first = max(rows, key=lambda row: row.returns.value)

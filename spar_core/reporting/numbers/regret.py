@@ -1,8 +1,8 @@
-"""What choosing from logged data cost: the rule ``auto`` and simple strategies against the best choice in hindsight.
+"""The cost of choosing from logged data: the rule ``auto`` and simple strategies against the best option in hindsight.
 
-The choices are the anchor and the candidates of ``auto`` that the study evaluated, too. The best in hindsight is the
-one with the highest mean return over seeds, of the same episodes that judge the others: it is picked after the fact,
-so that its own mean is flattered and every regret is somewhat too large. A regret is paired by seed.
+The options are the anchor and those candidates of ``auto`` that the study also evaluated. The best option in hindsight
+has the highest mean return over seeds. It is picked after the fact, by the same episodes that judge the strategies, so
+every regret is somewhat too large. Regrets are paired by seed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pandas as pd
 
 from spar_core.evaluation.aggregates import aggregate_interval, mean
 from spar_core.evaluation.statistics import Estimate, mean_interval, paired_difference
-from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import Rule, Setting
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
 
 COLUMNS = ["dataset", "anchor", "critic", "strategy", "choices", "best_in_hindsight", "seeds"]
 BY_FQE, BY_CRITIC = "best by fitted-Q evaluation", "best by the critic"
@@ -26,10 +26,20 @@ BY_FQE, BY_CRITIC = "best by fitted-Q evaluation", "best by the critic"
 
 @dataclass(frozen=True)
 class Regret:
-    """One strategy in one setting; ``regret`` is in units of return, ``score`` in points of the normalised score (by
-    seed; empty without reference returns), ``gain`` against the anchor."""
+    """One strategy in one setting.
 
-    setting: tuple[str, str, str]
+    Attributes:
+        strategy: how the page names it.
+        choices: the options that it chose, each with the number of seeds.
+        hindsight: the best option in hindsight.
+        returns: mean return of the strategy.
+        gain: over the anchor, in units of return.
+        regret: mean return of the best option minus that of the strategy.
+        score: regret by seed, in points of the normalised score; empty without reference returns.
+        comparable: whether the scores are comparable with D4RL tables.
+    """
+
+    setting: Setting
     strategy: str
     choices: str
     hindsight: str
@@ -40,7 +50,7 @@ class Regret:
     comparable: bool
 
     def row(self) -> dict[str, Any]:
-        """Its row of ``regret.csv``."""
+        """The row of ``regret.csv``."""
         known = (*self.setting, self.strategy, self.choices, self.hindsight, self.regret.n)
         row: dict[str, Any] = dict(zip(COLUMNS, known, strict=True))
         row["return_mean"] = self.returns.value
@@ -51,12 +61,12 @@ class Regret:
 
 
 def regrets(rules: Sequence[Rule], summaries: Sequence[Summary], settings: ReportSettings) -> list[Regret]:
-    """Every strategy in every setting that holds a rule that chose; in the study's order.
+    """Every strategy in every setting with a rule that chooses among candidates, in the study's order.
 
     Args:
-        rules: those that were rolled out.
-        summaries: of ``rules``, in the same order.
-        settings: the anchor's name, and how wide intervals are.
+        rules: the rules that were rolled out.
+        summaries: the summaries of ``rules``, in the same order.
+        settings: the anchor's name, and the width of intervals.
     """
     found = []
     for rule, summary in zip(rules, summaries, strict=True):
@@ -70,7 +80,7 @@ def regrets(rules: Sequence[Rule], summaries: Sequence[Summary], settings: Repor
 def _of_setting(
     rule: Rule, summary: Summary, there: Mapping[str, Mapping[int, float]], settings: ReportSettings
 ) -> list[Regret]:
-    """Strategies beside one rule that chose; ``there`` holds the returns of the setting's rules by seed."""
+    """A rule that chooses, and the strategies beside it; ``there`` holds the returns of the setting's rules by seed."""
     seeds = set(summary.per_seed)
     candidates = list(next(iter(rule.choices.values()))["evidence"])
     options = {name: there[name] for name in [settings.baseline, *candidates] if seeds <= set(there.get(name, ()))}
@@ -107,7 +117,7 @@ def _of_setting(
 
 
 def _best(evidence: Mapping[str, Any], measure: str, options: Mapping[str, Any], settings: ReportSettings) -> str:
-    """The option with the most of a gain over the anchor, which itself gains nothing."""
+    """The option with the largest estimated gain over the anchor; the anchor itself where no gain is positive."""
     gains = {name: evidence[name][measure] for name in options if name != settings.baseline}
     best = max(gains, key=lambda name: gains[name])
     return best if gains[best] > 0 else settings.baseline
@@ -115,7 +125,13 @@ def _best(evidence: Mapping[str, Any], measure: str, options: Mapping[str, Any],
 
 @dataclass(frozen=True)
 class OverallRegret:
-    """One strategy over the datasets that all strategies have, in points of the normalised score."""
+    """One strategy over the settings that all strategies share.
+
+    Attributes:
+        tasks, runs: number of settings, and of seeds in all of them.
+        comparable: whether the scores are comparable with D4RL tables.
+        regret: mean regret in points of the normalised score.
+    """
 
     strategy: str
     tasks: int
@@ -125,7 +141,10 @@ class OverallRegret:
 
 
 def overall_regrets(entries: Sequence[Regret], confidence: float) -> list[OverallRegret]:
-    """Mean regret over datasets, each weighing the same; scores that may stand in D4RL tables apart from others."""
+    """Mean regret over settings, all with the same weight; empty for a single setting.
+
+    Scores that are comparable with D4RL tables are kept apart from the others.
+    """
     found = []
     for comparable in (True, False):
         by_strategy: dict[str, dict[str, list[float]]] = {}
@@ -144,5 +163,5 @@ def overall_regrets(entries: Sequence[Regret], confidence: float) -> list[Overal
 
 
 def regret_frame(entries: Sequence[Regret]) -> pd.DataFrame:
-    """``regret.csv``: one row a strategy and setting."""
+    """``regret.csv``: one row per strategy and setting."""
     return pd.DataFrame([entry.row() for entry in entries], columns=list(entries[0].row()) if entries else COLUMNS)

@@ -1,7 +1,6 @@
-"""Anchors that evolve, round by round: returns of each anchor and of the policy on it, and what was decided.
+"""Anchors that evolve over rounds: returns of each round's anchor and policy, and which policies were accepted.
 
-Gains are over the anchor that the rounds began with, paired by seed. A decision is about the policy of the round
-before.
+Gains are over the first anchor, paired by seed. Round k decides about the policy of round k - 1.
 """
 
 from __future__ import annotations
@@ -11,27 +10,29 @@ from dataclasses import dataclass
 
 from spar_core.evaluation.statistics import Estimate, mean_interval, paired_difference
 from spar_core.evolving.rounds import chains
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule, StudyLists
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One round; number 0 is the anchor that the rounds began with. Values are by seed; empty where one is not there.
+    """One round; round 0 has the first anchor.
 
     Attributes:
-        number: of the round.
+        number: number of the round.
         anchor: name of its anchor.
-        rule: whose policy on the anchor is shown: the one that is distilled next, or was distilled last.
-        anchor_values: returns of the anchor (FQE values where nothing was rolled out).
-        policy_values: the same of the policy.
-        anchor_gain, policy_gain: paired with the first anchor.
-        accepted: seeds whose anchor is new in this round.
+        rule: the rule whose policy on the anchor is shown. The next round distils that policy; the last round shows
+            the rule that was distilled last.
+        anchor_values, policy_values: returns of the anchor and of the policy by seed (FQE values without rollouts);
+            empty where the cell does not exist.
+        anchor_gain, policy_gain: over the first anchor, paired by seed.
+        accepted: seeds that got a new anchor in this round.
         refused: seeds that stopped in this round.
-        off_support: share of held-out steps at which the policy before acts off support, by seed.
-        critic_gain: what the critic expects of that policy, by seed, in its scaled rewards.
+        off_support: share of held-out steps at which the previous round's policy acts off support, by seed.
+        critic_gain: the critic's value of that policy minus its value of the anchor, by seed, in scaled rewards.
+        confidence: coverage of the intervals.
     """
 
     number: int
@@ -49,22 +50,24 @@ class RoundRow:
 
     @property
     def anchor_mean(self) -> Estimate | None:
+        """Mean over seeds of the anchor's values."""
         return _mean(self.anchor_values, self.confidence)
 
     @property
     def policy_mean(self) -> Estimate | None:
+        """Mean over seeds of the policy's values."""
         return _mean(self.policy_values, self.confidence)
 
     @property
     def mean_critic_gain(self) -> float | None:
-        """Over the seeds that were looked at."""
+        """Mean of ``critic_gain`` over the seeds that have one."""
         values = self.critic_gain.values()
         return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """The rounds that lead to one anchor, on one dataset; ``offline`` where values are estimates and no returns."""
+    """The rounds that lead to one anchor, on one dataset; ``offline`` says that values are estimates, not returns."""
 
     dataset: str
     critic: str
@@ -74,7 +77,7 @@ class Evolution:
 
     @property
     def first(self) -> str:
-        """The anchor that the rounds began with."""
+        """The anchor of round 0."""
         return self.rows[0].anchor
 
     @property
@@ -84,7 +87,7 @@ class Evolution:
 
     @property
     def stopped(self) -> dict[int, int]:
-        """Round at which each stopped seed was refused."""
+        """The round in which each stopped seed was refused."""
         return {seed: row.number for row in self.rows for seed in row.refused}
 
 
@@ -95,9 +98,9 @@ def evolutions(
     summaries: Sequence[Summary] | Sequence[OfflineSummary],
     settings: ReportSettings,
 ) -> list[Evolution]:
-    """What the rounds of a study did on one dataset; ``rules`` and ``summaries`` are the dataset's own.
+    """The rounds of a study on one dataset; ``rules`` and ``summaries`` are those of the dataset.
 
-    In a partial report a round without a cell is left out, and gains are over the seeds that both sides have.
+    A partial report leaves out rounds without a cell, and its gains are over the seeds that both have.
     """
     values = {(s.anchor, s.critic, s.improvement): dict(s.per_seed) for s in summaries}
     evidence = {(rule.anchor, rule.critic): rule.by_seed for rule in rules}
@@ -105,7 +108,7 @@ def evolutions(
     for chain in chains(study.rounds):
         critic = chain[0].critic
         first = values.get((chain[0].of, critic, settings.baseline), {})
-        rows = []
+        rows: list[RoundRow] = []
         for number, anchor in enumerate([chain[0].of, *(here.anchor for here in chain)]):
             if (anchor, critic) not in evidence:
                 continue
@@ -142,9 +145,9 @@ def _mean(values: Mapping[int, float], confidence: float) -> Estimate | None:
 
 
 def _gain(ours: Mapping[int, float], first: Mapping[int, float], settings: ReportSettings) -> Estimate | None:
-    """Paired over the seeds that both have; None where there is none."""
+    """Mean difference over the seeds that both have; None where they share no seed."""
     common = sorted(set(ours) & set(first))
     if not common:
         return None
-    pair = ({seed: side[seed] for seed in common} for side in (ours, first))
-    return paired_difference(*pair, settings.confidence)
+    mine, theirs = ({seed: values[seed] for seed in common} for values in (ours, first))
+    return paired_difference(mine, theirs, settings.confidence)

@@ -1,9 +1,9 @@
-"""The numbers of a report: one summary a rule whose episodes were rolled out, and what its diagnostics say."""
+"""The numbers of rules that were rolled out: one summary per rule, with its gains over the anchor."""
 
 from __future__ import annotations
 
 import math
-import statistics as stdlib_statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,11 @@ from spar_core.evaluation.statistics import (
     sample_std,
     seed_means,
 )
-from spar_core.reporting.numbers.cells import Rule
-from spar_core.reporting.page.config import ReportSettings
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import Rule, Setting
 
-# The part of a summary that goes into metrics.json: few enough to read in `dvc metrics diff`
-# (repair is the repair rule's own gain); table.csv has everything.
+# The columns of table.csv that also go into metrics.json: few enough to read in `dvc metrics diff`.
+# Repair is left out, since it is the gain of the repair rule.
 METRICS = [
     "return_mean",
     "normalised_score",
@@ -37,9 +37,13 @@ METRICS = [
 ]
 
 
+# One value per seed, by dataset, anchor, critic and rule.
+SeedMeans = Mapping[tuple[str, str, str, str], dict[int, float]]
+
+
 @dataclass(frozen=True)
 class RuleSummary:
-    """What every summary says of whom it speaks: the cell, what gains are measured against, and a value a seed."""
+    """The common part of all summaries: the rule, the rule that gains are measured against, and one value per seed."""
 
     dataset: str
     anchor: str
@@ -49,12 +53,13 @@ class RuleSummary:
     per_seed: dict[int, float]
 
     @property
-    def setting(self) -> tuple[str, str, str]:
+    def setting(self) -> Setting:
+        """Dataset, anchor and critic."""
         return self.dataset, self.anchor, self.critic
 
     @property
     def key(self) -> str:
-        """Stable name in ``metrics.json``."""
+        """The rule's name in ``metrics.json``, which does not depend on the other rules."""
         return "/".join([*self.setting, self.improvement])
 
 
@@ -62,8 +67,28 @@ class RuleSummary:
 class Summary(RuleSummary):
     """One rule on one dataset with one anchor and one critic; spreads and intervals are over seeds.
 
-    ``None`` stands for what cannot be had: an interval of one seed, a score without reference returns,
-    a gain in a study without the baseline, the baseline's gain over itself.
+    A value that does not exist is None: an interval of one seed, a score without reference returns, a gain in a study
+    without the baseline, the baseline's gain over itself.
+
+    Attributes:
+        episodes: number of episodes, all seeds together.
+        episodes_a_seed: smallest and largest number of episodes of a seed.
+        returns: mean return.
+        return_std: standard deviation of the seeds' mean returns.
+        score, score_std: normalised score of the mean return, and the spread in the same units.
+        gain: over the baseline, paired by seed.
+        gain_pooled_stds: the gain in pooled standard deviations of the seeds.
+        repair: gain of the repair rule over the baseline.
+        improvement_part: gain of the rule over the repair rule; repair and this part add up to the gain.
+        length: mean number of steps of an episode.
+        success: share of successful episodes; None where the environment does not report success.
+        parameters_rule, parameters_policy: parameters that the rule trains, and that the whole policy needs to act;
+            None without the diagnostic.
+        gains, repairs, improvements: differences by seed behind gain, repair and improvement part.
+        label: a warning that every table shows, such as that the environment is not the one of the data.
+        score_label: which published scores the normalised score is comparable with.
+        protocol: the checkpoint rule of the evaluation.
+        fqe, critic_estimate: estimates from logged data, means over seeds; None where the study asks for none.
     """
 
     episodes: int
@@ -78,25 +103,19 @@ class Summary(RuleSummary):
     improvement_part: Estimate | None
     length: float
     success: float | None
-    # Numbers that the rule trained, and that the whole policy holds to act; None where no diagnostic says.
     parameters_rule: int | None = None
     parameters_policy: int | None = None
-    # The differences behind gain, repair and improvement part, by seed; empty where those are None.
     gains: dict[int, float] = field(default_factory=dict)
     repairs: dict[int, float] = field(default_factory=dict)
     improvements: dict[int, float] = field(default_factory=dict)
-    # What every table must say beside these numbers, such as that the environment is not the data's own.
     label: str | None = None
-    # What its normalised score may be compared with; None without one.
     score_label: str | None = None
-    # Which of its checkpoints a policy is judged by, as every table says.
     protocol: str = "not stated"
-    # Estimates from logged data beside the return, means over seeds; None where the study asks for none.
     fqe: float | None = None
     critic_estimate: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
-        """Its part of ``metrics.json``."""
+        """The rule's entries of ``metrics.json``."""
         row = self.flat()
         return {name: row.get(name) for name in (template.format(baseline=self.baseline) for template in METRICS)}
 
@@ -137,42 +156,26 @@ class Summary(RuleSummary):
         return row
 
 
-@dataclass(frozen=True)
-class Diagnostic:
-    """One diagnostic of the rules of a setting that share its values."""
-
-    key: str
-    rules: tuple[str, ...]
-    median: float
-    low: float
-    high: float
-    n: int
-
-
 def summarise(rules: list[Rule], settings: ReportSettings, *, partial: bool = False) -> list[Summary]:
     """Summaries in the study's order.
 
-    Gains compare a rule with the baseline of its own dataset, anchor and critic, seed by seed. The gain is
-    split in two: **repair**, the repair rule minus the baseline, and **improvement part**, the rule minus
-    the repair rule; the two add up to the gain.
+    Gains compare a rule with the baseline of its own dataset, anchor and critic, seed by seed.
 
     Args:
-        rules: of one study.
-        settings: which rules gains are measured against.
-        partial: compare over the seeds that both sides have, where seed groups are missing.
+        rules: the rules of one study.
+        settings: names of the baseline and the repair rule, and the width of intervals.
+        partial: whether seed groups may be missing; rules are then compared over the seeds that both have.
 
     Raises:
         SparError: a rule and its baseline do not have the same seeds, and this is no partial report.
     """
-    means = {
+    means: SeedMeans = {
         (*rule.setting, rule.improvement): seed_means(rule.episodes["seed"], rule.episodes["return"]) for rule in rules
     }
     return [_summary(rule, means, settings, partial) for rule in rules]
 
 
-def _summary(
-    rule: Rule, means: dict[tuple[str, ...], dict[int, float]], settings: ReportSettings, partial: bool
-) -> Summary:
+def _summary(rule: Rule, means: SeedMeans, settings: ReportSettings, partial: bool) -> Summary:
     """Summary of one rule; ``means`` holds the seed means of every rule of the study."""
     ours = means[(*rule.setting, rule.improvement)]
     baseline = means.get((*rule.setting, settings.baseline))
@@ -229,7 +232,7 @@ def _summary(
 def over_common_seeds(
     of: dict[int, float], to: dict[int, float], ours: dict[int, float]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Two sides of a comparison, at the seeds that both and the rule itself have."""
+    """The values ``of`` and ``to``, restricted to the seeds that both of them and ``ours`` have."""
     common = sorted(set(of) & set(to) & set(ours))
     return {seed: of[seed] for seed in common}, {seed: to[seed] for seed in common}
 
@@ -237,10 +240,10 @@ def over_common_seeds(
 def difference_by_seed(
     of: dict[int, float], to: dict[int, float], settings: ReportSettings
 ) -> tuple[Estimate | None, dict[int, float]]:
-    """The paired difference of two sides with its interval, and seed by seed; nothing where there is no seed.
+    """Paired difference ``of`` minus ``to`` with its interval, and the differences by seed; (None, {}) without seeds.
 
     Raises:
-        SparError: the sides do not have the same seeds.
+        SparError: ``of`` and ``to`` do not have the same seeds.
     """
     if not of and not to:
         return None, {}
@@ -248,36 +251,12 @@ def difference_by_seed(
 
 
 def mean_of(rule: Rule, estimate: str) -> float | None:
-    """Mean over seeds of an estimate from logged data; None where there is none."""
+    """Mean over seeds of an estimate from logged data; None where the study asks for none."""
     values = rule.offline.get(estimate)
     return math.fsum(values.values()) / len(values) if values else None
 
 
 def count_of(rule: Rule, key: str) -> int | None:
-    """A number of parameters, the same for every seed (the largest where it is not); None without the diagnostic."""
+    """A number of parameters: the largest over seeds, which are equal for most members; None without the diagnostic."""
     values = rule.diagnostics.get(key)
     return round(max(values)) if values else None
-
-
-def diagnostics(rules: list[Rule]) -> list[Diagnostic]:
-    """Diagnostics of the rules of one setting, by key; rules with the same values share an entry.
-
-    What belongs to the anchor or the critic is the same for every rule, and is then told once.
-    """
-    groups: dict[tuple[str, tuple[float, ...]], list[str]] = {}
-    for rule in rules:
-        for key, values in rule.diagnostics.items():
-            if values:
-                groups.setdefault((key, tuple(map(float, values))), []).append(rule.improvement)
-    order = sorted(groups, key=lambda group: group[0])  # stable: the study's order within a key
-    return [
-        Diagnostic(
-            key=key,
-            rules=tuple(groups[key, values]),
-            median=stdlib_statistics.median(values),
-            low=min(values),
-            high=max(values),
-            n=len(values),
-        )
-        for key, values in order
-    ]

@@ -1,7 +1,6 @@
-"""Straight lines and rank correlations over a handful of points, with what little they can claim.
+"""Straight lines and rank correlations over a few points, with intervals and p-values that hold for few points.
 
-The unit is a point (an anchor), each counted once. What cannot be had from so few points is ``None``, never a
-number that looks like one.
+A point is an anchor and counts once. A quantity that needs more points than there are is None.
 """
 
 from __future__ import annotations
@@ -12,21 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from spar_core.evaluation.statistics import Estimate
 
-# A line through two points fits them perfectly and says nothing.
+# A line through two points always fits perfectly.
 FEWEST = 3
-# Up to here every order of the points is tried (5040 of them); beyond, the t approximation is close.
+# Up to this many points the p-value counts every order of the points (5040 orders); with more, the t approximation is
+# close.
 EXACT = 7
-# A residual share below this is rounding, not something left to explain.
+# A share of residual variance below this is rounding error.
 ROUNDING = 1e-10
+
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Span:
-    """A value on the x axis with its interval; ``low`` and ``high`` are None where the interval is unbounded."""
+    """A value on the x axis with its interval; ``low`` and ``high`` are None where the interval has no bounds."""
 
     value: float
     low: float | None
@@ -35,10 +39,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Line:
-    """Ordinary least squares, ``y = intercept + slope x``, over ``n`` points; x and y in their own units.
+    """Ordinary least squares, ``y = intercept + slope x``, over ``n`` points; x and y have their own units.
 
-    ``noise`` is the standard deviation of the residuals (n - 2 in the denominator), ``spread`` the sum of squares
-    of x about its mean.
+    Attributes:
+        mean: mean of x.
+        spread: sum of the squared deviations of x from its mean.
+        noise: standard deviation of the residuals, with n - 2 in the denominator.
+        confidence: coverage of the slope's interval and of the band.
     """
 
     intercept: float
@@ -51,38 +58,38 @@ class Line:
 
     @property
     def quantile(self) -> float:
-        """Student t, two-sided, n - 2 degrees of freedom."""
+        """Quantile of Student's t for two-sided intervals, with n - 2 degrees of freedom."""
         return float(stats.t.ppf(0.5 + self.confidence / 2, self.n - 2))
 
-    def at(self, x: np.ndarray) -> np.ndarray:
-        """Height of the line."""
+    def at(self, x: Array) -> Array:
+        """Height of the line at ``x``, ``[m]``."""
         return self.intercept + self.slope.value * np.asarray(x, dtype=float)
 
-    def half_band(self, x: np.ndarray) -> np.ndarray:
-        """Half the height of the confidence band of the line (of the mean, not of a new point)."""
+    def half_band(self, x: Array) -> Array:
+        """Half the height, at ``x``, of the confidence band of the line (of the mean of y, not of a new point)."""
         away = (np.asarray(x, dtype=float) - self.mean) ** 2
         return self.quantile * self.noise * np.sqrt(1 / self.n + away / self.spread)
 
     @property
     def tilt(self) -> int:
-        """1 where the slope's interval lies above 1, -1 where it lies below, else 0."""
+        """1 where the slope's interval lies above 1, -1 where it lies below 1, else 0."""
         low, high = self.slope.low, self.slope.high
         if low is None or high is None:
             return 0
         return 1 if low > 1 else -1 if high < 1 else 0
 
     def crossing(self) -> Span | None:
-        """Where the line meets the identity, with Fieller's interval: the x at which the band holds it.
+        """The x at which the line crosses the identity, with Fieller's interval: all x whose band holds the identity.
 
-        None for a slope of exactly 1; without bounds where the slope's interval includes 1, since a line parallel
-        to the identity then fits too and meets it nowhere.
+        None for a slope of exactly 1. The interval has no bounds where the slope's interval includes 1, since a line
+        parallel to the identity then fits too.
         """
         rise = self.slope.value - 1.0
         if rise == 0.0:
             return None
-        # In u = x - mean: the line lies `level + rise u` above the identity, and its band is
-        # sqrt(width (1/n + u^2 / spread)) high on either side.
-        level = float(self.at(np.float64(self.mean))) - self.mean
+        # With u = x - mean, the line lies `level + rise u` above the identity, and half its band is
+        # sqrt(width (1/n + u^2 / spread)).
+        level = float(self.at(np.asarray(self.mean))) - self.mean
         value = self.mean - level / rise
         width = (self.quantile * self.noise) ** 2
         square = rise**2 - width / self.spread
@@ -94,7 +101,7 @@ class Line:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> Line | None:
-    """Least squares over points; None for fewer than three, or where x does not vary.
+    """Least squares over points; None for fewer than three points, or where x does not vary.
 
     Args:
         x: ``[n]`` finite values.
@@ -117,13 +124,13 @@ def fit_line(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -
 
 
 def explained_share(columns: Sequence[Sequence[float]], y: Sequence[float]) -> float | None:
-    """R^2 of the least-squares fit of y on the columns and a constant; None with too few points or a constant y."""
+    """R^2 of the least-squares fit of y on columns and a constant; None for too few points or a constant variable."""
     up = np.asarray(y, dtype=float)
     if len(up) < len(columns) + 2 or not _varies(up):
         return None
-    design = [_standardised(column) for column in columns]
-    if any(column is None for column in design):
+    if not all(map(_varies, columns)):
         return None
+    design = [_standardised(column) for column in columns]
     matrix = np.column_stack([np.ones(len(up)), *design])
     residual = up - matrix @ np.linalg.lstsq(matrix, up, rcond=None)[0]
     return float(1 - (residual**2).sum() / ((up - up.mean()) ** 2).sum())
@@ -131,14 +138,14 @@ def explained_share(columns: Sequence[Sequence[float]], y: Sequence[float]) -> f
 
 @dataclass(frozen=True)
 class Added:
-    """What a second predictor adds to R^2, and the p-value of the partial F-test; None: nothing was left to add."""
+    """R^2 that a second predictor adds, and the p-value of the partial F-test (None where the first explains all)."""
 
     share: float
     p: float | None
 
 
 def added_share(first: Sequence[float], second: Sequence[float], y: Sequence[float]) -> Added | None:
-    """R^2 that ``second`` adds beyond ``first``; None below four points, or where a column does not vary."""
+    """R^2 that ``second`` adds beyond ``first``; None for fewer than four points, or where a column does not vary."""
     alone, both = explained_share([first], y), explained_share([first, second], y)
     if alone is None or both is None:
         return None
@@ -151,17 +158,17 @@ def added_share(first: Sequence[float], second: Sequence[float], y: Sequence[flo
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's rho and the two-sided p-value of no relation."""
+    """Spearman's rho, and the two-sided p-value against no relation."""
 
     rho: float
     p: float
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation | None:
-    """Spearman's rho; None below three points or where a side does not vary.
+    """Spearman's rho; None for fewer than three points, or where x or y does not vary.
 
-    The p-value counts orders of the points up to seven of them, where the t approximation fails (it calls three
-    points in a row certain, though one order in three does that); from eight on it is the t approximation.
+    Up to ``EXACT`` points, the p-value is the share of all orders of the points with at least this correlation. The t
+    approximation fails there: it gives three points in a row a p-value of 0, though one order in three is such a row.
     """
     if len(x) < FEWEST or not _varies(x) or not _varies(y):
         return None
@@ -177,12 +184,13 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation 
     return RankCorrelation(rho, float(np.mean(np.abs(possible) >= abs(rho) - 1e-9)))
 
 
-def _standardised(column: Sequence[float]) -> np.ndarray | None:
-    """Mean 0 and spread 1, so that columns of unlike units meet on one scale; None for a constant one."""
+def _standardised(column: Sequence[float]) -> Array:
+    """The column with mean 0 and standard deviation 1, since columns have different units."""
     values = np.asarray(column, dtype=float)
-    return (values - values.mean()) / values.std() if _varies(values) else None
+    standardised: Array = (values - values.mean()) / values.std()
+    return standardised
 
 
-def _varies(values: Sequence[float] | np.ndarray) -> bool:
+def _varies(values: Sequence[float] | Array) -> bool:
     """Whether the values differ by more than rounding."""
     return bool(np.ptp(values) > 1e-12 * max(1.0, float(np.max(np.abs(values)))))

@@ -1,20 +1,18 @@
-"""Numbers as text: shared by the report and by the table that `make run` prints."""
+"""Numbers as text, for the report and for the table that `make run` prints."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TypeVar
 
 from spar_core.evaluation.statistics import Estimate
-from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.cells import by_setting
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.tables import Summary
-from spar_core.reporting.page.config import ReportSettings
 
 NOTHING = "-"
-WIDTH = 100  # of the console's table
-Rows = TypeVar("Rows", Summary, OfflineSummary, Rule)
+WIDTH = 100  # characters, of the console's table
 
 
 def number(value: float | None, digits: int) -> str:
@@ -26,7 +24,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None, digits: int) -> str:
-    """Like :func:`number`, with a plus sign before what is above zero."""
+    """Like :func:`number`, with a plus sign before positive values."""
     text = number(value, digits)
     return text if text == NOTHING or text.startswith("-") or float(text) == 0 else f"+{text}"
 
@@ -60,13 +58,13 @@ def gain_text(estimate: Estimate | None, digits: int) -> str:
 
 
 def marked_gain(estimate: Estimate | None, digits: int) -> str:
-    """Like :func:`gain_text`, bold in Markdown where the interval excludes zero."""
+    """Like :func:`gain_text`, in bold Markdown where the interval excludes zero."""
     text = gain_text(estimate, digits)
     return f"**{text}**" if estimate is not None and estimate.direction else text
 
 
 def slope_text(estimate: Estimate) -> str:
-    """``0.31 [0.10, 0.52]``: a share, so always two decimals."""
+    """``0.31 [0.10, 0.52]``, always with two decimals."""
     return f"{number(estimate.value, 2)} {interval(estimate, 2)}"
 
 
@@ -76,7 +74,7 @@ def p_text(p: float) -> str:
 
 
 def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
-    """``protocol last, 4 seeds of 20 episodes``: what every table of returns says; ``mark`` quotes the name."""
+    """``protocol last, 4 seeds of 20 episodes``, for every table of returns; ``mark`` quotes the name."""
 
     def span(values: set[int], name: str) -> str:
         low, high = min(values), max(values)
@@ -87,23 +85,14 @@ def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
     return f"protocol {names}, {seeds} of {span({n for row in rows for n in row.episodes_a_seed}, 'episode')}"
 
 
-def by_setting(summaries: Sequence[Rows]) -> dict[tuple[str, str, str], list[Rows]]:
-    """Summaries (or rules) by (dataset, anchor, critic), in order: those that are compared with one another."""
-    groups: dict[tuple[str, str, str], list[Rows]] = {}
-    for summary in summaries:
-        groups.setdefault(summary.setting, []).append(summary)
-    return groups
-
-
 def console_table(
-    summaries: Sequence[Summary], settings: ReportSettings | None = None, offline: Sequence[OfflineSummary] = ()
+    summaries: Sequence[Summary], settings: ReportSettings, offline: Sequence[OfflineSummary] = ()
 ) -> str:
-    """Plain text of fixed width: a block a dataset, anchor and critic, a line a rule.
+    """Plain text of fixed width: one block per dataset, anchor and critic, one line per rule.
 
     A gain whose paired interval excludes zero is marked ``better`` or ``worse``. Rules that were not rolled out come
-    last, under a title that says so, and without such marks.
+    last, in blocks whose label says so, and without these marks.
     """
-    settings = settings or ReportSettings()
     blocks = [_returns_block(rules, settings) for rules in by_setting(summaries).values()]
     blocks += [_estimates_block(rules, settings) for rules in by_setting(offline).values()]
     return "\n\n".join(blocks)
@@ -119,7 +108,7 @@ def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
         line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
         verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
         lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
-    # The label of the scores ends in the other one, where there is a score.
+    # A score's label already ends in the label of the environment.
     label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
     return _block(rules[0], label, [rule.returns.n for rule in rules], lines)
 
@@ -138,11 +127,11 @@ def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) 
 
 
 def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[int], lines: list[list[str]]) -> str:
-    """A title, the label where there is one, and lines of cells below their header."""
+    """A title, the label if any, and lines of cells below their header."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "  ".join(
-            # Numbers line up at the right; the rule's name, the gain and the verdict at the left.
+            # Numbers are aligned to the right; the rule's name, the gain and the verdict to the left.
             cell.rjust(width) if column in (1, 2) else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()

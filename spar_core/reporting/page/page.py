@@ -1,7 +1,7 @@
-"""A report as one HTML page that opens without a network: its Markdown, its figures inlined, and what is added to it.
+"""A report as one HTML page that opens without a network: the Markdown, its figures inlined, and further sections.
 
-The Markdown is taken as it comes, whatever sections it holds. HTML in it is text, but for the few tags that the
-report itself writes: a question or a title may hold a ``<``.
+The page takes the sections of the Markdown as they are. HTML in the Markdown is shown as text, except for the few tags
+that the report itself writes, since a question or a title may contain a ``<``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TAGS = {"inline": ("code", "br", "sub", "sup"), "block": ("code", "details", "s
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page below a heading of the second level; the first has none."""
+    """A part of the page below a heading of the second level; the first part has no heading."""
 
     title: str
     anchor: str
@@ -39,7 +39,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain text; columns of numbers stand to the right."""
+    """Rows of plain text; ``numbers`` holds the indices of the columns that are aligned to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Film:
-    """Two pictures of the policies on one dataset, or why there are none."""
+    """Two pictures of the policies on one dataset (a strip and a moving picture), or the reason why there are none."""
 
     dataset: str
     strip: bytes = b""
@@ -60,9 +60,9 @@ class Film:
 
 @dataclass(frozen=True)
 class Extra:
-    """What the page holds beside the report, and what no reproducible file may hold."""
+    """The page's further sections: facts that change from run to run, which a reproducible file cannot hold."""
 
-    facts: Mapping[str, str] = field(default_factory=dict)  # when, which commit
+    facts: Mapping[str, str] = field(default_factory=dict)
     films: Sequence[Film] = ()
     runs: Sequence[Table] = ()
     runs_note: str = ""
@@ -78,9 +78,9 @@ def build_page(markdown: str, folder: Path, datasets: Iterable[str], extra: Extr
 
     Args:
         markdown: the text of ``report.md``.
-        folder: where it lies; its figures are read from there.
-        datasets: ids of the study's datasets; films come after the last section that one of them heads.
-        extra: what is added.
+        folder: the folder of ``report.md``, from which its figures are read.
+        datasets: ids of the study's datasets; films follow the last section whose title is one of them.
+        extra: the further sections.
     """
     sections = render_sections(markdown, folder)
     wanted = set(datasets)
@@ -100,7 +100,7 @@ def build_page(markdown: str, folder: Path, datasets: Iterable[str], extra: Extr
 
 
 def render_sections(markdown: str, folder: Path) -> list[Section]:
-    """The report in HTML, cut at its headings of the second level."""
+    """The report in HTML, split at its headings of the second level."""
     parser = _parser()
     tokens = parser.parse(markdown)
     starts = [i for i, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
@@ -124,7 +124,7 @@ def render_sections(markdown: str, folder: Path) -> list[Section]:
 
 
 def data_uri(data: bytes, suffix: str) -> str:
-    """A file as an address that holds it. As images, two SVGs do not see each other's element ids."""
+    """A file as a data URI. Two SVGs that are embedded as images cannot clash by equal element ids."""
     return f"data:{_MEDIA[suffix]};base64,{base64.b64encode(data).decode()}"
 
 
@@ -134,7 +134,7 @@ def _title(markdown: str) -> str:
 
 
 def _parser() -> MarkdownIt:
-    """CommonMark with tables; HTML is parsed so that the report's own tags can be told from anybody else's."""
+    """CommonMark with tables. HTML is parsed too, so that the report's own tags can be told from other HTML."""
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     for rule, function in (
         ("html_inline", _html_inline),
@@ -148,7 +148,7 @@ def _parser() -> MarkdownIt:
 
 
 def _allowed(text: str, tags: Iterable[str]) -> str:
-    """Text with all HTML escaped, but for bare tags of the given names."""
+    """Text with all HTML escaped, except for tags of the given names without attributes."""
     return re.sub(rf"&lt;(/?(?:{'|'.join(tags)}))&gt;", r"<\1>", str(escape(text)))
 
 
@@ -171,7 +171,7 @@ def _table_close(self: RendererHTML, tokens: Sequence[Token], index: int, option
 
 
 def _image(self: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-    """A figure beside the report as part of the page; of any other, its description."""
+    """A figure from the report's folder, inlined; for any other image, its description."""
     token = tokens[index]
     alt = escape(self.renderInlineAsText(token.children, options, env))
     path = Path(str(token.attrGet("src")))
@@ -180,7 +180,7 @@ def _image(self: RendererHTML, tokens: Sequence[Token], index: int, options: Any
     if not inside or path.suffix not in _MEDIA or not file.is_file():
         return f'<span class="missing">Figure that is not there: {alt}</span>'
     picture = f'<img class="figure" src="{data_uri(file.read_bytes(), path.suffix)}" alt="{alt}">'
-    # Seen as well as read aloud; the picture has the same words, so a reader is told once.
+    # The caption repeats the picture's alt text, so a screen reader skips it.
     return f'{picture}<span class="caption" aria-hidden="true">{alt}</span>'
 
 
@@ -203,7 +203,7 @@ def _free(slug: str, taken: set[str]) -> str:
 
 
 def _codes(text: str) -> Markup:
-    """Plain text with what stands between backticks as code."""
+    """Plain text, with the parts between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 

@@ -1,4 +1,4 @@
-"""The part of a study that is there, for a partial report of one that was interrupted."""
+"""The cells of a study whose artifacts exist, for a partial report of an interrupted study."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
-from spar_core.reporting.numbers.cells import EPISODES, ESTIMATES, Cell, Folders, StudyLists
+from spar_core.reporting.numbers.cells import Cell, Folders, StudyLists
+from spar_core.reporting.numbers.reading import EPISODES, ESTIMATES
 
 
 @dataclass(frozen=True)
 class PresentPart:
-    """The part of a study whose evaluations lie on disk, and the cells that are still missing."""
+    """A study reduced to its present cells; ``missing`` holds the others."""
 
     name: str
     question: str
@@ -25,15 +26,17 @@ class PresentPart:
     rounds: tuple[Round, ...] = ()
 
     def cells(self) -> Iterable[Cell]:
-        """Those that are there, in the study's order."""
+        """The present cells, in the study's order."""
         return self.present
 
 
 def present_part(study: StudyLists, folders: Folders) -> PresentPart:
-    """Split a study by whether the artifacts of a cell exist; without its estimates, a cell has returns at least.
+    """Split a study into present and missing cells.
+
+    A cell is present if its evaluation exists, and its estimates too where no policy was rolled out.
 
     Raises:
-        SparError: none does.
+        SparError: no cell is present.
     """
     there: list[Cell] = []
     missing: list[Cell] = []
@@ -50,13 +53,13 @@ def present_part(study: StudyLists, folders: Folders) -> PresentPart:
             missing.append(cell)
     if not there:
         raise SparError(f"no cell of the study '{study.name}' has been evaluated yet", "run `dvc repro`")
-    # Estimates of some rules alone could not be compared, so that a dataset has those of all or of none.
+    # Estimates of some rules only cannot be compared, so a dataset keeps those of all rules or of none.
     estimated = tuple(name for name in study.estimated if name not in unvalued)
     known = (study.name, study.question, estimated, study.diagnosed)
     return PresentPart(*known, tuple(there), tuple(missing), study.rounds)
 
 
 def _has_episodes(folder: Path) -> bool:
-    """Whether a policy was rolled out: then it is worth a row without its estimates, too."""
+    """Whether a policy was rolled out: then the cell has returns even without its estimates."""
     with (folder / EPISODES).open(encoding="utf-8") as handle:
         return len([line for line in itertools.islice(handle, 2) if line.strip()]) == 2

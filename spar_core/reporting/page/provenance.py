@@ -1,4 +1,4 @@
-"""Where every number of a report comes from: the artifacts it was read from, by digest, and how those were made."""
+"""Where every number of a report comes from: the artifacts it was read from, by digest, and their settings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import META, digest_file, read_json
-from spar_core.reporting.numbers.cells import KEYS, Rule
+from spar_core.reporting.numbers.cells import Rule
 
-# Artifacts that an evaluation was made from, in the order of the pipeline; its meta.json holds their digests.
+# The artifacts that an evaluation was made from, in pipeline order; its meta.json holds their digests.
 INPUTS = ("dataset", "anchor", "residual", "critic", "policy")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One seed group of a rule: what was read (digests as ``dvc.lock`` has them), and the inputs of that."""
+    """One seed group of a rule.
+
+    Attributes:
+        evaluation, estimate: digests of the artifacts that were read, as in ``dvc.lock``; None without an estimate.
+        inputs: digests of the artifacts that the evaluation was made from, by name.
+    """
 
     dataset: str
     anchor: str
@@ -37,15 +42,21 @@ def sources_of(rules: Sequence[Rule]) -> list[Source]:
         for seeds, folders in rule.sources.items():
             meta = folders["evaluation"] / META
             inputs = read_json(meta)["inputs"] if meta.is_file() else {}
-            digests = {kind: dvc_digest(folder) for kind, folder in folders.items()}
-            axes = {key: getattr(rule, key) for key in KEYS}
-            known = {name: inputs[name] for name in INPUTS if name in inputs}
-            found.append(Source(**axes, seeds=seeds, **({"estimate": None} | digests), inputs=known))
+            found.append(
+                Source(
+                    *rule.setting,
+                    rule.improvement,
+                    seeds,
+                    evaluation=dvc_digest(folders["evaluation"]),
+                    estimate=dvc_digest(folders["estimate"]) if "estimate" in folders else None,
+                    inputs={name: inputs[name] for name in INPUTS if name in inputs},
+                )
+            )
     return found
 
 
 def dvc_digest(folder: Path) -> str:
-    """What ``dvc.lock`` calls the ``md5`` of a folder: of the list of its files' paths and digests."""
+    """The ``md5`` of a folder in ``dvc.lock``: the digest of the list of its files' paths and digests."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     entries = [{"md5": digest_file(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
     entries.sort(key=lambda entry: entry["relpath"])
@@ -53,20 +64,8 @@ def dvc_digest(folder: Path) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def raw_files(rules: Sequence[Rule]) -> dict[str, bytes]:
-    """Every file that the report was made from, by path below ``raw/``: with them, anyone can compute it anew."""
-    files = {}
-    for rule in rules:
-        for seeds, folders in rule.sources.items():
-            for kind, folder in folders.items():
-                below = "/".join([kind, *(getattr(rule, key) for key in KEYS), seeds])
-                for path in sorted(folder.iterdir()):
-                    files[f"{below}/{path.name}"] = path.read_bytes()
-    return files
-
-
 def changed(rules: Sequence[Rule]) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """Members of the study with settings that are not their defaults: (part, variant, kind, settings), each once."""
+    """The members whose settings differ from their defaults, each once, as (part, variant, kind, settings)."""
     axes = {"anchor": "anchor", "residual": "anchor", "critic": "critic", "improvement": "improvement"}
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for rule in rules:
@@ -79,8 +78,10 @@ def changed(rules: Sequence[Rule]) -> list[tuple[str, str, str, dict[str, Any]]]
 
 
 def judged_with(rules: Sequence[Rule]) -> dict[str, dict[str, str]]:
-    """Every setting of the evaluations and of the estimates, as their ``meta.json`` have them; ``a or b`` where cells
-    differ, as those of a partial report may."""
+    """Every setting of the evaluations and of the estimates, from their ``meta.json``.
+
+    Where cells differ, as in a partial report, a value reads ``a or b``.
+    """
     sections = {"evaluation": "evaluation", "estimate": "estimation"}
     found: dict[str, dict[str, list[str]]] = {}
     for kind, section in sections.items():

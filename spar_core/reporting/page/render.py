@@ -10,20 +10,30 @@ from typing import Any
 import jinja2
 
 from spar_core.evaluation.statistics import Estimate
+from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.figures.harm_figure import harm_figure
 from spar_core.reporting.figures.inside_figures import draw_inside
 from spar_core.reporting.figures.rounds_figure import draw_rounds
-from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality, anchors_frame
-from spar_core.reporting.numbers.cells import Cell, Folders, Rule, StudyLists, all_episodes, load_rules
-from spar_core.reporting.numbers.flat import Numbers, metrics, numbers_of, seed_frame, summary_frame, to_csv
+from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality
+from spar_core.reporting.numbers.anchor_table import anchors_frame
+from spar_core.reporting.numbers.cells import Cell, Folders, Rule, Setting, StudyLists, by_setting
+from spar_core.reporting.numbers.flat import (
+    Numbers,
+    episodes_frame,
+    metrics,
+    numbers_of,
+    seed_frame,
+    summary_frame,
+    to_csv,
+)
 from spar_core.reporting.numbers.harm import harm_frame, harms
-from spar_core.reporting.numbers.inside import Seen, inside_section, load_inside, raw_inside
+from spar_core.reporting.numbers.inside import Seen, load_inside, measures_frame
 from spar_core.reporting.numbers.overall import overall_frame
 from spar_core.reporting.numbers.pairs import pairs_frame
-from spar_core.reporting.numbers.regret import Regret, overall_regrets, regret_frame, regrets
+from spar_core.reporting.numbers.reading import load_rules
+from spar_core.reporting.numbers.regret import overall_regrets, regret_frame, regrets
 from spar_core.reporting.page import templating
-from spar_core.reporting.page.config import ReportSettings
 from spar_core.reporting.page.console import (
     NOTHING,
     console_table,
@@ -37,7 +47,8 @@ from spar_core.reporting.page.console import (
     slope_text,
 )
 from spar_core.reporting.page.glossary import explain
-from spar_core.reporting.page.provenance import INPUTS, changed, judged_with, raw_files, sources_of
+from spar_core.reporting.page.inside import inside_section
+from spar_core.reporting.page.provenance import INPUTS, changed, judged_with, sources_of
 from spar_core.reporting.page.sections import offline_section, section_of
 
 TEMPLATE, HARM = "report.md.j2", "harm.svg"
@@ -45,11 +56,16 @@ TEMPLATE, HARM = "report.md.j2", "harm.svg"
 
 @dataclass(frozen=True)
 class Report:
-    """A rendered report; figures belong in ``figures/``, and what it was made from in ``raw/``, by name to bytes."""
+    """A rendered report.
+
+    Attributes:
+        files: name to bytes.
+        figures: name below ``figures/`` to bytes.
+        console: the table that `make run` prints.
+    """
 
     files: dict[str, bytes]
     figures: dict[str, bytes] = field(default_factory=dict)
-    raw: dict[str, bytes] = field(default_factory=dict)
     console: str = ""
 
 
@@ -61,22 +77,22 @@ def build_report(
 ) -> Report:
     """Read the cells of the study and render its report; nothing is written.
 
-    The bytes are a function of the cells' folders, the study and the settings alone.
+    The bytes depend on nothing but the cells' folders, the study and the settings.
 
     Args:
-        study: a whole study, or the part of one that is there (:func:`spar_core.reporting.page.present.present_part`).
+        study: a whole study, or the present part of one (:func:`spar_core.reporting.page.present.present_part`).
         folders: where the artifacts of a cell lie.
-        settings: what is compared with what.
-        missing: for a partial report, the cells that are not there; the page then says so at its top, rules are
-            compared over the seeds that they share, and ``episodes.csv`` holds every episode read.
+        settings: which rules gains are measured against, and the width of intervals.
+        missing: for a partial report, the cells that do not exist; the page then lists them at its top, and rules are
+            compared over the seeds that both have.
 
     Raises:
-        SparError: see :func:`spar_core.reporting.numbers.cells.load_rules`.
+        SparError: see :func:`spar_core.reporting.numbers.reading.load_rules`.
     """
     partial = missing is not None
     rules = load_rules(study, folders)
     numbers = numbers_of(rules, settings, partial=partial)
-    # Anchors that are made from one another would not count as several.
+    # Anchors of rounds are made from one another, so a trend over anchors must not count them as independent.
     made = {here.anchor for here in study.rounds}
     qualities = anchor_quality(
         [rule for rule in numbers.rules if rule.anchor not in made],
@@ -85,7 +101,7 @@ def build_report(
     )
     inside = load_inside(study, folders, partial=partial)
     figures: dict[str, bytes] = {}
-    sections = []
+    sections: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(rule.dataset for rule in rules):
         context = next(rule.context for rule in rules if rule.dataset == dataset)
         offline = [summary for summary in numbers.offline if summary.dataset == dataset]
@@ -127,7 +143,7 @@ def build_report(
             harms=[entry for entry in harmed if entry.improvement != settings.baseline],
             harm_figure=HARM if by_critic is not None else None,
             labels=list(dict.fromkeys(s.label for s in numbers.summaries if s.label)),
-            regrets=_by_setting(regretted),
+            regrets=by_setting(regretted),
             overall_regrets=overall_regrets(regretted, settings.confidence),
             choices={rule.setting: rule.choices for rule in numbers.rules if rule.choices},
             sources=sources_of(rules),
@@ -143,27 +159,25 @@ def build_report(
     )
     flat = json.dumps(metrics(numbers), indent=2, sort_keys=True, allow_nan=False) + "\n"
     files = {
+        "report.md": page.encode(),
         "metrics.json": flat.encode(),
+        "episodes.csv": to_csv(episodes_frame(rules)),
         "returns.csv": to_csv(seed_frame(numbers)),
         "table.csv": to_csv(summary_frame(numbers)),
+        "measures.csv": to_csv(measures_frame(inside)),
         "anchors.csv": to_csv(anchors_frame(qualities)),
         "pairs.csv": to_csv(pairs_frame(numbers.pairs)),
         "overall.csv": to_csv(overall_frame(numbers.overall)),
         "harm.csv": to_csv(harm_frame(harmed)),
         "regret.csv": to_csv(regret_frame(regretted)),
-        "report.md": page.encode(),
     }
-    if partial:
-        files["episodes.csv"] = to_csv(all_episodes(rules))
-    # A partial report has every episode in one file; what it is made of is about to change.
-    raw = {} if partial else raw_files(rules) | raw_inside(inside)
-    return Report(files, figures, raw, console_table(numbers.summaries, settings, numbers.offline))
+    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline))
 
 
 def _inside(
     dataset: str, rules: list[Rule], found: list[Seen], settings: ReportSettings, figures: dict[str, bytes]
 ) -> dict[str, Any] | None:
-    """What was seen inside the cells of a dataset, with figures and sentences for its first settings."""
+    """Geometry and diagnoses of a dataset, with figures and readings for its first settings."""
     pictured = list(dict.fromkeys(rule.setting for rule in rules if rule.dataset == dataset))[:PICTURED]
     section = inside_section(dataset, found, settings, pictured)
     if section is not None:
@@ -172,7 +186,7 @@ def _inside(
 
 
 def _around(estimate: Estimate | None) -> str:
-    """Mean and half the width of its interval, to three digits."""
+    """Mean to three digits, and half the width of its interval to two."""
     if estimate is None:
         return NOTHING
     if estimate.low is None or estimate.high is None:
@@ -181,21 +195,13 @@ def _around(estimate: Estimate | None) -> str:
 
 
 def _spread(row: Mapping[str, Any]) -> str:
-    """The same of a row of :func:`spar_core.diagnostics.summary.summarise`."""
+    """:func:`_around` for a row of :func:`spar_core.diagnostics.summary.summarise`."""
     return _around(Estimate(row["value"], row["low"], row["high"], row["seeds"]))
 
 
-def _by_setting(entries: Sequence[Regret]) -> dict[tuple[str, str, str], list[Regret]]:
-    """Regrets by (dataset, anchor, critic), in the study's order."""
-    groups: dict[tuple[str, str, str], list[Regret]] = {}
-    for entry in entries:
-        groups.setdefault(entry.setting, []).append(entry)
-    return groups
-
-
-def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], dict[str, list[str]]]:
-    """Missing cells by (dataset, anchor, critic) and rule: the seed groups of each, in the study's order."""
-    groups: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[Setting, dict[str, list[str]]]:
+    """Missing cells by setting and rule: the seed groups of each, in the study's order."""
+    groups: dict[Setting, dict[str, list[str]]] = {}
     for cell in cells:
         rules = groups.setdefault((cell.dataset, cell.anchor, cell.critic), {})
         rules.setdefault(cell.improvement, []).append(cell.seeds)
@@ -203,7 +209,7 @@ def _by_setting_and_rule(cells: Sequence[Cell]) -> dict[tuple[str, str, str], di
 
 
 def _protocol(rules: list[Rule], numbers: Numbers) -> dict[str, str | bool]:
-    """The protocol line: checkpoint rule, seeds, episodes a seed (none without rollouts); ranges where cells differ."""
+    """The protocol line: checkpoint rule, seeds, and episodes per seed; ranges where cells differ."""
 
     def span(values: set[int]) -> str:
         low, high = min(values), max(values)
@@ -220,7 +226,7 @@ def _protocol(rules: list[Rule], numbers: Numbers) -> dict[str, str | bool]:
 
 
 def _glossary(rules: list[Rule]) -> list[tuple[str, str | None]]:
-    """Every diagnostic that appears, with its explanation where there is one."""
+    """Every diagnostic of the report with its explanation, or None for one without."""
     return [(key, explain(key)) for key in sorted({key for rule in rules for key in rule.diagnostics})]
 
 

@@ -1,19 +1,21 @@
-"""What the report's template is handed of one dataset: whether its policies were rolled out or only estimated."""
+"""The template's values for one dataset, whose policies were rolled out or only estimated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from spar_core.reporting.figures.drawing import Drawn
 from spar_core.reporting.numbers.anchor_quality import AnchorQuality
-from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.numbers.cells import Rule, Setting, by_setting
+from spar_core.reporting.numbers.diagnostics import diagnostics
 from spar_core.reporting.numbers.flat import Numbers
 from spar_core.reporting.numbers.offline import HELDOUT, OfflineSummary
 from spar_core.reporting.numbers.pairs import best_of
-from spar_core.reporting.numbers.tables import Summary, diagnostics
-from spar_core.reporting.page.console import by_setting, digits_for, digits_of, protocol_text
+from spar_core.reporting.numbers.tables import Summary
+from spar_core.reporting.page.console import digits_for, digits_of, protocol_text
 
-# With more (anchor, critic) settings in a dataset than this, what is long in each folds away.
+# With more (anchor, critic) settings in a dataset, the long parts of each are folded.
 OPEN_SETTINGS = 3
 
 
@@ -25,15 +27,15 @@ def section_of(
     context: dict[str, Any],
     drawn: Drawn,
 ) -> dict[str, Any]:
-    """What the template needs to know of one dataset whose policies were rolled out.
+    """The template's values for one dataset whose policies were rolled out.
 
     Args:
         dataset: its id.
-        summaries: of the dataset.
-        qualities: of the dataset.
-        numbers: of the study.
-        context: of any of the dataset's cells.
-        drawn: its figures.
+        summaries: the summaries of the dataset.
+        qualities: the anchor-quality analyses of the dataset.
+        numbers: the numbers of the whole study.
+        context: the context of any cell of the dataset.
+        drawn: the dataset's figures.
     """
     tables = []
     settings = by_setting(summaries)
@@ -78,9 +80,9 @@ def section_of(
 
 
 def _table(
-    setting: tuple[str, str, str], rows: list[Summary] | list[OfflineSummary], members: list[Rule], drawn: Drawn
+    setting: Setting, rows: Sequence[Summary | OfflineSummary], members: list[Rule], drawn: Drawn
 ) -> dict[str, Any]:
-    """What every table needs, of returns or of estimates; ``members`` are the rules of the setting."""
+    """The values that tables of returns and of estimates share; ``members`` are the rules of the setting."""
     dataset, anchor, critic = setting
     return {
         "dataset": dataset,
@@ -98,7 +100,7 @@ def _table(
 
 
 def _verdicts(rows: list[Summary]) -> dict[str, list[Summary]]:
-    """Rules with a gain, sorted by what their interval lets one say."""
+    """Rules with a gain, as better or worse than the baseline where the interval shows it, else as open."""
     names = {1: "better", -1: "worse"}
     sorted_rows: dict[str, list[Summary]] = {"better": [], "worse": [], "open": []}
     for row in rows:
@@ -110,7 +112,7 @@ def _verdicts(rows: list[Summary]) -> dict[str, list[Summary]]:
 def offline_section(
     dataset: str, summaries: list[OfflineSummary], rules: list[Rule], context: dict[str, Any], drawn: Drawn
 ) -> dict[str, Any]:
-    """The same of a dataset without rollouts; ``rules`` are those of the study that have none."""
+    """The template's values for one dataset without rollouts; ``rules`` are all rules of the study without rollouts."""
     tables = []
     settings = by_setting(summaries)
     for setting, rows in settings.items():
@@ -119,7 +121,7 @@ def offline_section(
             {
                 **table,
                 "estimates": True,
-                # They belong to the anchor, so every rule tells the same.
+                # These belong to the anchor, so they are the same for every rule.
                 "heldout": [item for item in table["diagnostics"] if item.key in HELDOUT],
                 "has_critic": any(row.critic_estimate is not None for row in rows),
                 "folded": False,

@@ -1,4 +1,4 @@
-"""The Jinja environment of every page that is written: strict about names, and without the lines of its tags."""
+"""The Jinja environment of every page: unknown names are errors, and lines that hold only a tag leave no blank line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import jinja2
 
 
 def environment(page: str, *, html: bool = False) -> jinja2.Environment:
-    """Templates of the folder ``templates`` beside the module file ``page``; values are escaped in HTML alone."""
+    """An environment for the templates in the folder ``templates`` beside a module.
+
+    Args:
+        page: file of the module.
+        html: whether the templates are HTML; only then are values escaped.
+    """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(page).parent / "templates"),
         undefined=jinja2.StrictUndefined,
