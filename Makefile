@@ -58,7 +58,7 @@ ui: setup ## open the MLflow UI on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath mlflow.db)}
 
 docs: $(BIN)/.setup-docs ## build the documentation site in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'open site/index.html, or serve it to have the search too: $(BIN)/python -m http.server --directory site'
 
 $(BIN)/.setup-docs: requirements-docs.txt

@@ -40,7 +40,7 @@ class Built(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    words = ["build", "--strict", "--quiet", "--site-dir", folder]
+    words = ["build", "--strict", "--site-dir", folder]
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", *words],
         cwd=ROOT,
