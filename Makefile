@@ -8,20 +8,20 @@ PEER := $(VENV)-d3rlpy
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study sweep publish theory benchmark view ui test test-slow lint format clean
+.PHONY: help setup setup-dev run study sweep publish theory benchmark view ui docs test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(BIN)/.setup ## make .venv with the pinned requirements
-setup-dev: $(BIN)/.setup-dev ## the same, with what tests and lint need
+setup-dev: $(BIN)/.setup-dev ## the same, with what tests, lint and docs need
 
 $(BIN)/.setup: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(BIN)/.setup-dev: requirements-dev.txt $(BIN)/.setup
+$(BIN)/.setup-dev: requirements-dev.txt requirements-docs.txt requirements-ray.txt $(BIN)/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -57,15 +57,25 @@ view: setup ## write the page of the study's report, reports/<study>/report.html
 ui: setup ## open the MLflow UI on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath mlflow.db)}
 
+docs: $(BIN)/.setup-docs ## build the documentation site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'open site/index.html, or serve it to have the search too: $(BIN)/python -m http.server --directory site'
+
+$(BIN)/.setup-docs: requirements-docs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 test: setup-dev ## the tests, without those that take minutes each
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: setup-dev ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
-lint: setup-dev ## ruff: rules and format
+lint: setup-dev ## ruff (rules, format) and mypy (types)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -10,8 +10,8 @@ Needs the policies of the study in params.yaml (`dvc repro self_imitation`). Thr
 - **plain loop**: `gymnasium.make`, one environment, one observation at a time, one episode after the other (of the
   first seeds only, `--plain-episodes` of each rule, since it takes long).
 
-Printed, and written to benchmarks/results/evaluation.json and docs/evaluation.md, are medians over the repeats; the
-ratio is of medians of one run of this script. Machines are shared and noisy.
+The script prints medians over the repeats, and writes them to benchmarks/results/evaluation.json. A ratio compares
+medians of one run of this script. Machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -33,8 +32,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/evaluation.json"
-PAGE = ROOT / "docs/evaluation.md"
-MARKED = r"(<!-- benchmark:evaluation -->).*?(<!-- /benchmark:evaluation -->)"
 
 
 def project(folder: Path, episodes: int) -> None:
@@ -165,9 +162,6 @@ def main() -> None:
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(result))
-    text = PAGE.read_text(encoding="utf-8")
-    filled = re.sub(MARKED, lambda found: f"{found[1]}\n{table(result)}\n{found[2]}", text, flags=re.DOTALL)
-    PAGE.write_text(filled, encoding="utf-8")
 
 
 def repeats(by_rule: dict[str, list[tuple[int, float]]]) -> list[tuple[int, float]]:
@@ -187,7 +181,7 @@ def rates(found: list[tuple[int, float]], plain: list[tuple[int, float]]) -> dic
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown, as docs/evaluation.md has it."""
+    """The result as a table in Markdown."""
     lines = [
         f"{result['processor']}, {result['cores']} cores, {result['date']}: {result['rules']} rules, "
         f"{result['episodes_a_seed']} episodes a seed, {result['workers']} workers; medians, {result['repeats']} runs.",

@@ -1,7 +1,7 @@
 """How often the intervals of the reports hold the truth, on synthetic scores whose truth is known.
 
     python benchmarks/interval_coverage.py              # ten minutes on a core; writes results/interval_coverage.json
-    python benchmarks/interval_coverage.py --tables     # fills the tables of docs/statistics.md from that file
+    python benchmarks/interval_coverage.py --tables     # prints all tables of that file, and fills docs/statistics.md
 
 A nominal 95% interval should hold the true value in 95 of 100 studies. Every candidate method is tried on populations
 with a known mean: normal ones, ones as skewed as the returns of this repository's own reports, and ones with a rare
@@ -245,24 +245,24 @@ def percent(share: float | None) -> str:
 
 
 def fill(page: str, found: dict) -> str:
-    """The page with the tables between its markers."""
-    for name, table in tables(found).items():
-        before, rest = page.split(f"<!-- coverage:{name} -->")
-        after = rest.split(f"<!-- /coverage:{name} -->")[1]
-        page = f"{before}<!-- coverage:{name} -->\n{table}\n<!-- /coverage:{name} -->{after}"
-    return page
+    """The page with the table of means between its markers."""
+    begin, end = "<!-- coverage:means -->", "<!-- /coverage:means -->"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{tables(found)['means']}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> None:
-    """Measure, write the file, and fill the page."""
+    """Measure and write the file; print its tables, and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=10_000, help="of aggregates; means take four times as many")
-    parser.add_argument("--tables", action="store_true", help="fill the page from the file, measure nothing")
+    parser.add_argument("--tables", action="store_true", help="print what the file holds, measure nothing")
     args = parser.parse_args()
     if not args.tables:
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(measure(args.replicates), indent=1) + "\n", encoding="utf-8")
     found = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, table in tables(found).items():
+        print(f"{name}\n\n{table}\n")
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 

@@ -24,6 +24,7 @@ NAMES = (
     "quality",
     "thousand_cells",
     "one_gpu",
+    "evaluation",
 )
 
 
@@ -58,11 +59,10 @@ def content() -> dict[Path, bytes]:
     results = {name: read(name) for name in NAMES}
     environment = templating.environment(__file__)
     environment.globals |= {"quality_rows": quality_rows, "gpu_rows": gpu_rows}
-    environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}".replace(",", " ")}
+    environment.filters |= {"to": lambda value, digits: f"{value:,.{digits}f}"}
     files = {PAGE: environment.get_template("page.md.j2").render(results).encode()}
     for name, draw in DRAWN.items():
-        if results[name] is not None:
-            files[IMAGES / f"benchmark-{name}.svg"] = draw(results[name])
+        files[IMAGES / f"benchmark-{name}.svg"] = draw(results[name])
     return files
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from spar_core.improvement.awr_scratch import AWRFromScratch
 
 from spar_core.anchors.mlp import MLPAnchor
 from spar_core.critics.iql import IQLCritic
 from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
+from spar_core.improvement.awr import AWRFromScratch
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj

@@ -202,9 +202,25 @@ def test_a_cell_of_several_reports_counts_once_and_other_sizes_not_at_all():
 # --- the committed simulation ---
 
 
-def test_the_page_shows_the_tables_of_the_committed_file(found):
+def test_the_page_shows_the_means_of_the_committed_file(found):
     page = benchmark.PAGE.read_text(encoding="utf-8")
     assert benchmark.fill(page, found) == page, "run `python benchmarks/interval_coverage.py --tables`"
+
+
+def test_the_page_says_from_how_many_runs_and_tasks_on_an_interval_is_given():
+    page = benchmark.PAGE.read_text(encoding="utf-8")
+    for name, (runs, tasks) in SHOWN.items():
+        row = {"iqm": "interquartile mean (IQM)"}.get(name, name.replace("_", " "))
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {row} | ")]
+        if name != "mean":
+            assert line.endswith(f"| {runs}, {tasks} |")
+
+
+def test_every_table_of_the_committed_file_can_be_printed(found):
+    tables = benchmark.tables(found)
+    methods = {f"methods:{name}" for name in ("normal", "returns", "falls")}
+    assert tables.keys() == methods | {"means", "aggregates", "variants"}
+    assert all(table.count("\n") > 5 and table.startswith("| ") for table in tables.values())
 
 
 def test_the_reports_are_as_skewed_as_those_it_was_calibrated_on(found):
