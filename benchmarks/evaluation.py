@@ -77,7 +77,7 @@ def job_of(folder: Path, cell: Any) -> tuple[Any, dict[str, Any]]:
 
     layout = Layout(folder)
     env = read_json(layout.data(cell.dataset) / "manifest.json")["environment"]
-    policy = layout.policy(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
+    policy = layout.artifact("policy", cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
     return Evaluate(policy, env["env_id"], env["env_kwargs"], "cpu", env["observation_keys"]), env
 
 

@@ -6,7 +6,7 @@ be copied to another machine and used with NumPy, Torch and this package alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.members import load_member
-from spar_core.residual import ResidualModel, ResidualSettings
-from spar_core.settings import Settings, parse
+from spar_core.parts import load_part, restore_anchor, restore_critic, restore_residual
+from spar_core.registry import load_member
+from spar_core.residual import ResidualSettings
+from spar_core.settings import parse
 from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors, only, under
 
 KIND, POLICY = "policy", "policy.json"
+# Kinds of the artifacts that a policy is made from.
+FROZEN = ("anchor", "residual", "critic")
 
 
 class Policy:
@@ -123,20 +126,37 @@ def load_policy(path: str | Path, seed: int | None = None, device: str = "cpu") 
     return Policy(rule, scaler, description["observation_size"], device)
 
 
-def _restore(parts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> Improvement:
-    def settings(part: str, model: type[Settings]) -> Any:
-        return parse(model, parts[part]["settings"], f"{POLICY}, {part}")
+def load_frozen(folders: Mapping[str, Path], seeds: Sequence[int], device: str) -> Frozen:
+    """The frozen parts of the given seeds, from their artifacts.
 
-    members = {part: load_member(part, parts[part]["kind"]) for part in parts if part != "residual"}
-    critic = None
-    if "critic" in members:
-        model = settings("critic", members["critic"].Settings)
-        critic = members["critic"].restore(model, only("critic", tensors), device)
-    anchor_settings = settings("anchor", members["anchor"].Settings)
-    frozen = Frozen(
-        members["anchor"].restore(anchor_settings, only("anchor", tensors), device),
-        ResidualModel.restore(settings("residual", ResidualSettings), only("residual", tensors), device),
-        critic,
+    Args:
+        folders: of "anchor", "residual" and, where a critic is needed, "critic".
+        seeds: in the order that the parts are to hold them.
+        device: where the networks run.
+
+    Raises:
+        SparError: an artifact is missing, or does not hold one of the seeds.
+    """
+    return _frozen({kind: load_part(folder, kind, seeds) for kind, folder in folders.items()}, device)
+
+
+def _frozen(parts: Mapping[str, Part], device: str) -> Frozen:
+    critic = restore_critic(parts["critic"], device) if "critic" in parts else None
+    return Frozen(restore_anchor(parts["anchor"], device), restore_residual(parts["residual"], device), critic)
+
+
+def _restore(parts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> Improvement:
+    """The rule that ``policy.json`` describes, on its frozen parts."""
+
+    def part(family: str) -> Part:
+        kind = parts[family]["kind"]
+        model = ResidualSettings if family == "residual" else load_member(family, kind).Settings
+        settings = parse(model, parts[family]["settings"], f"{POLICY}, {family}")
+        return Part(kind, settings, only(family, tensors))
+
+    frozen = _frozen({family: part(family) for family in parts if family != "improvement"}, device)
+    of_rule = part("improvement")
+    rule: Improvement = load_member("improvement", of_rule.kind).restore(
+        frozen, of_rule.settings, of_rule.tensors, device
     )
-    rule_settings = settings("improvement", members["improvement"].Settings)
-    return members["improvement"].restore(frozen, rule_settings, only("improvement", tensors), device)
+    return rule

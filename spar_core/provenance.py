@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.residual import ResidualSettings
 from spar_core.settings import Settings
 

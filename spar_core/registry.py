@@ -1,8 +1,23 @@
-"""The choices: one line a member, ``name: "module:class"``.
+"""The registered anchors, critics and improvement rules, and how one is loaded by name.
 
-This table holds strings so that a new line here imports nothing and changes the code of no other member.
-It is the one module that the code digests leave out; each cell's digest holds the member it loads instead.
+Each table has one line a member, ``name: "module:class"``. The lines are strings, so a new line imports nothing. The
+code digests of cells leave the tables out and count the member that a cell loads instead (:mod:`stages.closure`), so a
+new line makes no existing cell run again.
+
+``params.yaml`` names *variants*: ``improvements.uniform: {kind: spar_mlp, weighting: equal}`` is a variant of the
+member ``spar_mlp``. Where ``kind`` is left out, the variant's name is its kind. An anchor's variant may also hold
+``residual``: the settings of its residual model that differ from the section of that name (see
+:func:`spar_core.residual.settings_for`).
 """
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from spar_core.errors import SparError
+from spar_core.settings import Settings, nearest, parse
 
 ANCHORS = {
     "mlp": "spar_core.anchors.mlp:MLPAnchor",
@@ -37,3 +52,44 @@ IMPROVEMENTS = {
 }
 
 FAMILIES = {"anchor": ANCHORS, "critic": CRITICS, "improvement": IMPROVEMENTS}
+
+
+def load_member(family: str, kind: str) -> type[Any]:
+    """The class registered as ``kind`` in ``family`` ("anchor", "critic" or "improvement").
+
+    Raises:
+        SparError: no member has that name; the nearest one is named.
+    """
+    table = FAMILIES[family]
+    if kind not in table:
+        raise SparError(f"there is no {family} kind '{kind}'", nearest(kind, list(table)))
+    module, name = table[kind].split(":")
+    member: type[Any] = getattr(importlib.import_module(module), name)
+    return member
+
+
+def variant_kind(variant: str, values: Any) -> str:
+    """The registered kind behind a variant."""
+    return str(values.get("kind", variant)) if isinstance(values, Mapping) else variant
+
+
+def variant_kinds(variant: str, values: Any) -> tuple[str, ...]:
+    """Every registered kind that a variant runs: its own, and those of the candidates that it chooses from."""
+    inner = values.get("candidates") if isinstance(values, Mapping) else None
+    candidates = inner if isinstance(inner, Mapping) else {}
+    return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in candidates.items())]))
+
+
+def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[type[Any], Settings]:
+    """The class and the validated settings of the variant ``name`` in a section of ``params.yaml``.
+
+    Raises:
+        SparError: the variant is not there, or one of its keys is wrong.
+    """
+    if name not in variants:
+        raise SparError(f"params.yaml has no {family} '{name}'", nearest(name, list(variants)))
+    values = dict(variants[name] or {})
+    if family == "anchor":
+        values.pop("residual", None)
+    member = load_member(family, values.pop("kind", name))
+    return member, parse(member.Settings, values, f"params.yaml, {family} '{name}'")

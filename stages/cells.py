@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +12,20 @@ from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
 from spar_core.seeds import parse_seeds
-from spar_core.study import Study
+from spar_core.study import EvaluationCell, Study
 from stages.layout import Layout
-
-# The members whose code a stage runs, beside its own; the same entries of digests.yaml stand in dvc.yaml.
-_MEMBERS: dict[str, tuple[str, ...]] = {
-    "download": (),
-    "fit_bc": ("anchor",),
-    "fit_residual": ("anchor",),
-    "fit_critic": ("critic",),
-    "self_imitation": ("anchor", "critic", "improvement"),
-    "reanchor": ("anchor", "critic", "improvement"),
-    "evaluate": ("anchor", "critic", "improvement"),
-    "estimate": ("anchor", "critic", "improvement"),
-    "geometry": ("anchor",),
-    "diagnose": ("anchor", "critic", "improvement"),
-}
-STAGES = tuple(_MEMBERS)
-AXES = ("dataset", "anchor", "critic", "improvement", "seeds")
+from stages.table import AXES, STAGES, Stage, place
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One stage applied to one choice on each axis; an axis that the stage does not have is None."""
+    """One stage applied to one choice on each axis.
+
+    Attributes:
+        stage: name of the stage.
+        dataset, anchor, critic, improvement, seeds: the choices; None on an axis that the stage does not have.
+        round: how a round makes the anchor. It is no axis, since each such anchor is made in one way.
+    """
 
     stage: str
     dataset: str
@@ -41,16 +33,15 @@ class Cell:
     critic: str | None = None
     improvement: str | None = None
     seeds: str | None = None
-    # Where the anchor is one that a round makes: how. It is no axis, since each such anchor is made in one way.
     round: Round | None = None
 
     def __post_init__(self) -> None:
-        if self.stage not in _MEMBERS:
+        if self.stage not in STAGES:
             raise ValueError(f"unknown stage {self.stage!r}")
 
     @property
     def name(self) -> str:
-        """What the run is called within its dataset's experiment, such as ``fit_bc mlp 0-3``."""
+        """Name of the run within its dataset's experiment, such as ``fit_bc mlp 0-3``."""
         axes = (self.anchor, self.critic, self.improvement, self.seeds)
         return " ".join([self.stage, *(axis for axis in axes if axis)])
 
@@ -59,36 +50,13 @@ class Cell:
         """The seeds of the group: ``0-3`` is 0, 1, 2, 3, and ``1,4-5`` is 1, 4, 5."""
         return parse_seeds(self.seeds) if self.seeds else ()
 
-    def folder(self, layout: Layout) -> Path:
-        """Where the cell's artifact lies."""
-        dataset, anchor, critic = self.dataset, self.anchor or "", self.critic or ""
-        improvement, seeds = self.improvement or "", self.seeds or ""
-        if self.stage == "download":
-            return layout.data(dataset)
-        if self.stage in ("fit_bc", "reanchor"):
-            return layout.anchor(dataset, anchor, seeds)
-        if self.stage == "fit_residual":
-            return layout.residual(dataset, anchor, seeds)
-        if self.stage == "fit_critic":
-            return layout.critic(dataset, critic, seeds)
-        if self.stage == "self_imitation":
-            return layout.policy(dataset, anchor, critic, improvement, seeds)
-        if self.stage == "estimate":
-            return layout.estimate(dataset, anchor, critic, improvement, seeds)
-        if self.stage == "geometry":
-            return layout.geometry(dataset, anchor, seeds)
-        if self.stage == "diagnose":
-            return layout.diagnosis(dataset, anchor, critic, improvement, seeds)
-        return layout.evaluation(dataset, anchor, critic, improvement, seeds)
+    def folder(self, layout: Layout, artifact: str | None = None) -> Path:
+        """Where the cell's artifact lies, or the artifact of another kind on the same axes."""
+        return layout.artifact(place(artifact or STAGES[self.stage].artifact, self))
 
-    def parts(self, layout: Layout) -> dict[str, Path]:
-        """Folders of the frozen parts that an improved cell stands on."""
-        dataset, anchor, critic, seeds = self.dataset, self.anchor or "", self.critic or "", self.seeds or ""
-        return {
-            "anchor": layout.anchor(dataset, anchor, seeds),
-            "residual": layout.residual(dataset, anchor, seeds),
-            "critic": layout.critic(dataset, critic, seeds),
-        }
+    def folders(self, layout: Layout, *artifacts: str) -> dict[str, Path]:
+        """Where artifacts on the cell's axes lie, by kind."""
+        return {artifact: self.folder(layout, artifact) for artifact in artifacts}
 
     def tags(self) -> dict[str, str]:
         """MLflow tags that name the cell, for filters such as ``tags.anchor = 'mlp'``."""
@@ -97,51 +65,44 @@ class Cell:
         return {"spar.stage": self.stage, **{axis: value for axis, value in axes.items() if value}, **taught}
 
     def code_digest(self, digests: Mapping[str, Any]) -> str:
-        """The digest of the code that makes this cell, out of the content of ``digests.yaml``."""
+        """The digest of the code that makes this cell, from the content of ``digests.yaml``.
+
+        Raises:
+            SparError: ``digests.yaml`` lacks the stage or one of its members.
+        """
         code = digests.get("code", {})
         entries = [code.get("stage", {}).get(self.stage)]
-        names = {family: getattr(self, family) or getattr(self.round, family, None) for family in _MEMBERS[self.stage]}
-        entries += [code.get(family, {}).get(name) for family, name in names.items()]
+        entries += [code.get(family, {}).get(name) for family, name in self.members().items()]
         if None in entries:
             raise SparError(f"artifacts/digests.yaml has no code digest for '{self.name}'", "run `dvc repro`")
         return digest_value(entries)
 
+    def members(self) -> dict[str, str]:
+        """The variants whose code the cell runs, by family."""
+        families = STAGES[self.stage].members
+        return {family: getattr(self, family) or getattr(self.round, family) for family in families}
+
 
 def cell_digest(params: Mapping[str, Any], inputs: Mapping[str, str], code_digest: str) -> str:
-    """A cell's identity, the same before training as from its ``meta.json`` afterwards."""
+    """Identity of a cell, which is the same before training as from its ``meta.json`` afterwards."""
     return digest_value({"params": params, "inputs": inputs, "code": code_digest})
 
 
 def study_cells(study: Study) -> list[Cell]:
-    """All cells of a study (datasets, anchors, critics, improvements, seed groups), in pipeline order."""
+    """All cells of a study, in pipeline order.
+
+    Within a dataset, the cells of the study's own anchors come first, then those of each round.
+    """
+    rounds = {made.anchor: made for made in study.rounds}
     cells: list[Cell] = []
-    for dataset in study.datasets:
-        cells.append(Cell("download", dataset))
-        for stage in ("fit_bc", "fit_residual"):
-            cells += [Cell(stage, dataset, anchor=a, seeds=s) for a in study.anchors for s in study.seeds]
-        cells += [Cell("fit_critic", dataset, critic=c, seeds=s) for c in study.critics for s in study.seeds]
-        if dataset in study.diagnosed:
-            cells += [Cell("geometry", dataset, anchor=a, seeds=s) for a in study.anchors for s in study.seeds]
-        lists = {"estimate": study.estimated, "diagnose": study.diagnosed}
-        asked = [stage for stage, datasets in lists.items() if dataset in datasets]
-        for stage in ("self_imitation", "evaluate", *asked):
-            cells += [
-                Cell(stage, dataset, a, c, i, s)
-                for a in study.anchors
-                for c in study.critics
-                for i in study.rules(a)
-                for s in study.seeds
-            ]
-        for made in study.rounds:
-            cells += _round_cells(study, dataset, made)
+    for _, group in itertools.groupby(study.cells(), lambda policy: (policy.dataset, rounds.get(policy.anchor))):
+        policies = list(group)
+        for stage in STAGES.values():
+            cells += [_cell(stage, policy, rounds) for policy in policies if stage.serves(policy, study)]
     return list(dict.fromkeys(cells))
 
 
-def _round_cells(study: Study, dataset: str, made: Round) -> list[Cell]:
-    """The cells of one round: how its anchor is made, and what stands on it."""
-    cells = [Cell("reanchor", dataset, anchor=made.anchor, seeds=s, round=made) for s in study.seeds]
-    cells += [Cell("fit_residual", dataset, anchor=made.anchor, seeds=s) for s in study.seeds]
-    for stage in ("self_imitation", "evaluate", *(["estimate"] if dataset in study.estimated else [])):
-        rules = study.rules(made.anchor)
-        cells += [Cell(stage, dataset, made.anchor, made.critic, i, s) for i in rules for s in study.seeds]
-    return cells
+def _cell(stage: Stage, policy: EvaluationCell, rounds: Mapping[str, Round]) -> Cell:
+    """The cell of a stage that a policy needs."""
+    made = rounds.get(policy.anchor) if stage.anchors == "rounds" else None
+    return Cell(stage.name, **{axis: getattr(policy, axis) for axis in stage.axes}, round=made)

@@ -1,9 +1,9 @@
-"""Checkpoints of a cell that trains: where they lie, what they stand for, and when they go.
+"""Where the checkpoints of a cell lie, which result they belong to, and when they are deleted.
 
-They lie outside of DVC's outputs, in ``.checkpoints`` or the folder that ``SPAR_CHECKPOINTS`` names, below a digest of
-all that the result depends on: the cell's params, inputs and code, the versions of the libraries that compute, the
-processor's instructions and the device. ``SPAR_CHECKPOINT_SECONDS`` is the time between two of them (default 30; 0
-keeps none). Neither changes a result.
+Checkpoints are no outputs of DVC. They lie in ``.checkpoints``, or in the folder that ``SPAR_CHECKPOINTS`` names. Their
+folder is named by a digest of all that the result depends on: the cell's params, inputs and code, the versions of the
+libraries that compute, the processor's instructions and the device. ``SPAR_CHECKPOINT_SECONDS`` is the time between two
+checkpoints (default 30; 0 keeps none). Neither variable changes a result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from spar_core.artifacts import digest_value
 from spar_core.errors import SparError
-from spar_core.members import variant_kinds
+from spar_core.registry import variant_kinds
 from spar_core.training.checkpoints import Checkpoints
 from stages.cells import Cell
 from stages.closure import code_digest, member_module
@@ -30,7 +30,7 @@ from stages.layout import Layout
 from stages.params import read_params
 
 SECONDS = 30.0
-# Where the code that runs lies.
+# The checkout whose code runs.
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -38,9 +38,9 @@ HERE = Path(__file__).resolve().parent.parent
 def checkpointed(
     layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Iterator[Checkpoints | None]:
-    """Checkpoints for the work of the block; when it is done, they are deleted. None where none are wanted.
+    """Checkpoints for the work of the block, or None if none are kept. They are deleted when the work is done.
 
-    Those of the same cell with other params, inputs or code are deleted first: they can no longer be gone on from.
+    Checkpoints of the same cell with other params, inputs or code are useless, and are deleted first.
     """
     seconds = seconds_between()
     of_cell = layout.checkpoints(cell.stage, cell.folder(layout))
@@ -56,7 +56,11 @@ def checkpointed(
 
 
 def seconds_between() -> float:
-    """``SPAR_CHECKPOINT_SECONDS``."""
+    """Time between two checkpoints: ``SPAR_CHECKPOINT_SECONDS``, else the default.
+
+    Raises:
+        SparError: the variable holds no time.
+    """
     text = os.environ.get("SPAR_CHECKPOINT_SECONDS", "")
     try:
         seconds = float(text) if text else SECONDS
@@ -70,15 +74,13 @@ def seconds_between() -> float:
 def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Digest of all that the weights of a cell depend on, to the last bit.
 
-    The code's digest is taken from the files that run, not from ``digests.yaml``: a stage may be called alone.
+    The code is digested from the files that run, and not looked up in ``digests.yaml``, since a stage may run alone.
     """
     variants = read_params(layout)
     modules = [f"stages.{cell.stage}"]
-    for family in ("anchor", "critic", "improvement"):
-        name = getattr(cell, family) or getattr(cell.round, family, None)
-        if name:
-            values = variants.get(f"{family}s", {}).get(name)
-            modules += [member_module(family, kind) for kind in variant_kinds(name, values)]
+    for family, name in cell.members().items():
+        values = variants.get(f"{family}s", {}).get(name)
+        modules += [member_module(family, kind) for kind in variant_kinds(name, values)]
     name = device()
     runs_on = [
         platform.python_version(),

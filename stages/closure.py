@@ -1,11 +1,11 @@
 """Digests of the code behind each kind of cell.
 
-DVC does not see imports, so this module does: it follows the ``import`` statements of an entry point through
-the project's own modules and digests what it finds. Docstrings and comments do not count. Left out are
+DVC does not see imports. This module follows the ``import`` statements of an entry point through the project's own
+modules and digests their code. Three things do not count:
 
-* ``spar_core.registry``, whose lines are the members: a cell's digest holds the member that it loads instead;
-* the modules and packages of ``COSMETIC``: what they do is seen by people or lies beside artifacts, and never reaches
-  one (``stages.checkpointing`` says where checkpoints lie; what is in them is ``spar_core``'s, which counts).
+* docstrings, comments and layout;
+* the tables of ``spar_core.registry``: the digest of a cell holds the members that the cell loads instead;
+* the modules and packages of ``COSMETIC``: their output goes to people, or beside an artifact, and never into one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from spar_core.artifacts import digest_bytes, digest_file
 
 PACKAGES = ("spar_core", "stages")
 REGISTRY = "spar_core.registry"
-COSMETIC = frozenset(
-    f"stages.{name}" for name in ("cells", "checkpointing", "layout", "progress", "tracked", "tracking")
-)
+TABLES = frozenset({"ANCHORS", "CRITICS", "IMPROVEMENTS"})
+COSMETIC = frozenset(f"stages.{name}" for name in ("cells", "checkpointing", "layout", "progress", "table", "tracking"))
+# Files beside a module that its code reads, as glob patterns.
+RESOURCES = {
+    # Gymnasium loads the wrapper by name.
+    "spar_core.data.environments.adroit": "adroit_wrapper.py",
+    "spar_core.data.reference": "reference_scores.yaml",
+    "spar_core.theory.page": "templates/*.md.j2",
+    "spar_core.reporting.page.render": "templates/*.md.j2",
+}
 
 
 def module_file(root: Path, module: str) -> Path | None:
-    """The file of one of the project's own modules, or None for anything else."""
+    """The file of one of the project's own modules, or None for any other module."""
     if module.split(".")[0] not in PACKAGES:
         return None
     path = root.joinpath(*module.split("."))
@@ -36,20 +43,31 @@ def module_file(root: Path, module: str) -> Path | None:
     return None
 
 
-def imports(root: Path, module: str) -> set[str]:
-    """The project's own modules that a module imports, wherever in the file.
+def files_of(root: Path, module: str) -> list[Path]:
+    """The file of one of the project's own modules, then the resources that the module reads.
 
-    A package's ``__init__`` counts with the imports at its top only: what it imports inside a function is for
-    callers from outside, such as ``spar_core.load_policy``.
+    Raises:
+        ValueError: the project has no such module.
     """
     file = module_file(root, module)
-    assert file is not None
+    if file is None:
+        raise ValueError(f"{module} is no module of this project")
+    return [file, *(sorted(file.parent.glob(RESOURCES[module])) if module in RESOURCES else ())]
+
+
+def imports(root: Path, module: str) -> set[str]:
+    """The project's own modules that a module imports, at its top or inside functions.
+
+    A package's ``__init__`` counts with the imports at its top only: the imports inside its functions, such as
+    ``spar_core.load_policy``, serve callers from outside.
+    """
+    file = files_of(root, module)[0]
     found = _imported(file.read_text(encoding="utf-8"), file.name == "__init__.py")
     parents = {".".join(name.split(".")[:i]) for name in found for i in range(1, name.count(".") + 1)}
     return {name for name in found | parents if module_file(root, name)}
 
 
-# The closures of a plan overlap, so each file's text is parsed once.
+# The closures of a plan overlap, so the text of each file is parsed once.
 @functools.cache
 def _imported(text: str, top_only: bool) -> frozenset[str]:
     """Full names of all that a module's text imports."""
@@ -66,32 +84,33 @@ def _imported(text: str, top_only: bool) -> frozenset[str]:
 
 
 def is_cosmetic(module: str) -> bool:
-    """Whether a module, or a package that it is in, is among ``COSMETIC``."""
+    """Whether a module, or a package that holds it, is in ``COSMETIC``."""
     parts = module.split(".")
     return any(".".join(parts[:length]) in COSMETIC for length in range(2, len(parts) + 1))
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
-    """Modules that ``modules`` reach by imports, themselves included, sorted, without those left out."""
+    """The given modules and all that they reach by imports, sorted, without cosmetic ones."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in seen or module == REGISTRY or is_cosmetic(module):
+        if module in seen or is_cosmetic(module):
             continue
         seen.add(module)
         waiting += imports(root, module)
     return sorted(seen)
 
 
-def code_of(file: Path) -> str:
-    """The code of a file in a normal form, without comments, layout and docstrings."""
-    return _normal_form(file.read_text(encoding="utf-8"))
+def code_of(file: Path, without: frozenset[str] = frozenset()) -> str:
+    """The code of a file in a normal form, without comments, layout, docstrings and the named top-level variables."""
+    return _normal_form(file.read_text(encoding="utf-8"), without)
 
 
 @functools.cache
-def _normal_form(text: str) -> str:
+def _normal_form(text: str, without: frozenset[str]) -> str:
     tree = ast.parse(text)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and _names(node) & without)]
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
@@ -104,37 +123,18 @@ def _normal_form(text: str) -> str:
     return ast.unparse(tree)
 
 
-# Files that a module reads as part of what it does.
-RESOURCES = {
-    # Gymnasium loads it by name.
-    "spar_core.data.environments.adroit": ("spar_core/data/environments/adroit_wrapper.py",),
-    "spar_core.data.reference": ("spar_core/data/reference_scores.yaml",),
-    "spar_core.theory.page": ("spar_core/theory/templates/theory.md.j2",),
-    "spar_core.reporting.page.render": (
-        "spar_core/reporting/page/templates/report.md.j2",
-        "spar_core/reporting/page/templates/anchor_quality.md.j2",
-        "spar_core/reporting/page/templates/diagnostics.md.j2",
-        "spar_core/reporting/page/templates/offline.md.j2",
-        "spar_core/reporting/page/templates/inside.md.j2",
-        "spar_core/reporting/page/templates/pairs.md.j2",
-        "spar_core/reporting/page/templates/agreement.md.j2",
-        "spar_core/reporting/page/templates/overall.md.j2",
-        "spar_core/reporting/page/templates/harm.md.j2",
-        "spar_core/reporting/page/templates/regret.md.j2",
-        "spar_core/reporting/page/templates/provenance.md.j2",
-        "spar_core/reporting/page/templates/rounds.md.j2",
-    ),
-}
+def _names(node: ast.Assign) -> set[str]:
+    """The variables that an assignment sets."""
+    return {target.id for target in node.targets if isinstance(target, ast.Name)}
 
 
 def code_digest(root: Path, modules: Iterable[str]) -> str:
     """Digest of the code that ``modules`` reach."""
     lines = []
     for module in closure(root, modules):
-        file = module_file(root, module)
-        assert file is not None
-        lines.append(f"{module}\n{code_of(file)}")
-        lines += [f"{name}\n{digest_file(root / name)}" for name in RESOURCES.get(module, ())]
+        file, *resources = files_of(root, module)
+        lines.append(f"{module}\n{code_of(file, TABLES if module == REGISTRY else frozenset())}")
+        lines += [f"{path.relative_to(root)}\n{digest_file(path)}" for path in resources]
     return digest_bytes("\n\n".join(lines).encode())
 
 

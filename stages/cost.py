@@ -1,16 +1,17 @@
-"""Say what each rule of the study cost: wall time and parameters beside its return (or its FQE value).
+"""Write the cost of each rule of the study: wall time and parameters beside its return (or its FQE value).
 
 Reads reports/<study>/table.csv and the times that the stages left below artifacts/seconds.
 Writes reports/<study>/cost.csv. Times change from run to run, so this is no stage of the pipeline; `make run` calls it.
-Times of a cell that came out of DVC's cache are those of the run that made it, or missing where it was made elsewhere.
+The time of a cell from DVC's cache is that of the run that made it. It is missing if the cell was made elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -22,14 +23,12 @@ from stages.cells import Cell, study_cells
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.params import section
-
-# The stages whose time a rule's cost is made of, in pipeline order.
-TIMED = ("fit_bc", "fit_residual", "fit_critic", "self_imitation", "evaluate", "estimate")
+from stages.table import STAGES
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one cell took: wall time, and peak memory in MiB of its own process and of its largest worker."""
+    """Wall time of a cell in seconds, and peak memory in MiB of its own process and of its largest worker."""
 
     cell: Cell
     seconds: float
@@ -39,7 +38,7 @@ class Spent:
 
 
 def spent(layout: Layout, study: Study) -> tuple[list[Spent], list[Cell]]:
-    """What the cells of a study took, and those of which nothing is known here."""
+    """Time and memory of the cells of a study, and the cells whose time is not known here."""
     known, unknown = [], []
     for cell in study_cells(study):
         path = layout.seconds(cell.folder(layout), cell.stage)
@@ -47,14 +46,14 @@ def spent(layout: Layout, study: Study) -> tuple[list[Spent], list[Cell]]:
             unknown.append(cell)
             continue
         found = read_json(path)
-        # Older files hold no memory.
+        # Older files do not hold the memory.
         memory = (found.get("peak_mib"), found.get("peak_mib_of_a_worker"))
         known.append(Spent(cell, float(found["seconds"]), found.get("workers"), *memory))
     return known, unknown
 
 
 def total_seconds(layout: Layout, cells: Sequence[Cell]) -> float | None:
-    """Wall time of cells, for all their seeds; None where a stage has left none for one of them."""
+    """Wall time of cells in seconds, for all their seeds; None if the time of one cell is not known."""
     paths = [layout.seconds(cell.folder(layout), cell.stage) for cell in cells]
     if not all(path.is_file() for path in paths):
         return None
@@ -62,7 +61,7 @@ def total_seconds(layout: Layout, cells: Sequence[Cell]) -> float | None:
 
 
 def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
-    """One row a rule: returns (or FQE values) and parameters from its report, seconds by stage, over all seed groups.
+    """One row a rule: return (or FQE value) and parameters from the report, and seconds by stage over all seed groups.
 
     Raises:
         SparError: the study has no report yet.
@@ -75,19 +74,19 @@ def cost_table(layout: Layout, study: Study) -> pd.DataFrame:
         name for name in ("seeds", "return_mean", "fqe_mean", "parameters_rule", "parameters_policy") if name in table
     ]
     cost, cells = table[[*KEYS, *shown]].copy(), study_cells(study)
-    for stage in (*TIMED, *(["reanchor"] if study.rounds else [])):
-        cost[f"seconds_{stage}"] = [
-            total_seconds(
-                layout,
-                [
-                    cell
-                    for cell in cells
-                    if cell.stage == stage and all(getattr(cell, key) in (None, rule[key]) for key in KEYS)
-                ],
-            )
-            for rule in table[KEYS].to_dict("records")
-        ]
+    for stage in STAGES.values():
+        if stage.timed and (study.rounds or stage.anchors != "rounds"):
+            of_stage = [cell for cell in cells if cell.stage == stage.name]
+            cost[f"seconds_{stage.name}"] = [
+                total_seconds(layout, [cell for cell in of_stage if _is_part_of(cell, rule)])
+                for rule in table[KEYS].to_dict("records")
+            ]
     return cost
+
+
+def _is_part_of(cell: Cell, rule: Mapping[Hashable, Any]) -> bool:
+    """Whether a rule rests on a cell: on each axis that the cell has, they agree."""
+    return all(getattr(cell, key) in (None, rule[key]) for key in KEYS)
 
 
 def write_cost(layout: Layout) -> None:

@@ -15,5 +15,5 @@ def dataset_of(layout: Layout, dataset: str) -> Dataset:
 
 
 def dataset_folders(layout: Layout, dataset: str) -> dict[str, Path]:
-    """What a stage that reads the dataset depends on: its manifest holds the digest of the episodes."""
+    """The input of a stage that reads the dataset. Its manifest holds the digest of the episodes."""
     return {"dataset": layout.data(dataset)}

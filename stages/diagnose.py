@@ -1,10 +1,10 @@
-"""Look into what a cell's rule does: distance to the data, directions of its moves, gradients, candidates.
+"""Measure what a cell's rule does: distance to the data, directions of its moves, gradients, candidates.
 
-Gradients need what happened during training, so that is repeated, watched; the weights have to come out the same to the
-last bit, or the stage refuses. Rules that train no network of their own are not repeated.
+Gradients are measured while the training of the rule is repeated. The repeated weights must equal those of the policy
+to the last bit, or the stage fails. A rule that trains no network of its own is not repeated.
 
-Reads the dataset, anchor, residual model, critic and policy, and ``diagnosis`` of params.yaml. Writes
-artifacts/diagnosis/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: measures.csv, profiles.csv,
+Reads the dataset, anchor, residual model, critic and policy, and ``diagnosis`` of params.yaml.
+Writes artifacts/diagnosis/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: measures.csv, profiles.csv,
 readings.json, metrics.json, and curves.csv with the gradients.
 """
 
@@ -14,6 +14,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
@@ -24,11 +27,11 @@ from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.repeat import Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import states_at
+from spar_core.diagnostics.writing import write_diagnosis
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen
-from spar_core.members import load_member
-from spar_core.policy import KIND, POLICY
-from spar_core.seeds import parse_seeds
+from spar_core.policy import FROZEN, KIND, POLICY, load_frozen
+from spar_core.registry import load_member
 from spar_core.settings import Settings, parse
 from spar_core.training.checkpoints import CurveRow
 from spar_core.training.context import Context
@@ -36,11 +39,10 @@ from spar_core.training.fitted import WEIGHTS, load_tensors, only
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
-from stages.diagnosing import look_into
-from stages.entry import cell_arguments, device, stage_main
+from stages.entry import device, parse_cell, stage_main
+from stages.frame import Written, framed
 from stages.layout import Layout
 from stages.params import section
-from stages.parts import load_part, restore_anchor, restore_critic, restore_residual
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,8 @@ class LookAtRule:
 
     @property
     def policy(self) -> Path:
-        cell = self.cell
-        axes = (cell.dataset, cell.anchor or "", cell.critic or "", cell.improvement or "", cell.seeds or "")
-        return self.layout.policy(*axes)
+        """The artifact of the diagnosed policy."""
+        return self.cell.folder(self.layout, "policy")
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> list[Findings]:
         dataset = dataset_of(self.layout, self.cell.dataset)
@@ -81,24 +82,19 @@ class LookAtRule:
         return found
 
     def _frozen(self, seeds: Sequence[int]) -> Frozen:
-        parts = {kind: load_part(folder, kind, seeds) for kind, folder in self.cell.parts(self.layout).items()}
-        return Frozen(
-            restore_anchor(parts["anchor"], self.device),
-            restore_residual(parts["residual"], self.device),
-            restore_critic(parts["critic"], self.device),
-        )
+        return load_frozen(self.cell.folders(self.layout, *FROZEN), seeds, self.device)
 
     def _repeat(
         self,
         dataset: Dataset,
         data: DeviceData,
-        member: type,
-        tensors: dict,
+        member: type[Any],
+        tensors: dict[str, Tensor],
         frozen: dict[int, Frozen],
         seeds: Sequence[int],
         report: Reporter,
     ) -> list[CurveRow]:
-        """Train again and compare; the rows of compared gradients. Nothing where nothing was trained."""
+        """Train again and compare the weights; return the rows of compared gradients, or none without a training."""
         steps = steps_to_repeat(self.rule, self.settings)
         if not steps:
             return []
@@ -121,34 +117,33 @@ class LookAtRule:
 
 
 def steps_to_repeat(rule: Settings, settings: DiagnosisSettings) -> int:
-    """Optimiser steps of a repeated training; 0 where none is repeated.
+    """Optimiser steps of a repeated training; 0 for a training that is not repeated.
 
-    A rule that chooses among several has no such setting: to repeat it would fit them all, and each can be diagnosed as
-    a rule of its own.
+    A rule that chooses among several has no setting ``steps`` and is not repeated. Each of its candidates can be
+    diagnosed as a rule of its own.
     """
-    return rule.steps if settings.probes and "steps" in type(rule).model_fields else 0
+    return getattr(rule, "steps", 0) if settings.probes else 0
 
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.diagnose``."""
-    args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
-    layout = Layout()
+    layout, cell = Layout(), parse_cell("diagnose", __doc__, argv)
     settings = section(layout, "diagnosis", DiagnosisSettings)
-    cell = Cell("diagnose", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
-    policy = layout.policy(*vars(args).values())
+    policy = cell.folder(layout, "policy")
     read_meta(policy, KIND)
     part = read_json(policy / POLICY)["parts"]["improvement"]
     rule = parse(load_member("improvement", part["kind"]).Settings, part["settings"], f"{policy / POLICY}, improvement")
-    look_into(
+    with framed(
         layout,
         cell,
-        "diagnosis",
-        LookAtRule(layout, cell, part["kind"], rule, settings, device()),
-        settings,
-        inputs={**dataset_folders(layout, args.dataset), **cell.parts(layout), "policy": policy},
-        units=(steps_to_repeat(rule, settings) + 1) * len(parse_seeds(args.seeds)),
-        unit="seed-steps",
-    )
+        params={"diagnosis": settings.model_dump(mode="json")},
+        inputs={**dataset_folders(layout, cell.dataset), **cell.folders(layout, *FROZEN, "policy")},
+        steps=steps_to_repeat(rule, settings) + 1,
+        keeps_checkpoints=False,
+    ) as frame:
+        shares = frame.over_seeds(LookAtRule(layout, cell, part["kind"], rule, settings, device()))
+        found = [one for share in shares for one in share]
+        frame.save("diagnosis", lambda folder: Written(write_diagnosis(folder, found, settings.confidence)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Get a dataset, check it, and fix what every later stage shares: episodes, held-out split and scaler."""
+"""Get a dataset, check it, and fix the parts that all later stages share: episodes, held-out split and scaler."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from spar_core.artifacts import new_artifact, write_json, write_meta
 from spar_core.data.entry import load_entry
@@ -17,19 +18,19 @@ from stages.layout import Layout
 from stages.progress import Progress
 
 DESCRIPTION = """\
-Get a dataset and check it. Its entry, datasets/<id>.yaml, says where it comes from: rollouts of behaviour
-policies in this repository (builtin), of a planner in a maze (waypoints), a Minari dataset (minari), a file in
-D4RL's layout (d4rl_hdf5), or a folder of .npz episodes (npz).
-Writes the episodes as a Minari dataset, and beside them the fixed split of held-out episodes, the scaler
-and a manifest. An existing dataset of the same id is replaced.
+Get a dataset and check it. The entry datasets/<id>.yaml names its source: rollouts of behaviour policies of this
+repository (builtin) or of a planner in a maze (waypoints), a Minari dataset (minari), a file in D4RL's layout
+(d4rl_hdf5), or a folder of .npz episodes (npz).
+Writes the episodes as a Minari dataset, and beside it the split of held-out episodes, the scaler and a manifest. An
+existing dataset of the same id is replaced.
 """
 
 
-def download(layout: Layout, dataset: str, n_workers: int) -> dict:
+def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
     """Write episodes, split, scaler, manifest and meta of a dataset; return the manifest.
 
     Raises:
-        SparError: see :func:`spar_core.data.sources.collect`; nothing is left half-written.
+        SparError: as in :func:`spar_core.data.sources.collect`. Nothing half-written is left.
     """
     entry = load_entry(layout.dataset_entry(dataset))
     steps = getattr(entry, "steps", None)
@@ -55,7 +56,7 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict:
             action_high=data.environment.action_high,
             env_id=data.environment.env_id,
             env_kwargs=data.environment.env_kwargs,
-            # The words about a dataset stay in its entry: rewording them must not retrain anything.
+            # A dataset's description stays in its entry, so that rewording it retrains nothing.
             description=f"see datasets/{dataset}.yaml",
         )
         write_json(folder / SPLIT, prepared.split)

@@ -1,7 +1,7 @@
-"""What every entry point shares: one-line errors, and the machine's settings that are no params.
+"""The parts that all entry points share: command lines, one-line errors, and settings of the machine.
 
-``SPAR_WORKERS`` (processes; default: one a core) and ``SPAR_DEVICE`` (``cpu``, ``cuda``; default ``cpu``) say
-how a stage runs on this machine. The first never changes a result, so neither is tracked by DVC.
+``SPAR_WORKERS`` is the number of worker processes (default: one a core), and never changes a result. ``SPAR_DEVICE`` is
+the Torch device, ``cpu`` (default) or ``cuda``. Both belong to the machine, so DVC does not track them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from spar_core.errors import Interrupted, SparError
 from spar_core.training.memory import keep_freed_memory
+from stages.cells import Cell
+from stages.table import STAGES
 
 
 def stage_main(run: Callable[[list[str] | None], None]) -> int:
-    """Run an entry point; print what the user can mend as one line, and return the exit status."""
+    """Run an entry point, print an error that the user can mend as one line, and return the exit status."""
     keep_freed_memory()
     if os.environ.get("SPAR_END_WITH"):
         threading.Thread(target=_end_with, args=(int(os.environ["SPAR_END_WITH"]),), daemon=True).start()
@@ -44,7 +46,7 @@ def stage_main(run: Callable[[list[str] | None], None]) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "error: interrupted; nothing half-written is left, `dvc repro` starts this stage anew",
+            "error: interrupted; no half-written artifact is left, and `dvc repro` starts this stage anew",
             file=sys.stderr,
         )
         return 130
@@ -52,7 +54,7 @@ def stage_main(run: Callable[[list[str] | None], None]) -> int:
 
 
 def _end_with(number: int) -> None:
-    """End this process soon after the process ``SPAR_END_WITH`` has: what was asked for is then asked of another."""
+    """End this process soon after the process with that id, whose work another process then takes over."""
     import psutil
 
     while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
@@ -61,7 +63,7 @@ def _end_with(number: int) -> None:
 
 
 def workers() -> int:
-    """Worker processes: ``SPAR_WORKERS``, else the cores that this process may use; one on a GPU."""
+    """Number of worker processes: ``SPAR_WORKERS``, else the cores that this process may use; 1 on a GPU."""
     text = os.environ.get("SPAR_WORKERS", "")
     if text and not (text.isdigit() and int(text) > 0):
         raise SparError(f"SPAR_WORKERS='{text}' is not a number of processes", "set it to 1 or more")
@@ -82,16 +84,16 @@ def device() -> str:
     return name
 
 
-def cell_arguments(description: str, *axes: str) -> argparse.ArgumentParser:
-    """A parser of the axes of a cell, such as ``--dataset D --anchor A --seeds 0-3``."""
+def cell_parser(stage: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that name a cell of a stage, such as ``--dataset D --anchor A --seeds 0-3``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    helps = {
-        "dataset": "a dataset id: datasets/<id>.yaml",
-        "anchor": "a name in the section 'anchors' of params.yaml",
-        "critic": "a name in the section 'critics' of params.yaml",
-        "improvement": "a name in the section 'improvements' of params.yaml",
-    }
-    for axis in axes:
-        parser.add_argument(f"--{axis}", required=True, help=helps[axis])
-    parser.add_argument("--seeds", default="0", help='a group of seeds, such as "0-3" (default: 0)')
+    parser.add_argument("--dataset", required=True, help="id of a dataset, which names its entry datasets/<id>.yaml")
+    for family in STAGES[stage].members:
+        parser.add_argument(f"--{family}", required=True, help=f"name in the section '{family}s' of params.yaml")
+    parser.add_argument("--seeds", default="0", help='group of seeds, such as "0-3" (default: 0)')
     return parser
+
+
+def parse_cell(stage: str, description: str | None, argv: Sequence[str] | None) -> Cell:
+    """The cell of a stage that a command line names."""
+    return Cell(stage, **vars(cell_parser(stage, description).parse_args(argv)))

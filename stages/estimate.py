@@ -1,8 +1,8 @@
 """Value the final policy of a cell from the logged data alone, and measure its corrections there.
 
-Two values, both at the first observations of the held-out episodes and for the policy's own actions: fitted-Q
-evaluation, and what the study's critic says there, which is conservative by design. Neither is a return. Where there
-is no environment they stand in for returns; where there is one, the report holds them against the returns.
+The stage computes two values, both at the first observations of the held-out episodes and for the policy's own actions:
+fitted-Q evaluation, and the value of the study's critic, which is conservative by design. Neither is a return. On a
+dataset without an environment they stand in for returns; elsewhere the report compares them with the returns.
 
 Reads the dataset, the policy, the critic, and ``estimation`` of params.yaml.
 Writes artifacts/estimate/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: estimates.json, corrections.csv.
@@ -20,33 +20,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.dataset import Dataset
 from spar_core.data.loading import MANIFEST
 from spar_core.evaluation.estimation import EstimationSettings, correction_rows, corrections, heldout_observations
 from spar_core.evaluation.fqe import Act, evaluate_policies, in_chunks, in_logged_units, start_observations
 from spar_core.improvement.base import Improvement
+from spar_core.parts import load_part, restore_critic
 from spar_core.policy import KIND, load_policy
-from spar_core.seeds import parse_seeds
 from spar_core.training.context import Context
 from spar_core.training.fitted import METRICS
 from spar_core.training.networks import per_seed_mean
 from spar_core.training.reporter import Reporter
-from spar_core.training.workers import over_seeds
-from stages.cells import Cell
-from stages.checkpointing import checkpointed
-from stages.datasets import dataset_of
-from stages.entry import cell_arguments, device, stage_main, workers
+from stages.datasets import dataset_folders, dataset_of
+from stages.entry import device, parse_cell, stage_main
+from stages.frame import Written, framed
 from stages.layout import Layout
 from stages.params import section
-from stages.parts import load_part, restore_critic
-from stages.progress import Progress
-from stages.tracking.tracked import tracked
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The work of one worker: an entry a seed. ``reward_shift`` is the one that training applied."""
+    """The work of one worker: one row a seed. ``reward_shift`` is the shift that training applied to rewards."""
 
     layout: Layout
     dataset: str
@@ -67,7 +62,12 @@ class Estimate:
         found = []
         for seed, rule, value, clipped, theirs in zip(seeds, rules, fqe.values, fqe.clipped, critic, strict=True):
             ours = in_logged_units(value, self.reward_shift, self.settings.fqe.discount, ends)
-            row = {"seed": seed, "fqe": value if ours is None else ours, "clipped": clipped, "logged": ours is not None}
+            row: dict[str, Any] = {
+                "seed": seed,
+                "fqe": value if ours is None else ours,
+                "clipped": clipped,
+                "logged": ours is not None,
+            }
             if theirs is not None and critic_discount is not None:
                 raw = in_logged_units(theirs, self.reward_shift, critic_discount, ends)
                 row["critic"] = theirs if raw is None else raw
@@ -77,9 +77,9 @@ class Estimate:
         return found
 
     def _critic(self, dataset: Dataset, acts: Sequence[Act], seeds: Sequence[int]) -> tuple[list[Any], float | None]:
-        """Mean Q_c of each seed's actions at the starts, in the units of training's rewards, and its discount.
+        """Mean Q_c of each seed's actions at the start states, in the units of training's rewards, and its discount.
 
-        None where the critic does not say what it scales rewards by, or its discount.
+        The values are None where the critic tells no discount, or not by how much it scales rewards.
         """
         part = load_part(self.critic, "critic", seeds)
         scales = read_json(self.critic / METRICS).get("critic/reward_scale")
@@ -103,53 +103,50 @@ def _act(rule: Improvement) -> Act:
 
 
 def estimates_of(rows: Sequence[dict[str, Any]], settings: EstimationSettings, reward_shift: str) -> dict[str, Any]:
-    """Content of ``estimates.json``: lists have one value a seed, values are discounted sums of rewards."""
+    """Content of ``estimates.json``: each list has one value a seed, and values are discounted sums of rewards."""
     return {
         "seeds": [row["seed"] for row in rows],
         "fqe": [row["fqe"] for row in rows],
         "critic_estimate": [row["critic"] for row in rows] if all("critic" in row for row in rows) else None,
         "discount": settings.fqe.discount,
-        # What the sums are made of: what was logged, or what training made of it.
+        # The rewards that the sums are made of: the logged ones, or those that training used.
         "rewards": "logged" if all(row["logged"] for row in rows) else reward_shift,
         "diagnostics": {"fqe/clipped_share": [row["clipped"] for row in rows]},
     }
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Entry point of ``python -m stages.estimate``."""
-    args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
-    layout = Layout()
-    settings = section(layout, "estimation", EstimationSettings)
-    cell = Cell("estimate", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
-    seeds = parse_seeds(args.seeds)
-    folders = {
-        "dataset": layout.data(args.dataset),
-        "policy": layout.policy(*vars(args).values()),
-        "critic": layout.critic(args.dataset, args.critic, args.seeds),
-    }
-    read_meta(folders["policy"], KIND)
-    shift = read_json(folders["dataset"] / MANIFEST)["reward_shift"]
-    params = {"estimation": settings.model_dump(mode="json")}
-    inputs = {name: digest_folder(folder) for name, folder in folders.items()}
-    job = Estimate(layout, args.dataset, folders["policy"], folders["critic"], settings, shift, device())
-    steps = settings.fqe.warm_start_steps + settings.fqe.steps
-    with tracked(layout, cell, params, inputs), checkpointed(layout, cell, params, inputs) as checkpoints:
-        with Progress(stage=cell.name, total=steps * len(seeds), unit="seed-steps") as bar:
-            shares = over_seeds(job, seeds, workers(), lambda done, rows: bar.update(done), checkpoints)
-        rows = [row for share in shares for row in share]
-        with new_artifact(cell.folder(layout)) as folder:
-            write_json(folder / "estimates.json", estimates_of(rows, settings, shift))
-            write_corrections(folder / "corrections.csv", rows)
-            write_meta(folder, "estimate", params=params, inputs=inputs, seeds=list(seeds))
-
-
 def write_corrections(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Quantiles of the corrections, in seed order; floats as their shortest exact text."""
+    """Write quantiles of the corrections, in seed order; floats as their shortest exact text."""
     with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, ["seed", "quantity", "share", "value", "radius"], lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerows(row["corrections"])
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.estimate``."""
+    layout, cell = Layout(), parse_cell("estimate", __doc__, argv)
+    settings = section(layout, "estimation", EstimationSettings)
+    folders = {**dataset_folders(layout, cell.dataset), **cell.folders(layout, "policy", "critic")}
+    read_meta(folders["policy"], KIND)
+    shift = read_json(folders["dataset"] / MANIFEST)["reward_shift"]
+    with framed(
+        layout,
+        cell,
+        params={"estimation": settings.model_dump(mode="json")},
+        inputs=folders,
+        steps=settings.fqe.warm_start_steps + settings.fqe.steps,
+    ) as frame:
+        job = Estimate(layout, cell.dataset, folders["policy"], folders["critic"], settings, shift, device())
+        rows = [row for share in frame.over_seeds(job) for row in share]
+
+        def write(folder: Path) -> Written:
+            write_json(folder / "estimates.json", estimates_of(rows, settings, shift))
+            write_corrections(folder / "corrections.csv", rows)
+            return Written()
+
+        frame.save("estimate", write)
 
 
 if __name__ == "__main__":

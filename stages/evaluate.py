@@ -14,29 +14,27 @@ import csv
 import itertools
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import META, digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.artifacts import META, read_json, read_meta, write_json
 from spar_core.choice import CHOICE
 from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
 from spar_core.evaluation.rollouts import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
-from spar_core.policy import KIND, load_policy
+from spar_core.policy import FROZEN, KIND, load_policy
 from spar_core.provenance import changed_settings
-from spar_core.seeds import parse_seeds
 from spar_core.training.fitted import CURVES, METRICS
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
-from stages.entry import cell_arguments, device, stage_main, workers
+from stages.entry import device, parse_cell, stage_main, workers
+from stages.frame import Written, framed
 from stages.layout import Layout
 from stages.params import section
-from stages.progress import Progress
-from stages.tracking.tracked import tracked
 
 
 @dataclass(frozen=True)
@@ -131,49 +129,56 @@ def write_episodes(path: Path, cell: Cell, results: Sequence[EpisodeResult]) -> 
         writer.writerows({**axes, **result.row()} for result in results)
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Entry point of ``python -m stages.evaluate``."""
-    args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
-    layout = Layout()
-    settings = section(layout, "evaluation", EvaluationSettings)
-    cell = Cell("evaluate", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
-    seeds = parse_seeds(args.seeds)
-    data, policy = layout.data(args.dataset), layout.policy(*vars(args).values())
-    read_meta(policy, KIND)
-    manifest = read_json(data / MANIFEST)
-    environment = manifest["environment"]
-    parts = cell.parts(layout)
-    params = {"evaluation": settings.model_dump(mode="json")}
-    inputs = {"dataset": digest_folder(data), "policy": digest_folder(policy)}
-    inputs |= {name: digest_folder(folder) for name, folder in parts.items()}
-    clause = environment["not_evaluated"]
-    context = context_of(manifest, settings.protocol, read_json(policy / METRICS))
-    context["made_with"] = made_with({**parts, "improvement": policy})
-    with tracked(layout, cell, params, inputs):
-        results = rollouts(cell, policy, environment, settings) if clause is None else []
-        with new_artifact(cell.folder(layout)) as folder:
-            write_episodes(folder / "episodes.csv", cell, results)
-            write_json(folder / "context.json", context)
-            condense({**parts, "improvement": policy}, folder / CURVES)
-            if (policy / CHOICE).is_file():
-                shutil.copyfile(policy / CHOICE, folder / CHOICE)
-            write_meta(folder, "evaluation", params=params, inputs=inputs, seeds=list(seeds))
-    if clause is not None:
-        print(
-            f"{args.dataset} is not evaluated: {clause}; with it in study.estimated, its policies' values are estimated"
-        )
-
-
 def rollouts(
-    cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings
+    cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings, on_steps: Callable[[int], None]
 ) -> list[EpisodeResult]:
-    """All episodes of a cell, in seed and episode order."""
+    """All episodes of a cell, in seed and episode order; ``on_steps`` is told of environment steps as they are done."""
     work = blocks(settings, environment["env_id"], cell.seed_numbers)
     keys = environment["observation_keys"]
     job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], device(), keys)
-    most = (environment["max_episode_steps"] or 0) * sum(len(block.env_seeds) for block in work)
-    with Progress(stage=cell.name, total=most, unit="env-steps") as bar:
-        return over_blocks(job, work, workers(), bar.update)
+    return over_blocks(job, work, workers(), on_steps)
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.evaluate``."""
+    layout, cell = Layout(), parse_cell("evaluate", __doc__, argv)
+    settings = section(layout, "evaluation", EvaluationSettings)
+    data, policy = layout.data(cell.dataset), cell.folder(layout, "policy")
+    read_meta(policy, KIND)
+    manifest = read_json(data / MANIFEST)
+    environment = manifest["environment"]
+    clause = environment["not_evaluated"]
+    frozen = cell.folders(layout, *FROZEN)
+    parts = {**frozen, "improvement": policy}
+    context = context_of(manifest, settings.protocol, read_json(policy / METRICS))
+    context["made_with"] = made_with(parts)
+    steps = None
+    if clause is None:
+        steps = (environment["max_episode_steps"] or 0) * settings.episodes_in(environment["env_id"])
+    with framed(
+        layout,
+        cell,
+        params={"evaluation": settings.model_dump(mode="json")},
+        inputs={"dataset": data, "policy": policy, **frozen},
+        steps=steps,
+        unit="env-steps",
+        keeps_checkpoints=False,
+    ) as frame:
+        results = rollouts(cell, policy, environment, settings, frame.advance) if clause is None else []
+
+        def write(folder: Path) -> Written:
+            write_episodes(folder / "episodes.csv", cell, results)
+            write_json(folder / "context.json", context)
+            condense(parts, folder / CURVES)
+            if (policy / CHOICE).is_file():
+                shutil.copyfile(policy / CHOICE, folder / CHOICE)
+            return Written()
+
+        frame.save("evaluation", write)
+    if clause is not None:
+        print(
+            f"{cell.dataset} is not evaluated: {clause}; with it in study.estimated, its policies' values are estimated"
+        )
 
 
 if __name__ == "__main__":

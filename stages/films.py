@@ -1,4 +1,4 @@
-"""Films of the study's anchor beside SPAR, one a dataset, kept in ``reports/<study>/film/`` until a policy changes."""
+"""Film the study's anchor beside SPAR; a film stays in ``reports/<study>/film/`` until one of its policies changes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from stages.layout import Layout
 from stages.params import read_params, section
 
 FOLDER = "film"
-DATASETS = 3  # at most: a film takes up to half a minute
+# Number of datasets that are filmed, at most; a film takes up to half a minute.
+DATASETS = 3
 _SPAR = ("spar_mlp", "spar_proj")
 
 
 def films(study: Study, layout: Layout) -> list[Film]:
-    """A film a dataset, the first few; where there can be none, why."""
+    """A film for each of the first datasets, or the reason why there is none."""
     offscreen: Offscreen | None = None
     made, kept = [], set()
     for dataset in study.datasets[:DATASETS]:
@@ -49,7 +50,7 @@ def films(study: Study, layout: Layout) -> list[Film]:
 
 
 def rules_of(study: Study, improvements: Mapping[str, Any], baseline: str) -> list[str]:
-    """The rules to film: the anchor, and SPAR's variants by their own names, else by kind, else the last rule."""
+    """The rules to film: the baseline, and SPAR's variants; the last rule if the study has no variant of SPAR."""
     others = [rule for rule in study.improvements if rule != baseline]
     named = [rule for rule in others if rule in _SPAR]
     kinds = {rule: improvements.get(rule) or {} for rule in others}
@@ -63,10 +64,10 @@ def rules_of(study: Study, improvements: Mapping[str, Any], baseline: str) -> li
 
 
 def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]:
-    """What to film on a dataset: its first anchor, critic and seed, and the first environment seed of that.
+    """The film of a dataset and the filmed cells: the first anchor, critic, seed and environment seed of the study.
 
     Raises:
-        SparError: there is nothing to film.
+        SparError: the dataset has no environment, or artifacts are missing.
     """
     manifest = layout.data(dataset) / MANIFEST
     if not manifest.is_file():
@@ -90,15 +91,15 @@ def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]
 
 
 def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film:
-    """The pictures of a film folder, and what there is to say about them."""
+    """The pictures of a film folder, with their text."""
     facts = load_yaml(folder / FACTS)
     rows, seed, env_seed = facts["rows"], facts["seed"], facts["env_seed"]
     first = cells[0]
     told = "; ".join(f"`{row['name']}` {row['return']:.1f} in {row['length']} steps" for row in rows)
     sentences = [
-        f"Anchor `{first.anchor}`, critic `{first.critic}`. Seed {seed} of training is the study's first, and "
-        f"environment seed {env_seed} the first that it is evaluated on: neither was chosen for what it shows. All "
-        "start in the same state. One episode each is no evidence; the tables are.",
+        f"Anchor `{first.anchor}`, critic `{first.critic}`. Training seed {seed} is the study's first, and environment "
+        f"seed {env_seed} is the first of its evaluation; neither was chosen for what it shows. All policies start in "
+        "the same state. The evidence is in the tables: one episode of each policy proves nothing.",
         f"Returns: {told}. {_agreement(facts, cells, layout)}",
     ]
     alt = f"Frames of one episode of each policy on {dataset}. Returns: {told.replace('`', '')}."
@@ -106,22 +107,22 @@ def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film
 
 
 def _agreement(facts: Mapping[str, Any], cells: list[Cell], layout: Layout) -> str:
-    """Whether the filmed episodes are those of the evaluation, to the last digit."""
+    """A sentence that compares the returns of the filmed episodes with those of the evaluation."""
     evaluated = []
     for cell in cells:
-        path = layout.evaluation(cell.dataset, *map(str, (cell.anchor, cell.critic, cell.improvement, cell.seeds)))
-        evaluated.append(_evaluated(path / "episodes.csv", facts["seed"], facts["env_seed"]))
+        episodes = cell.folder(layout, "evaluation") / "episodes.csv"
+        evaluated.append(_evaluated(episodes, facts["seed"], facts["env_seed"]))
     if None in evaluated:
         return ""
     filmed = [row["return"] for row in facts["rows"]]
     if filmed == evaluated:
-        return "They are those of the evaluation, to the last digit."
+        return "They equal those of the evaluation to the last digit."
     gave = ", ".join(f"{value:.1f}" for value in evaluated)
-    return f"The evaluation gave {gave}: on another machine, sums are rounded otherwise, and bodies run elsewhere."
+    return f"The evaluation gave {gave}. It ran on another machine, where sums round differently and bodies diverge."
 
 
 def _evaluated(path: Path, seed: int, env_seed: int) -> float | None:
-    """Return of one episode of an evaluation; None where it is not there."""
+    """Return of one episode of an evaluation, or None if the evaluation lacks the episode."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as handle:
@@ -132,7 +133,7 @@ def _evaluated(path: Path, seed: int, env_seed: int) -> float | None:
 
 
 def _drop_old(folder: Path, kept: set[str]) -> None:
-    """Remove the films of policies that are no more."""
+    """Remove the films of policies that have changed."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in kept and re.fullmatch(r".+\.[0-9a-f]{12}", path.name):
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Where artifacts lie: one function a kind of cell, used by every stage, by the report and by ``publish``."""
+"""Paths of the project's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below the project root; ``dvc.yaml`` spells out the same ones."""
+    """Paths below the project root. ``dvc.yaml`` spells out the same paths."""
 
     root: Path = Path()
 
@@ -19,53 +19,35 @@ class Layout:
 
     @property
     def digests(self) -> Path:
-        """Written by ``stages.digest``: one digest of code per cell kind and one per dataset source."""
+        """Written by ``stages.plan``: digests of the code behind the cells, and of the datasets' local files."""
         return self.root / "artifacts" / "digests.yaml"
 
     @property
     def minari_root(self) -> Path:
-        """The project's own Minari data root (what MINARI_DATASETS_PATH would name)."""
+        """The project's own Minari data root, which MINARI_DATASETS_PATH would name."""
         return self.root / "artifacts" / "minari"
 
     def dataset_entry(self, dataset: str) -> Path:
         return self.root / "datasets" / f"{dataset}.yaml"
 
+    def artifact(self, *parts: str | Path) -> Path:
+        """An artifact by its kind and its values on the axes, as in ``artifact("anchor", dataset, "mlp", "0-3")``."""
+        return self.root.joinpath("artifacts", *parts)
+
     def data(self, dataset: str) -> Path:
         """Split, scaler, manifest and meta of a dataset; its episodes lie in ``minari_root``."""
-        return self.root / "artifacts" / "data" / dataset
-
-    def anchor(self, dataset: str, anchor: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "anchor" / dataset / anchor / seeds
-
-    def residual(self, dataset: str, anchor: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "residual" / dataset / anchor / seeds
-
-    def critic(self, dataset: str, critic: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "critic" / dataset / critic / seeds
-
-    def policy(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "policy" / dataset / anchor / critic / improvement / seeds
-
-    def evaluation(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "evaluation" / dataset / anchor / critic / improvement / seeds
-
-    def estimate(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "estimate" / dataset / anchor / critic / improvement / seeds
-
-    def geometry(self, dataset: str, anchor: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "geometry" / dataset / anchor / seeds
-
-    def diagnosis(self, dataset: str, anchor: str, critic: str, improvement: str, seeds: str) -> Path:
-        return self.root / "artifacts" / "diagnosis" / dataset / anchor / critic / improvement / seeds
+        return self.artifact("data", dataset)
 
     def seconds(self, folder: Path, stage: str) -> Path:
-        """Wall time of the cell whose artifact is ``folder``; no output of DVC, since it changes from run to run."""
+        """Wall time of the cell whose artifact is ``folder``. It changes from run to run, so it is no output of DVC."""
         below = folder.relative_to(self.root / "artifacts")
         return self.root / "artifacts" / "seconds" / stage / f"{'/'.join(below.parts[1:])}.json"
 
     def checkpoints(self, stage: str, folder: Path) -> Path:
-        """Where the cell whose artifact is ``folder`` keeps its checkpoints while it runs; ``SPAR_CHECKPOINTS`` may
-        name another root."""
+        """Where the cell whose artifact is ``folder`` keeps its checkpoints while it runs.
+
+        ``SPAR_CHECKPOINTS`` may name another root than ``.checkpoints``.
+        """
         below = folder.relative_to(self.root / "artifacts")
         return Path(os.environ.get("SPAR_CHECKPOINTS") or self.root / ".checkpoints") / stage / Path(*below.parts[1:])
 

@@ -1,9 +1,9 @@
 """Check params.yaml, drop results of cells that left the study, and digest the code behind every cell.
 
-Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` one digest a stage, one a
-member (anchor, critic, improvement rule) and one a claim of the stage `theory`, under `data` one a dataset (its local
-files). The other stages take their entries as params, so that they rerun when, and only when, code that they import has
-changed.
+Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` a digest for each stage, each
+member (anchor, critic, improvement rule) and each claim of the stage `theory`, and under `data` a digest of the local
+files of each dataset. The other stages depend on their entries as params, so a stage reruns only when code that it
+imports has changed.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from spar_core.evaluation.estimation import EstimationSettings
 from spar_core.evaluation.rollouts import EvaluationSettings
 from spar_core.evolving.distillation import check_student
 from spar_core.evolving.reanchoring import ReanchoringSettings
-from spar_core.members import parse_variant, variant_kinds
+from spar_core.registry import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import parse
 from spar_core.study import Study
 from spar_core.theory.claims import CLAIMS
+from spar_core.theory.rules import RULES
 from spar_core.theory.settings import TheorySettings
-from stages.cells import STAGES
-from stages.closure import code_digest, member_module
+from stages.cells import study_cells
+from stages.closure import closure, code_digest, member_module
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.sections import read_whole
+from stages.table import STAGES
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
+THEORY_RULES = "spar_core.theory.rules"
 CODE_STAGES = (*STAGES, "report", "theory", "theory_page")
 
 
@@ -65,32 +68,23 @@ def check(params: Mapping[str, Any]) -> Study:
 
 
 def prune(layout: Layout, study: Study) -> list[Path]:
-    """Remove evaluations, estimates, geometry and diagnoses of cells outside the study; DVC's cache keeps them.
+    """Remove the artifacts that the report reads of cells outside the study; DVC's cache keeps them.
 
-    The report depends on the whole trees, so a leftover would both be a stale input and change the report's
-    dependency. An empty tree stays, since a dependency has to be there.
+    The report depends on the whole trees. A leftover would be a stale input and change the report's dependency. Each
+    tree stays even when it is empty, since a dependency has to exist.
     """
+    wanted = {cell.folder(layout) for cell in study_cells(study)}
     dropped: list[Path] = []
-    wanted_of: dict[Path, set[Path]] = {layout.geometry("", "", ""): set()}
-    for folder_of, kept in (
-        (layout.evaluation, study.datasets),
-        (layout.estimate, study.estimated),
-        (layout.diagnosis, study.diagnosed),
-    ):
-        cells = [c for c in study.cells() if c.dataset in kept]
-        wanted = {folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds) for c in cells}
-        wanted_of[folder_of("", "", "", "", "")] = wanted
-    for c in study.cells():
-        if c.dataset in study.diagnosed and c.anchor in study.anchors:
-            wanted_of[layout.geometry("", "", "")].add(layout.geometry(c.dataset, c.anchor, c.seeds))
-    for tree, wanted in wanted_of.items():
-        tree.mkdir(parents=True, exist_ok=True)
-        dropped += sorted({path.parent for path in tree.rglob(META)} - wanted)
+    for stage in STAGES.values():
+        if stage.reported:
+            tree = layout.artifact(stage.artifact)
+            tree.mkdir(parents=True, exist_ok=True)
+            dropped += sorted({path.parent for path in tree.rglob(META)} - wanted)
     for folder in dropped:
         shutil.rmtree(folder)
         for parent in folder.parents:
-            # Empty folders on the way up go too, but not the root of the tree.
-            if parent.parent == layout.root / "artifacts" or any(parent.iterdir()):
+            # Remove empty parents too, but not the root of the tree.
+            if parent.parent == layout.artifact() or any(parent.iterdir()):
                 break
             parent.rmdir()
     return dropped
@@ -109,8 +103,8 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
         files = parse_variant("anchor", params["anchors"], name)[1].files()
         if files:
             code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
-    # All of them, whichever params.yaml asks for.
-    code["theory"] = {name: code_digest(root, [module]) for name, module in CLAIMS.items()}
+    # Every claim, whichever claims params.yaml asks for.
+    code["theory"] = {name: claim_digest(root, module) for name, module in CLAIMS.items()}
     entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
     for dataset, entry in entries.items():
         # A Minari dataset names its environment itself, and is not here yet.
@@ -121,6 +115,13 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
                 raise SparError(what, f"add it to study.estimated, {ESTIMATED}")
             print(f"note: {what}; their values are estimated from held-out episodes")
     return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
+
+
+def claim_digest(root: Path, module: str) -> str:
+    """Digest of the code behind a claim; it includes the rules that the claim loads by name."""
+    by_name = THEORY_RULES in closure(root, [module])
+    rules = [member_module("improvement", kind) for kind in RULES] if by_name else []
+    return code_digest(root, [module, *rules])
 
 
 def _file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Progress bars: stage, work done, rate, time left. Cosmetic: no result depends on anything here."""
+"""Progress bars, which show the stage, the work done, the rate and the time left. They change no result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A tqdm bar on standard error; where that is no terminal, a line every ten seconds at most."""
+    """A tqdm bar on standard error. Without a terminal, a line is printed every ten seconds at most."""
 
     def __init__(self, *, stage: str, total: int, unit: str) -> None:
         terminal = sys.stderr.isatty()
@@ -33,5 +33,5 @@ class Progress:
         self._bar.close()
 
     def update(self, n: int) -> None:
-        """``n`` more units are done."""
+        """Count ``n`` more units as done."""
         self._bar.update(n)

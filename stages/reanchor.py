@@ -1,7 +1,7 @@
-"""Distil the improved policy of an anchor into the next anchor, where held-out steps say that this keeps support.
+"""Distil the improved policy of an anchor into the next anchor, if the policy keeps to the support of the data.
 
-Reads the dataset, the anchor --of and its policy, the critic, and of params.yaml ``anchors.<anchor>`` (the student)
-and ``reanchoring`` (the rule that stops).
+Reads the dataset, the anchor --of and its policy, the critic, and of params.yaml ``anchors.<anchor>`` (the student) and
+``reanchoring`` (the rule that accepts or refuses a policy on held-out steps).
 Writes artifacts/anchor/<dataset>/<anchor>/<seeds>/: an anchor like any other, with decision.json. A seed whose policy
 is refused keeps the anchor --of, unchanged.
 """
@@ -19,30 +19,25 @@ from torch import Tensor
 
 from spar_core.anchors.base import Anchor
 from spar_core.anchors.training import TrainedAnchorSettings
-from spar_core.artifacts import digest_folder, new_artifact, read_json, read_meta, write_json, write_meta
+from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.dataset import Dataset
 from spar_core.evolving.distillation import check_student, distil, passed_on
 from spar_core.evolving.reanchoring import Act, Evidence, ReanchoringSettings, View, decide, gather, stopped
 from spar_core.evolving.rounds import Round
 from spar_core.improvement.base import Improvement
-from spar_core.members import parse_variant, variant_kind
-from spar_core.policy import KIND, load_policy
-from spar_core.seeds import parse_seeds
-from spar_core.training.checkpoints import CurveRow
+from spar_core.parts import load_part, restore_critic
+from spar_core.policy import load_policy
+from spar_core.registry import parse_variant, variant_kind
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK
 from spar_core.training.reporter import Nested, Reporter
-from spar_core.training.workers import over_seeds
 from stages.cells import Cell
-from stages.checkpointing import checkpointed
 from stages.datasets import dataset_folders, dataset_of
-from stages.entry import cell_arguments, device, stage_main, workers
+from stages.entry import cell_parser, device, stage_main
+from stages.frame import Written, framed
 from stages.layout import Layout
 from stages.params import read_params, section
-from stages.parts import load_part, restore_critic
-from stages.progress import Progress
-from stages.tracking.tracked import tracked
 
 DECISION = "decision.json"
 NOT_MEASURED = float("nan")
@@ -50,14 +45,23 @@ NOT_MEASURED = float("nan")
 
 @dataclass(frozen=True)
 class Reanchor:
-    """The work of one worker: the next anchor and the decision of each seed; ``stopped_at`` is the round at which a
-    seed was refused before, and ``number`` this one's."""
+    """The work of one worker: the next anchor and the decision of each seed.
+
+    Attributes:
+        layout: the project.
+        dataset: the dataset.
+        teacher: artifacts of the previous anchor, its policy, and the critic, by kind.
+        number: of this round, from 1.
+        stopped_at: for each seed that an earlier round refused, the number of that round.
+        member: class of the next anchor.
+        settings: of the next anchor.
+        rule: when a seed's policy is accepted.
+        device: where the networks run.
+    """
 
     layout: Layout
     dataset: str
-    previous: Path
-    policy: Path
-    critic: Path
+    teacher: Mapping[str, Path]
     number: int
     stopped_at: Mapping[int, int]
     member: type[Anchor]
@@ -74,7 +78,7 @@ class Reanchor:
         if seed in self.stopped_at:
             evidence, decision = None, stopped(self.stopped_at[seed])
         else:
-            rule = load_policy(self.policy, seed, self.device).rule
+            rule = load_policy(self.teacher["policy"], seed, self.device).rule
             evidence = self._evidence(seed, view, rule)
             decision = decide(evidence, self.rule)
         if decision.accepted:
@@ -83,7 +87,7 @@ class Reanchor:
             reporter = Nested(report, f"seed-{seed}", seeds=[seed])
             fitted = distil(Context(dataset, [seed], reporter, self.device), self.member, self.settings, actions)
         else:
-            fitted = passed_on(self.previous, seed)
+            fitted = passed_on(self.teacher["anchor"], seed)
             report.advance(self.settings.steps)
         fitted.metrics |= {
             "anchor/parameters": [fitted.parameters()],
@@ -111,7 +115,7 @@ class Reanchor:
         return act
 
     def _evidence(self, seed: int, view: View, rule: Improvement) -> Evidence:
-        critic = restore_critic(load_part(self.critic, "critic", [seed]), self.device)
+        critic = restore_critic(load_part(self.teacher["critic"], "critic", [seed]), self.device)
 
         def value(observations: Tensor, actions: Tensor) -> Tensor:
             return critic.q(observations.to(self.device).unsqueeze(0), actions.unsqueeze(0))[0]
@@ -129,58 +133,51 @@ def decided_before(folder: Path) -> tuple[int, dict[int, int]]:
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.reanchor``."""
-    parser = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement")
+    parser = cell_parser("reanchor", __doc__)
     parser.add_argument("--of", required=True, help="the anchor whose policy is distilled")
     args = parser.parse_args(argv)
     layout = Layout()
     variants, rule = read_params(layout)["anchors"], section(layout, "reanchoring", ReanchoringSettings)
     check_student(args.anchor, args.of, variants)
     member, settings = parse_variant("anchor", variants, args.anchor)
+    assert isinstance(settings, TrainedAnchorSettings)
     made = Round(anchor=args.anchor, of=args.of, critic=args.critic, improvement=args.improvement)
     cell = Cell("reanchor", args.dataset, anchor=args.anchor, seeds=args.seeds, round=made)
-    previous = layout.anchor(args.dataset, args.of, args.seeds)
-    policy = layout.policy(args.dataset, args.of, args.critic, args.improvement, args.seeds)
-    critic = layout.critic(args.dataset, args.critic, args.seeds)
-    for folder, held in ((previous, "anchor"), (critic, "critic"), (policy, KIND)):
-        read_meta(folder, held)
-    rounds, stopped_at = decided_before(previous)
-    folders = {**dataset_folders(layout, args.dataset), "anchor": previous, "critic": critic, "policy": policy}
-    inputs = {name: digest_folder(folder) for name, folder in folders.items()}
-    kind = variant_kind(args.anchor, variants[args.anchor])
-    params = {
-        "anchor": {"kind": kind, **settings.model_dump(mode="json")},
-        "round": made.model_dump(),
-        "reanchoring": rule.model_dump(mode="json"),
-    }
-    job = Reanchor(
-        layout, args.dataset, previous, policy, critic, rounds + 1, stopped_at, member, settings, rule, device()
-    )
-    seeds = parse_seeds(args.seeds)
-    with (
-        tracked(layout, cell, params, inputs, settings.steps) as live,
-        checkpointed(layout, cell, params, inputs) as checkpoints,
-    ):
-        with Progress(stage=cell.name, total=settings.steps * len(seeds), unit="seed-steps") as bar:
+    teacher = Cell("self_imitation", args.dataset, args.of, args.critic, args.improvement, args.seeds)
+    folders = teacher.folders(layout, "anchor", "critic", "policy")
+    for kind, folder in folders.items():
+        read_meta(folder, kind)
+    rounds, stopped_at = decided_before(folders["anchor"])
+    job = Reanchor(layout, args.dataset, folders, rounds + 1, stopped_at, member, settings, rule, device())
+    with framed(
+        layout,
+        cell,
+        params={
+            "anchor": {"kind": variant_kind(args.anchor, variants[args.anchor]), **settings.model_dump(mode="json")},
+            "round": made.model_dump(),
+            "reanchoring": rule.model_dump(mode="json"),
+        },
+        inputs={**dataset_folders(layout, args.dataset), **folders},
+        steps=settings.steps,
+        curves=True,
+    ) as frame:
+        pairs = [pair for share in frame.over_seeds(job) for pair in share]
+        fitted = Fitted.join([anchor for anchor, _ in pairs])
+        rows = [row for _, row in pairs]
 
-            def show(done: int, rows: list[CurveRow]) -> None:
-                bar.update(done)
-                for step, seed, metric, value in rows:
-                    live.log_curve(step, metric, seed, value)
-
-            made_of = [pair for share in over_seeds(job, seeds, workers(), show, checkpoints) for pair in share]
-        fitted = Fitted.join([anchor for anchor, _ in made_of])
-        decision = {
-            "round": rounds + 1,
-            **made.model_dump(),
-            "settings": rule.model_dump(mode="json"),
-            "seeds": [row for _, row in made_of],
-        }
-        with new_artifact(cell.folder(layout)) as folder:
+        def write(folder: Path) -> Written:
             fitted.write(folder)
+            decision = {
+                "round": rounds + 1,
+                **made.model_dump(),
+                "settings": rule.model_dump(mode="json"),
+                "seeds": rows,
+            }
             write_json(folder / DECISION, decision)
-            live.log_final(fitted.metrics)
-            write_meta(folder, "anchor", params=params, inputs=inputs, shapes=fitted.shapes(), seeds=list(seeds))
-    for row in decision["seeds"]:
+            return Written.of(fitted)
+
+        frame.save("anchor", write)
+    for row in rows:
         print(f"seed {row['seed']}: {'accepted' if row['accepted'] else 'refused'}. {' '.join(row['reasons'])}")
 
 

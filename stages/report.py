@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from spar_core.artifacts import new_artifact
 from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.numbers.cells import Cell, FolderOf, Folders
+from spar_core.reporting.numbers.cells import FolderOf, Folders
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.console import console_table
@@ -27,6 +27,7 @@ from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.params import section
+from stages.table import place
 
 # The folder of a partial report, below the study's report folder.
 PARTIAL = "partial"
@@ -40,13 +41,10 @@ def read_study(layout: Layout) -> tuple[Study, ReportSettings]:
 def folders_of(layout: Layout) -> Folders:
     """The folders of a cell's artifacts."""
 
-    def place(folder_of: Callable[[str, str, str, str, str], Path]) -> FolderOf:
-        return lambda c: folder_of(c.dataset, c.anchor, c.critic, c.improvement, c.seeds)
+    def folder_of(artifact: str) -> FolderOf:
+        return lambda cell: layout.artifact(place(artifact, cell))
 
-    def geometry(c: Cell) -> Path:
-        return layout.geometry(c.dataset, c.anchor, c.seeds)
-
-    return Folders(place(layout.evaluation), place(layout.estimate), geometry, place(layout.diagnosis))
+    return Folders(*map(folder_of, ("evaluation", "estimate", "geometry", "diagnosis")))
 
 
 def make_report(layout: Layout) -> Path:

@@ -1,7 +1,7 @@
-"""Run the whole study: `dvc repro`, then publish to MLflow, then say what came out and where to look.
+"""Run the whole study: `dvc repro`, publish to MLflow, write the page, and print the results and where they lie.
 
-`python -m stages.run` is what `make run` calls. It adds no work of its own: the same results come from
-`dvc repro` followed by `python -m stages.tracking.publish` and `python -m stages.view`.
+`make run` calls `python -m stages.run`. The same results come from `dvc repro` followed by
+`python -m stages.tracking.publish` and `python -m stages.view`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ from stages.view import run as view
 
 
 def repro(arguments: list[str]) -> None:
-    """`dvc repro` with this interpreter."""
+    """Run `dvc repro` with this interpreter.
+
+    Raises:
+        SparError: a stage failed.
+    """
     status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=dvc_environment()).returncode
     if status != 0:
-        raise SparError("the pipeline stopped", "the stage that failed says why, above; mend it and run again")
+        raise SparError("the pipeline stopped", "the failed stage printed the reason above; mend that and run again")
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -45,11 +49,11 @@ def run(argv: list[str] | None = None) -> None:
         publish([])
     except SparError as error:
         failed = error
-    # Without a store too: it then says that there is none.
+    # The page is written without a store, too; it then says that there is none.
     view([])
     if failed is not None:
         raise failed
-    # The page names the runs, so it is attached to them last.
+    # The page names the runs, so it is attached to the runs last.
     attach(section(Layout(), "study", Study), Layout())
     print(f"\nTook {(time.monotonic() - begun) / 60:.1f} minutes.")
 

@@ -1,6 +1,6 @@
 """Join the geometric claims' results into one page, reports/theory/README.md.
 
-Reads the ``result.json`` of every claim, those that this run did not measure too: they are in git.
+Reads the ``result.json`` of every claim. Results of claims that this run did not measure are in git.
 """
 
 from __future__ import annotations

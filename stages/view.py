@@ -25,12 +25,12 @@ from spar_core.errors import SparError
 from spar_core.reporting.page.console import NOTHING
 from spar_core.reporting.page.page import Extra, Film, Table, build_page
 from spar_core.study import Study
-from stages.cells import STAGES
 from stages.cost import Spent, spent
 from stages.entry import stage_main
 from stages.films import films
 from stages.layout import Layout
 from stages.params import section
+from stages.table import STAGES
 from stages.tracking.run_index import Run, RunIndex, find_runs
 
 PAGE = "report.html"

@@ -23,9 +23,9 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.members import load_member
 from spar_core.policy import KIND as POLICY_KIND
 from spar_core.policy import save_policy
+from spar_core.registry import load_member
 from spar_core.residual import ResidualModel, ResidualSettings, fit_residual
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted, Part

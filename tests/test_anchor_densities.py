@@ -16,7 +16,7 @@ from spar_core.anchors.flow import FlowAnchor
 from spar_core.anchors.gaussian import GaussianAnchor
 from spar_core.anchors.mixture import MixtureAnchor
 from spar_core.anchors.squashed import MARGIN, log_density, unsquash
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.training.context import Context
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.randomness import normal, streams

@@ -318,7 +318,7 @@ def test_same_bytes_twice_and_in_seed_groups(layout):
 
 
 def drop(layout: Layout, anchor: str, rule: str, seeds: str) -> None:
-    shutil.rmtree(layout.evaluation(DATASET, anchor, CRITIC, rule, seeds))
+    shutil.rmtree(layout.artifact("evaluation", DATASET, anchor, CRITIC, rule, seeds))
 
 
 def test_partial_report_says_what_is_missing(layout):

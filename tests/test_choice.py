@@ -16,8 +16,8 @@ from spar_core.evaluation.fqe import FQESettings
 from spar_core.evaluation.support import QUANTILE, Support, off_support
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.members import load_member
 from spar_core.policy import load_policy
+from spar_core.registry import load_member
 from spar_core.settings import parse
 from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors, only, save_tensors

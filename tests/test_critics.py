@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spar_core.errors import SparError
-from spar_core.members import load_member, parse_variant
+from spar_core.registry import load_member, parse_variant
 from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors
 from tests.fakes import (

@@ -8,8 +8,8 @@ import torch
 
 from spar_core import registry
 from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
-from spar_core.members import load_member
 from spar_core.policy import load_policy
+from spar_core.registry import load_member
 from spar_core.residual import fit_residual
 from spar_core.training import loop as updates
 from spar_core.training.context import Context

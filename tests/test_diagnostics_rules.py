@@ -20,7 +20,7 @@ from spar_core.diagnostics.states import States
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen
 from spar_core.improvement.self_imitation import draw_candidates
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.training.context import Context
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
 

@@ -71,7 +71,7 @@ def project(tmp_path_factory):
 
 
 def folder_of(rule: str):
-    return Layout().diagnosis(DATASET, "mlp", "iql", rule, SEEDS)
+    return Layout().artifact("diagnosis", DATASET, "mlp", "iql", rule, SEEDS)
 
 
 def rows_of(path) -> list[dict[str, str]]:
@@ -88,7 +88,7 @@ def numbers(folder) -> dict[str, list[float | None]]:
 
 def test_every_number_has_a_unit_a_reading_and_a_row_a_seed(project):
     known: set[str] = set()
-    for folder in (Layout().geometry(DATASET, "mlp", SEEDS), *map(folder_of, RULES)):
+    for folder in (Layout().artifact("geometry", DATASET, "mlp", SEEDS), *map(folder_of, RULES)):
         rows, readings = rows_of(folder / "measures.csv"), json.loads((folder / "readings.json").read_text())
         names = {row["name"] for row in rows}
         known |= names
@@ -142,9 +142,11 @@ def test_a_seed_is_found_the_same_alone_and_beside_others(project):
     meta = json.loads((folder_of("spar_mlp") / "meta.json").read_text())
     assert meta["params"] == {"diagnosis": settings.model_dump(mode="json")} and meta["seeds"] == [0, 1]
     residuals = LookAtResiduals(layout, Cell("geometry", DATASET, anchor="mlp", seeds=SEEDS), settings, "cpu")
-    policy = json.loads((layout.policy(DATASET, "mlp", "iql", "spar_mlp", SEEDS) / "policy.json").read_text())
+    policy = json.loads(
+        (layout.artifact("policy", DATASET, "mlp", "iql", "spar_mlp", SEEDS) / "policy.json").read_text()
+    )
     part = policy["parts"]["improvement"]
-    from spar_core.members import load_member
+    from spar_core.registry import load_member
 
     rule = load_member("improvement", part["kind"]).Settings(**part["settings"])
     cell = Cell("diagnose", DATASET, "mlp", "iql", "spar_mlp", SEEDS)
@@ -165,7 +167,7 @@ def test_the_number_of_workers_changes_no_byte(project, monkeypatch):
 
 
 def test_a_tampered_policy_is_refused_and_nothing_is_written(project, capsys, monkeypatch):
-    policy, written = Layout().policy(DATASET, "mlp", "iql", "awr", SEEDS), dvc_digest(folder_of("awr"))
+    policy, written = Layout().artifact("policy", DATASET, "mlp", "iql", "awr", SEEDS), dvc_digest(folder_of("awr"))
     path = policy / "weights.safetensors"
     whole = path.read_bytes()
     tensors = load_file(path)
@@ -206,13 +208,16 @@ def test_the_cells_of_a_diagnosed_study(project):
 
 def test_plan_drops_what_left_the_study(project):
     layout = Layout()
-    stale = [layout.geometry(DATASET, "knn", SEEDS), layout.diagnosis(DATASET, "mlp", "iql", "left", SEEDS)]
+    stale = [
+        layout.artifact("geometry", DATASET, "knn", SEEDS),
+        layout.artifact("diagnosis", DATASET, "mlp", "iql", "left", SEEDS),
+    ]
     for folder in stale:
         folder.mkdir(parents=True)
         (folder / "meta.json").write_text("{}")
     study, _ = read_study(layout)
     assert set(plan.prune(layout, study)) == set(stale)
-    assert folder_of("awr").is_dir() and layout.geometry(DATASET, "mlp", SEEDS).is_dir()
+    assert folder_of("awr").is_dir() and layout.artifact("geometry", DATASET, "mlp", SEEDS).is_dir()
 
 
 # --- the report ---
@@ -233,7 +238,10 @@ def test_the_report_has_a_section_with_tables_and_figures(rendered):
     shown = numbers(folder_of("spar_mlp"))["diagnosis/distance_ratio_policy"]
     line = next(line for line in text.splitlines() if line.startswith("| `spar_mlp` |"))
     assert f" {np.mean(shown):.3g} ±" in line
-    assert f"geometry of mlp, seeds {SEEDS}: `{dvc_digest(Layout().geometry(DATASET, 'mlp', SEEDS))[:12]}`" in text
+    assert (
+        f"geometry of mlp, seeds {SEEDS}: `{dvc_digest(Layout().artifact('geometry', DATASET, 'mlp', SEEDS))[:12]}`"
+        in text
+    )
     for name in MEANINGS:
         assert f"`{name}`" in text, name
     assert "nan" not in text.lower().split()
@@ -243,7 +251,9 @@ def test_the_table_of_measures_holds_every_number_of_every_seed(project, rendere
     folder, _ = rendered
     with (folder / "measures.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    axes = {("", ""): Layout().geometry(DATASET, "mlp", SEEDS)} | {("iql", rule): folder_of(rule) for rule in RULES}
+    axes = {("", ""): Layout().artifact("geometry", DATASET, "mlp", SEEDS)} | {
+        ("iql", rule): folder_of(rule) for rule in RULES
+    }
     assert {(row["critic"], row["improvement"]) for row in rows} == set(axes)
     for (critic, rule), original in axes.items():
         with (original / "measures.csv").open(newline="", encoding="utf-8") as handle:

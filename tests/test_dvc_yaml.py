@@ -11,8 +11,9 @@ import yaml
 from spar_core.evolving.rounds import Round
 from spar_core.theory.claims import CLAIMS
 from spar_core.theory.settings import TheorySettings
-from stages.cells import AXES, STAGES, Cell
+from stages.cells import Cell
 from stages.layout import Layout
+from stages.table import AXES, STAGES
 from tests.fakes import ROOT
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -51,12 +51,12 @@ def improved(anchor: str, critic: str, rule: str) -> None:
     evaluate.run(axes)
     layout = Layout()
     cell = (DATASET, anchor, critic, rule, SEEDS)
-    policy = load_policy(layout.policy(*cell), 1)
+    policy = load_policy(layout.artifact("policy", *cell), 1)
     action = policy.act(np.zeros(17))
     assert action.shape == (6,) and np.abs(action).max() <= 1.0 and np.array_equal(action, policy.act(np.zeros(17)))
-    rows = (layout.evaluation(*cell) / "episodes.csv").read_text().splitlines()
+    rows = (layout.artifact("evaluation", *cell) / "episodes.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 2, "two seeds, two episodes each"
-    diagnostics = json.loads((layout.evaluation(*cell) / "context.json").read_text())["diagnostics"]
+    diagnostics = json.loads((layout.artifact("evaluation", *cell) / "context.json").read_text())["diagnostics"]
     wanted = {"anchor/heldout_mse", "anchor/coverage_distance", "anchor/bimodal_share", "critic/uncertainty_heldout"}
     wanted |= {f"{part}/parameters" for part in ("anchor", "residual", "critic", "improvement", "policy")}
     assert wanted <= diagnostics.keys() and all(len(values) == 2 for values in diagnostics.values())
@@ -94,9 +94,11 @@ def test_anchors_with_knobs_or_a_residual_of_their_own_run_end_to_end(project, n
 def test_an_anchors_own_residual_settings_reach_its_residual_model_and_no_anchor(project):
     clone_anchor("mlp_latent_half")
     layout = Layout()
-    own = json.loads((layout.residual(DATASET, "mlp_latent_half", SEEDS) / "meta.json").read_text())
+    own = json.loads((layout.artifact("residual", DATASET, "mlp_latent_half", SEEDS) / "meta.json").read_text())
     assert own["params"]["residual"]["latent_per_action"] == 0.5
-    anchors = [layout.anchor(DATASET, name, SEEDS) / "weights.safetensors" for name in ("mlp", "mlp_latent_half")]
+    anchors = [
+        layout.artifact("anchor", DATASET, name, SEEDS) / "weights.safetensors" for name in ("mlp", "mlp_latent_half")
+    ]
     assert anchors[0].read_bytes() == anchors[1].read_bytes()
     latent = yaml.safe_load((project.folder / "params.yaml").read_text())["residual"]["latent_per_action"]
     assert latent != 0.5

@@ -15,8 +15,8 @@ from spar_core.anchors.external import ExternalAnchor, ExternalAnchorSettings
 from spar_core.artifacts import write_meta
 from spar_core.errors import SparError
 from spar_core.improvement.anchor import AnchorAlone
-from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
+from spar_core.registry import parse_variant
 from spar_core.residual import ResidualSettings, fit_residual
 from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors

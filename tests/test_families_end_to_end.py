@@ -66,16 +66,18 @@ def project(tmp_path_factory):
 @pytest.mark.parametrize("dataset", SIZES)
 def test_a_policy_comes_back_and_was_judged(project, dataset):
     cell = (dataset, "mlp", "iql", "spar_proj", SEEDS)
-    policy = load_policy(Layout().policy(*cell))
+    policy = load_policy(Layout().artifact("policy", *cell))
     observations, actions = SIZES[dataset]
     seen = np.random.default_rng(0).normal(size=(3, observations))
     acted = policy.act(seen)
     assert acted.shape == (3, actions) and np.abs(acted).max() <= 1.0
-    rows = (Layout().evaluation(*cell) / "episodes.csv").read_text().splitlines()[1:]
-    context = json.loads((Layout().evaluation(*cell) / "context.json").read_text())
+    rows = (Layout().artifact("evaluation", *cell) / "episodes.csv").read_text().splitlines()[1:]
+    context = json.loads((Layout().artifact("evaluation", *cell) / "context.json").read_text())
     if dataset == NOT_EVALUATED:
         assert not rows and "another ant" in context["not_evaluated"]
-        assert np.isfinite(json.loads((Layout().estimate(*cell) / "estimates.json").read_text())["fqe"]).all()
+        assert np.isfinite(
+            json.loads((Layout().artifact("estimate", *cell) / "estimates.json").read_text())["fqe"]
+        ).all()
     else:
         assert len(rows) == 1 and context["not_evaluated"] is None
     if dataset == "d4rl/ant-medium-expert-v2":  # contact forces that the data never had are not seen

@@ -219,8 +219,8 @@ def project(tmp_path, policies) -> Layout:
     environment = {"env_id": ENV, "env_kwargs": KWARGS, "observation_keys": None, "not_evaluated": None}
     write_json(layout.data(DATASET) / "manifest.json", {"environment": environment})
     for rule in STUDY.improvements:
-        shutil.copytree(policies / rule, layout.policy(DATASET, "mlp", "iql", rule, "4-5"))
-        folder = layout.evaluation(DATASET, "mlp", "iql", rule, "4-5")
+        shutil.copytree(policies / rule, layout.artifact("policy", DATASET, "mlp", "iql", rule, "4-5"))
+        folder = layout.artifact("evaluation", DATASET, "mlp", "iql", rule, "4-5")
         folder.mkdir(parents=True)
         (first,) = blocks(EvaluationSettings(episodes=3, first_env_seed=58), ENV, [4])
         assert first.env_seeds == (70, 71, 72)
@@ -233,8 +233,8 @@ def test_a_film_is_made_once_and_agrees_with_the_evaluation(project, screen, mon
     (first,) = films(STUDY, project)
     assert first.reason == "" and first.strip and first.moving
     text = " ".join(first.sentences)
-    assert "Seed 4 of training is the study's first" in text and "environment seed 70 the first" in text
-    assert "those of the evaluation, to the last digit" in text
+    assert "Training seed 4 is the study's first" in text and "environment seed 70 is the first" in text
+    assert "those of the evaluation to the last digit" in text
     root = project.report("small") / films_stage.FOLDER
     (folder,) = root.iterdir()
     (root / f"a.hopper-v0.{'0' * 12}").mkdir()

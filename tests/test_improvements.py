@@ -20,7 +20,7 @@ from spar_core.improvement.self_imitation import SelfImitationSettings, draw_tar
 from spar_core.improvement.spar_mlp import SparMLP
 from spar_core.improvement.spar_proj import SparProj, SparProjSettings
 from spar_core.improvement.value_gradient import ValueGradient, value_gradient_loss
-from spar_core.members import load_member, parse_variant
+from spar_core.registry import load_member, parse_variant
 from spar_core.training.context import Context
 from spar_core.training.fitted import WEIGHTS, load_tensors
 from spar_core.training.randomness import normal, stream

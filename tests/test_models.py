@@ -217,10 +217,10 @@ def test_without_a_report_nothing_is_registered_and_publish_says_so(layout):
 def test_a_policy_that_changed_is_a_new_version(layout, fresh_store):
     publish(STUDY, layout)
     first = snapshot(layout)
-    folder = layout.policy(DATASET, "mlp", "iql", "spar_mlp", "0-1")
+    folder = layout.artifact("policy", DATASET, "mlp", "iql", "spar_mlp", "0-1")
     for name, content in tiny_policy("spar_proj").items():
         (folder / name).write_bytes(content)
-    episodes = layout.evaluation(DATASET, "mlp", "iql", "spar_mlp", "0-1") / "episodes.csv"
+    episodes = layout.artifact("evaluation", DATASET, "mlp", "iql", "spar_mlp", "0-1") / "episodes.csv"
     episodes.write_text(episodes.read_text().replace(",5,True", ",6,True"))
     assert publish(STUDY, layout).models_added == 1
     found = snapshot(layout)
@@ -264,7 +264,7 @@ def test_mlflow_serves_the_champion_with_the_actions_of_the_saved_policy(layout:
     process = start([*command, "--port", port, "--workers", 1], log, cwd=layout.root, environment=environment)
     try:
         wait_for(f"http://127.0.0.1:{port}/ping", process, log)
-        saved = layout.policy(DATASET, "mlp", "iql", "spar_mlp", "0-1")
+        saved = layout.artifact("policy", DATASET, "mlp", "iql", "spar_mlp", "0-1")
         for body, seed in (({"inputs": RAW.tolist()}, 0), ({"inputs": RAW.tolist(), "params": {"seed": 1}}, 1)):
             status, answer = ask(port, body)
             actions = np.asarray(answer["predictions"], np.float32)

@@ -93,7 +93,7 @@ def arguments(dataset: str, rule: str) -> list[str]:
 
 
 def cell(dataset: str, rule: str):
-    return Layout().evaluation(dataset, "mlp", "iql", rule, SEEDS)
+    return Layout().artifact("evaluation", dataset, "mlp", "iql", rule, SEEDS)
 
 
 def context_of(dataset: str, rule: str) -> dict:
@@ -101,7 +101,7 @@ def context_of(dataset: str, rule: str) -> dict:
 
 
 def estimate_cell(dataset: str, rule: str):
-    return Layout().estimate(dataset, "mlp", "iql", rule, SEEDS)
+    return Layout().artifact("estimate", dataset, "mlp", "iql", rule, SEEDS)
 
 
 def estimates_of(dataset: str, rule: str) -> dict:
@@ -155,7 +155,7 @@ def test_corrections_are_those_of_the_policy_on_held_out_states(project):
     assert set(rows["quantity"]) == {"length", "action 0", "action 1"} and set(rows["seed"]) == {0, 1}
     dataset = dataset_of(Layout(), LOGS)
     observations = torch.as_tensor(dataset.observations[dataset.observation_index[dataset.heldout_steps]])
-    rule = load_policy(Layout().policy(LOGS, "mlp", "iql", "spar_mlp", SEEDS), 1).rule
+    rule = load_policy(Layout().artifact("policy", LOGS, "mlp", "iql", "spar_mlp", SEEDS), 1).rule
     batch = observations.unsqueeze(0)
     moved = (rule.act(batch) - rule.frozen.anchor.act(batch))[0].numpy()
     for name, values in {"length": np.linalg.norm(moved, axis=1), "action 1": moved[:, 1]}.items():
@@ -324,8 +324,8 @@ def test_broken_estimates_are_refused(project, tmp_path, change, message):
     for kind in ("evaluation", "estimate"):
         shutil.copytree(Layout().root / "artifacts" / kind, tmp_path / "artifacts" / kind)
     axes = (LOGS, "mlp", "iql", "uniform", SEEDS)
-    said = layout.evaluation(*axes) / "context.json"
-    path = said if "not_evaluated" in change else layout.estimate(*axes) / "estimates.json"
+    said = layout.artifact("evaluation", *axes) / "context.json"
+    path = said if "not_evaluated" in change else layout.artifact("estimate", *axes) / "estimates.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(SparError, match=message):
         load_rules(study_of_logs("x"), report.folders_of(layout))

@@ -14,8 +14,8 @@ from spar_core import load_policy
 from spar_core.artifacts import META, read_json, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.members import load_member
 from spar_core.policy import POLICY
+from spar_core.registry import load_member
 from spar_core.training.fitted import WEIGHTS
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, save_rule, tiny_settings, toy_dataset
 

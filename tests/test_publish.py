@@ -148,7 +148,7 @@ def test_estimates_stand_in_for_returns_where_nothing_was_rolled_out(tmp_path, f
     study = STUDY.model_copy(update={"estimated": (DATASET,)})
     layout = make_project(tmp_path, study)
     for rule in study.improvements:
-        folder = layout.evaluation(DATASET, "mlp", "iql", rule, "0-1")
+        folder = layout.artifact("evaluation", DATASET, "mlp", "iql", rule, "0-1")
         head = (folder / "episodes.csv").read_text().splitlines()[0]
         (folder / "episodes.csv").write_text(head + "\n")
     write_table(layout, study, {"anchor": "1.5,,,,,", "spar_mlp": "11.5,,,,,"})

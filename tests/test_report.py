@@ -45,7 +45,7 @@ MISMATCH = "evaluated in another version of the environment than the data came f
 def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERENCE, mismatch=None) -> None:
     """Evaluation folders as the evaluate stage writes them: 5 episodes a seed, returns around LEVELS."""
     for cell in study.cells():
-        folder = layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
+        folder = layout.artifact("evaluation", cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
         folder.mkdir(parents=True)
         rows = []
         for seed in parse_seeds(cell.seeds):
@@ -95,7 +95,7 @@ def layout(tmp_path) -> Layout:
 
 
 def cell_folder(layout: Layout, rule: str, seeds: str = "0-3") -> Path:
-    return layout.evaluation("builtin/halfcheetah-replay-v0", "bc", "iql", rule, seeds)
+    return layout.artifact("evaluation", "builtin/halfcheetah-replay-v0", "bc", "iql", rule, seeds)
 
 
 def edit(path: Path, change) -> None:

@@ -12,7 +12,7 @@ from spar_core import registry
 from spar_core.errors import Interrupted
 from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
 from spar_core.evolving.distillation import distil
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.residual import fit_residual
 from spar_core.training.checkpoints import Checkpoints
 from spar_core.training.context import Context

@@ -19,8 +19,8 @@ from spar_core.evolving.distillation import check_student, distil, passed_on, re
 from spar_core.evolving.reanchoring import Evidence, ReanchoringSettings, View, decide, gather
 from spar_core.evolving.rounds import Round, chains
 from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.members import parse_variant
 from spar_core.policy import KIND, save_policy
+from spar_core.registry import parse_variant
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.render import build_report
 from spar_core.settings import parse
@@ -218,7 +218,10 @@ class Project:
         data = self.layout.data("toy")
         data.mkdir(parents=True)
         write_meta(data, "dataset", params={}, inputs={})
-        for part, place in (("anchor", self.anchor("mlp")), ("critic", self.layout.critic("toy", "iql", "0,3,5"))):
+        for part, place in (
+            ("anchor", self.anchor("mlp")),
+            ("critic", self.layout.artifact("critic", "toy", "iql", "0,3,5")),
+        ):
             place.mkdir(parents=True)
             fitted = getattr(parts, part)
             fitted.write(place)
@@ -227,7 +230,7 @@ class Project:
             write_meta(place, part, params=settings, inputs={}, seeds=[0, 3, 5])
 
     def anchor(self, name: str) -> Path:
-        return self.layout.anchor("toy", name, "0,3,5")
+        return self.layout.artifact("anchor", "toy", name, "0,3,5")
 
     def policy(self, of: str, far: tuple[int, ...]) -> None:
         """A policy that is its anchor, and for the seeds ``far`` acts in the corner of the action box."""
@@ -241,7 +244,7 @@ class Project:
         bias = next(name for name in weights if name.endswith(f"{last}.bias"))
         for seed in far:
             weights[bias][(0, 3, 5).index(seed)] = FAR
-        folder = self.layout.policy("toy", of, "iql", "spar_mlp", "0,3,5")
+        folder = self.layout.artifact("policy", "toy", of, "iql", "spar_mlp", "0,3,5")
         folder.mkdir(parents=True)
         saved = {
             "anchor": Part("mlp", self.parts.settings("anchor"), load_tensors(self.anchor(of) / WEIGHTS)),
@@ -328,8 +331,8 @@ def test_a_seed_is_the_same_alone_and_beside_others(project):
     project.policy("mlp", far=(0,))
     project.run("mlp_round_1", "mlp")
     layout = project.layout
-    critic = layout.critic("toy", "iql", "0,3,5")
-    policy = layout.policy("toy", "mlp", "iql", "spar_mlp", "0,3,5")
+    critic = layout.artifact("critic", "toy", "iql", "0,3,5")
+    policy = layout.artifact("policy", "toy", "mlp", "iql", "spar_mlp", "0,3,5")
     job = reanchor.Reanchor(
         layout, "toy", project.anchor("mlp"), policy, critic, 1, {}, MLPAnchor, project.settings, project.rule, "cpu"
     )
@@ -441,7 +444,7 @@ def evolved(tmp_path) -> tuple[Layout, Study]:
     """Evaluations whose seed 1 returns 10 more than seed 0, everywhere."""
     layout, study = Layout(tmp_path), parse(Study, {**GOOD, "rounds": [FIRST, SECOND]}, "study")
     for cell in study.cells():
-        folder = layout.evaluation(cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
+        folder = layout.artifact("evaluation", cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
         folder.mkdir(parents=True)
         value = RETURNS[cell.anchor][cell.improvement == "spar_mlp"]
         axes = {axis: getattr(cell, axis) for axis in ("dataset", "anchor", "critic", "improvement")}

@@ -9,7 +9,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from spar_core.errors import SparError
-from spar_core.members import load_member, parse_variant, variant_kind
+from spar_core.registry import load_member, parse_variant, variant_kind
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings, load_yaml, parse
 from spar_core.study import Also, Study

@@ -28,7 +28,7 @@ from spar_core.errors import SparError
 from spar_core.evaluation.fqe import FQESettings
 from spar_core.improvement.anchor import AnchorAlone
 from spar_core.improvement.base import Frozen, Improvement
-from spar_core.members import parse_variant, variant_kind
+from spar_core.registry import parse_variant, variant_kind
 from spar_core.settings import Settings
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted, only, under

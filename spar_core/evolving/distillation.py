@@ -28,7 +28,7 @@ from spar_core.anchors.training import TrainedAnchorSettings
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
-from spar_core.members import parse_variant, variant_kind
+from spar_core.registry import parse_variant, variant_kind
 from spar_core.training.context import Context
 from spar_core.training.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_tensors
 

@@ -21,7 +21,7 @@ from spar_core.data.dataset import Dataset
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.self_imitation import SelfImitation
 from spar_core.improvement.split import Split
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.theory.settings import TrainingSettings
 from spar_core.training.context import Context
 from spar_core.training.networks import Stack

@@ -1,4 +1,4 @@
-"""The environment of DVC as a child of this process. Alone here, since Ray's workers are sent it by value."""
+"""The environment variables of DVC as a child process. Ray sends this module to its workers by value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 
 def dvc_environment(**more: str) -> dict[str, str]:
-    """This process's, with its interpreter first on the path, so that `python` in dvc.yaml is this one."""
+    """Variables of this process, with its interpreter first on the path, so that dvc.yaml's `python` is the same.
+
+    Args:
+        more: variables to set besides.
+    """
     here = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), **more}

@@ -1,11 +1,11 @@
 """Run the cells of the study on a Ray cluster: `python -m stages.parallel.cluster --remote URL [--address HOST:PORT]`.
 
-Each Ray task is one cell. It brings the project's files into a workspace on its node, pulls what the cell reads from
-the DVC remote, lets `dvc repro --single-item` make the cell (or restore it, where anyone has made it before: the run
-cache is in the remote too), and pushes what came out. Ray runs a task anew whose worker was killed; it goes on from its
-checkpoint where that lies on the same node, or where --checkpoints names a folder that all nodes see.
+Each Ray task makes one cell. It unpacks the project's files into a workspace on its node, pulls the cell's inputs from
+the DVC remote, runs `dvc repro --single-item`, and pushes the outputs. The remote holds DVC's run cache too, so a cell
+that was made before is restored. Ray repeats a task whose worker was killed. The task then goes on from its checkpoint,
+if that lies on the same node or in a folder that all nodes see (--checkpoints).
 
-When all cells are done their outputs are pulled, and `dvc repro` here finds only the reports to make. Every machine
+When all cells are done, their outputs are pulled, and `dvc repro` on this machine makes only the reports. Every machine
 needs Python and the packages of requirements.txt and requirements-ray.txt.
 """
 
@@ -30,7 +30,7 @@ from stages.parallel.sweep import log_of, plan_first, say_ended, summary
 from stages.parallel.workspace import Outcome, Task, fetch, merge_lock, packed, remote_section, run_task
 from stages.run import repro
 
-# Seconds between two looks at the tasks.
+# Seconds that one wait for a task takes, at most.
 LOOK = 0.5
 
 
@@ -45,14 +45,24 @@ def cluster(
     checkpoints: str | None,
     retries: int,
 ) -> Schedule:
-    """Run the cells that the targets need, and merge what came out into dvc.lock.
+    """Run the cells that the targets need, and merge their entries into dvc.lock.
+
+    Args:
+        layout: the project.
+        targets: stages or cells; none means all.
+        address: of the Ray cluster; None starts one on this machine.
+        remote: name or URL of a DVC remote; None takes DVC's default.
+        cpus: cores, and worker processes, of a cell.
+        folder: folder on every node, for workspaces and the DVC cache.
+        checkpoints: a folder that all nodes see, or None.
+        retries: how often a cell is repeated whose worker was killed.
 
     Raises:
         SparError: Ray is not installed or not reachable, or there is no remote.
-        Interrupted: this process was asked to stop; what is done is in the remote.
+        Interrupted: this process was asked to stop; finished cells are in the remote.
     """
     ray = _ray(address)
-    # By value: the project lies on this machine alone.
+    # Sent by value, since the project lies on this machine alone.
     for module in (workspace, child):
         ray.cloudpickle.register_pickle_by_value(module)
     graph = {name: needs for name, needs in restrict(read_graph(layout.root), targets).items() if "@" in name}
@@ -89,7 +99,7 @@ def cluster(
                 say_ended(schedule, name, how, begun[name])
     merge_lock(layout.root, entries)
     if stopping:
-        raise Interrupted(f"{len(entries)} of {len(schedule.graph)} cells are done", "they are not done again")
+        raise Interrupted(f"{len(entries)} of {len(schedule.graph)} cells are done", "finished cells are not run again")
     return schedule
 
 
@@ -106,9 +116,10 @@ def _ray(address: str | None) -> Any:
 
 
 def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
-    """What a task returned; a task that Ray gave up counts as failed."""
+    """The result of a task; a task that Ray gave up counts as failed."""
     try:
-        return ray.get(reference)
+        outcome: Outcome = ray.get(reference)
+        return outcome
     except ray.exceptions.RayError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return Outcome(None, False, f"error: Ray gave '{name}' up: {first}\n")
@@ -117,13 +128,13 @@ def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.parallel.cluster``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", help="stages or cells, with what they need (default: all cells)")
-    parser.add_argument("--address", help="of the cluster (default: one of its own, on this machine)")
+    parser.add_argument("targets", nargs="*", help="stages or cells, run with all they need (default: all)")
+    parser.add_argument("--address", help="address of a running cluster (default: start one on this machine)")
     parser.add_argument("--remote", help="name of a DVC remote, or a URL that all nodes reach (default: DVC's default)")
-    parser.add_argument("--cpus", type=int, default=1, help="cores, and worker processes, of a cell (default: 1)")
-    parser.add_argument("--folder", help="on every node, for workspaces and the DVC cache (default: a temporary one)")
+    parser.add_argument("--cpus", type=int, default=1, help="cores, and worker processes, of each cell (default: 1)")
+    parser.add_argument("--folder", help="folder on every node, for workspaces and the DVC cache (default: temporary)")
     parser.add_argument("--checkpoints", help="a folder that all nodes see (default: below --folder)")
-    parser.add_argument("--retries", type=int, default=3, help="of a cell whose worker was killed (default: 3)")
+    parser.add_argument("--retries", type=int, default=3, help="repeats of a cell whose worker was killed (default: 3)")
     args = parser.parse_args(argv)
     layout = Layout()
     plan_first(layout)

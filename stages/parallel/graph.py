@@ -1,4 +1,4 @@
-"""The pipeline as DVC sees it: its stages by name, and which stages each one waits for."""
+"""The pipeline as DVC reads it: its stages by name, and the stages that each one depends on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ PLAN = "plan"
 
 
 def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
-    """Stages in an order in which they can run, each with those that it depends on. ``plan`` is left out: everything
-    waits for it, and it runs first.
+    """Stages in an order in which they can run, each with the stages that it depends on.
+
+    ``plan`` is left out: it runs first, and all other stages depend on it.
 
     Raises:
         SparError: DVC cannot read the pipeline.
@@ -34,10 +35,14 @@ def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def restrict(graph: Mapping[str, Sequence[str]], targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What the targets need, themselves included. A target is a stage, or its name before the ``@`` for all its cells.
+    """The part of a graph that the targets need, themselves included.
+
+    Args:
+        graph: stages, each with the stages that it depends on.
+        targets: names of cells, or of stages (the name before the ``@``) for all their cells; none means all.
 
     Raises:
-        SparError: there is no such stage.
+        SparError: a target is no stage of the graph.
     """
     if not targets:
         return {name: tuple(needs) for name, needs in graph.items()}

@@ -1,4 +1,4 @@
-"""Which cells may run now: the state of a sweep, whoever runs its cells."""
+"""The state of a sweep: which cells wait, run or have ended, and which cell runs next."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 class Schedule:
     """Cells that wait, run, or have ended.
 
-    A cell is ready when all that it depends on is done; what depends on a failed cell is left out. Of the ready ones,
-    that with the longest chain of cells behind it comes first.
+    A cell is ready when all cells that it depends on are done. Cells that depend on a failed cell are left out. The
+    ready cell with the longest chain of dependent cells runs first.
 
     Args:
-        graph: cells, each with those that it depends on.
-        weights: what each cell is expected to take, in any unit; 1 where it is not known.
+        graph: cells, each with the cells that it depends on.
+        weights: expected time of each cell, in any unit; the default is 1.
     """
 
     def __init__(self, graph: Mapping[str, Sequence[str]], weights: Mapping[str, float] | None = None) -> None:
@@ -40,7 +40,7 @@ class Schedule:
             heapq.heappush(self._ready, (-self._chain[name], self._order[name], name))
 
     def _chains(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Length of the longest chain from each cell to an end of the pipeline."""
+        """Sum of the weights on the longest chain from each cell to an end of the pipeline."""
         chain: dict[str, float] = {}
         left = {name: len(after) for name, after in self._dependents.items()}
         ends = [name for name, n in left.items() if n == 0]
@@ -55,7 +55,7 @@ class Schedule:
         return chain
 
     def start(self) -> str | None:
-        """The next cell to run, which counts as running from now on; None where none is ready."""
+        """Count the next ready cell as running and return it; None if no cell is ready."""
         if not self._ready:
             return None
         name = heapq.heappop(self._ready)[2]
@@ -64,7 +64,7 @@ class Schedule:
         return name
 
     def finish(self, name: str, ok: bool) -> None:
-        """A running cell has ended."""
+        """Count a running cell as done (``ok``) or failed."""
         self.running.remove(name)
         (self.done if ok else self.failed).add(name)
         if ok:
@@ -82,9 +82,9 @@ class Schedule:
 
     @property
     def ended(self) -> int:
-        """Cells that will not run any more."""
+        """Number of cells that will not run any more."""
         return len(self.done) + len(self.failed) + len(self.left_out)
 
     def over(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """Whether no cell runs and no cell waits."""
         return not self.running and not self.waiting

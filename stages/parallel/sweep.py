@@ -1,11 +1,11 @@
 """Run the cells of the study side by side: `python -m stages.parallel.sweep --jobs 2`.
 
-The results are those of `dvc repro`, which runs the cells one by one.
+The results equal those of `dvc repro`, which runs the cells one by one.
 
-Every cell is one `dvc repro --single-item` in a process of its own, which waits where another one holds DVC's lock.
-A cell's output goes to runs/sweep/<cell>.log. A cell that fails leaves out what depends on it; everything else is
-finished, and then the failures are listed. Ctrl-C lets the running cells keep their checkpoints; the same command goes
-on from there.
+Every cell is one `dvc repro --single-item` in a process of its own, which waits while another process holds DVC's lock.
+A cell's output goes to runs/sweep/<cell>.log. After a failure, the cells that depend on the failed one are left out,
+all others are finished, and the failures are listed. On Ctrl-C the running cells keep their checkpoints, and the same
+command goes on from there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from stages.parallel.child import dvc_environment
 from stages.parallel.graph import PLAN, read_graph, restrict
 from stages.parallel.schedule import Schedule
 
-# Seconds between two looks at the running cells.
+# Seconds between two polls of the running cells.
 LOOK = 0.1
 
 
 @dataclass
 class Running:
-    """A cell that runs."""
+    """A running cell: its process, its log, and the time at which it began."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -42,12 +42,12 @@ class Running:
 
 
 def log_of(layout: Layout, name: str) -> Path:
-    """Where a cell's output goes."""
+    """The file that holds a cell's output."""
     return layout.root / "runs" / "sweep" / f"{name.replace('/', '_')}.log"
 
 
 def launch(layout: Layout, name: str, workers: int) -> Running:
-    """Start `dvc repro` of one cell."""
+    """Start `dvc repro` of one cell, with ``workers`` worker processes."""
     log = log_of(layout, name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as handle:
@@ -58,21 +58,21 @@ def launch(layout: Layout, name: str, workers: int) -> Running:
             stdout=handle,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            # A group of its own: it is told to stop by this process, not by the terminal beside it.
+            # In a process group of its own, so that Ctrl-C reaches the cell through this process alone.
             start_new_session=True,
         )
     return Running(process, log, time.monotonic())
 
 
 def reason(log: Path) -> str:
-    """The line of a log that says why a cell failed."""
+    """The line of a log that tells why a cell failed."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error:")] or [line for line in lines if "ERROR" in line] or lines
     return told[0] if told else "it printed nothing"
 
 
 def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Schedule:
-    """Run what the targets need, ``jobs`` cells at a time, each with ``workers`` processes.
+    """Run the cells that the targets need, ``jobs`` at a time, each with ``workers`` worker processes.
 
     Raises:
         Interrupted: this process was asked to stop.
@@ -116,16 +116,16 @@ def tell(running: dict[str, Running], number: signal.Signals) -> None:
 
 
 def say_ended(schedule: Schedule, name: str, how: str, begun: float) -> None:
-    """Print a line about a cell that has just ended."""
+    """Print one line about a cell that has just ended."""
     took = time.monotonic() - begun
     print(f"[{schedule.ended}/{len(schedule.graph)}] {name}: {how}, {took:.0f} s", flush=True)
 
 
 def plan_first(layout: Layout) -> None:
-    """Run `plan`, for which every cell waits.
+    """Run `plan`, on which every cell depends.
 
     Raises:
-        SparError: it refused the params; its own words.
+        SparError: `plan` refused the params; the error holds its own message.
     """
     plan = launch(layout, PLAN, 1)
     if plan.process.wait() != 0:
@@ -133,10 +133,10 @@ def plan_first(layout: Layout) -> None:
 
 
 def summary(layout: Layout, schedule: Schedule) -> None:
-    """Say what failed and why.
+    """Print which cells failed and why.
 
     Raises:
-        SparError: something did.
+        SparError: a cell failed.
     """
     for name in sorted(schedule.failed):
         print(f"failed: {name}: {reason(log_of(layout, name))} ({log_of(layout, name)})", file=sys.stderr)
@@ -144,18 +144,18 @@ def summary(layout: Layout, schedule: Schedule) -> None:
         left = f", and {len(schedule.left_out)} that depend on them were left out" if schedule.left_out else ""
         raise SparError(
             f"{len(schedule.failed)} of {len(schedule.graph)} cells failed{left}; {len(schedule.done)} are done",
-            "mend what they say and run again: what is done is not done again",
+            "mend the causes and run again; finished cells are not run again",
         )
 
 
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.parallel.sweep``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", help="stages or cells, with what they need (default: the whole pipeline)")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
+    parser.add_argument("targets", nargs="*", help="stages or cells, run with all they need (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="cells that run at a time (default: 2)")
     args = parser.parse_args(argv)
     if args.jobs < 1:
-        raise SparError(f"--jobs {args.jobs} runs nothing", "set it to 1 or more")
+        raise SparError(f"--jobs {args.jobs} runs no cell", "set it to 1 or more")
     layout = Layout()
     plan_first(layout)
     cores = len(os.sched_getaffinity(0))

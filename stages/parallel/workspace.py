@@ -1,4 +1,4 @@
-"""One cell on another machine: a workspace with the project's files, what the cell reads, and a shared DVC remote."""
+"""Make one cell on another machine: in a workspace with the project's files, with inputs from a shared DVC remote."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from stages.parallel.child import dvc_environment
 
 REMOTE = "cells"
 LOCK = "dvc.lock"
-# Characters of a task's output that travel back.
+# Characters of a task's output that are sent back, at most.
 LOG = 200_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task is told.
+    """The description of one cell's work.
 
     Attributes:
-        name: of the cell.
-        needs: the entries of dvc.lock of the cells whose outputs it reads.
+        name: name of the cell.
+        needs: entries of dvc.lock of the cells whose outputs this cell reads.
         remote: DVC's section of the remote, such as ``{"url": ...}``.
-        folder: on the node, for workspaces and the cache.
+        folder: folder on the node, for workspaces and the cache.
         checkpoints: a folder that all nodes see, or None.
-        workers: processes.
+        workers: number of worker processes.
     """
 
     name: str
@@ -52,7 +52,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task returns: the cell's entry of dvc.lock (None where it failed), whether its command ran, its output."""
+    """The result of a task.
+
+    Attributes:
+        entry: the cell's entry of dvc.lock; None after a failure.
+        ran: whether the cell's command ran; otherwise the cell was restored from the cache.
+        log: the end of the output.
+    """
 
     entry: Any
     ran: bool
@@ -60,8 +66,10 @@ class Outcome:
 
 
 def packed(root: Path) -> bytes:
-    """The project's own files as they are now, tracked or new, with the plan's digests; an archive that only depends
-    on their contents."""
+    """An archive of the project's own files as they are now, tracked or new, and of the plan's digests.
+
+    The bytes of the archive depend only on the names, contents and modes of the files.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -82,10 +90,10 @@ def packed(root: Path) -> bytes:
 
 
 def remote_section(root: Path, remote: str | None) -> dict[str, Any]:
-    """DVC's section of a remote: of the given name, of the default one, or one of a URL.
+    """DVC's section of the named remote, of the default remote (for None), or of a remote at a URL.
 
     Raises:
-        SparError: no remote is given and the project has no default one.
+        SparError: no remote is given, and the project has no default one.
     """
     with Repo(str(root)) as repo:
         name = remote or repo.config["core"].get("remote")
@@ -101,7 +109,7 @@ def fetch(root: Path, remote: Mapping[str, Any], names: Sequence[str]) -> None:
     """Bring the outputs of cells, and the run cache, from the remote into the cache of the project.
 
     Raises:
-        SparError: not all of it came.
+        SparError: an output did not arrive.
     """
     known = {"core": {"remote": REMOTE}, "remote": {REMOTE: dict(remote)}}
     try:
@@ -118,7 +126,7 @@ def lock_entries(root: Path) -> dict[str, Any]:
 
 
 def merge_lock(root: Path, entries: Mapping[str, Any]) -> None:
-    """Put entries into dvc.lock, in one step."""
+    """Put entries into dvc.lock; the file is replaced in one step."""
     draft = root / f".{LOCK}.draft"
     content = {"schema": "2.0", "stages": {**lock_entries(root), **entries}}
     draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -126,14 +134,14 @@ def merge_lock(root: Path, entries: Mapping[str, Any]) -> None:
 
 
 def run_task(tree: bytes, task: Task) -> Outcome:
-    """Make the cell or restore it, and push it."""
+    """Make the cell, or restore it from the cache, and push it to the remote."""
     base = Path(task.folder)
     with slot(base / hashlib.md5(tree, usedforsecurity=False).hexdigest()) as (workspace, lock):
         _prepare(workspace, tree, base / "cache", task)
         merge_lock(workspace, task.needs)
         output = ""
         steps = (
-            # A stage without outputs in the cache: all that comes is the run cache.
+            # `plan` has no output in the cache, so only the run cache is fetched.
             ["fetch", "--run-cache", "plan"],
             ["repro", "--pull", "--single-item", task.name],
             ["push", "--run-cache", task.name],
@@ -152,7 +160,7 @@ def _dvc(workspace: Path, lock: int, arguments: list[str], base: Path, task: Tas
         OMP_NUM_THREADS="1",
         SPAR_WORKERS=str(task.workers),
         SPAR_CHECKPOINTS=task.checkpoints or str(base / "checkpoints"),
-        # A killed task leaves no stage behind that would go on beside the one that takes its place.
+        # When the task is killed, its stage ends too, and does not run beside the stage of the next attempt.
         SPAR_END_WITH=str(os.getpid()),
     )
     result = subprocess.run(
@@ -163,7 +171,7 @@ def _dvc(workspace: Path, lock: int, arguments: list[str], base: Path, task: Tas
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # DVC outlives a killed task for a moment, and its workspace stays taken until it has ended.
+        # DVC outlives a killed task for a moment; the workspace stays locked until DVC has ended.
         pass_fds=[lock],
     )
     return result.returncode, result.stdout
@@ -171,10 +179,10 @@ def _dvc(workspace: Path, lock: int, arguments: list[str], base: Path, task: Tas
 
 @contextmanager
 def slot(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A workspace that no other task uses, the first whose lock is free, and the descriptor of its lock.
+    """The first workspace that no other task uses, and the file descriptor of its lock.
 
-    The lock is free again when every process that has the descriptor has ended: the task's and, where they are given
-    it, its children.
+    The lock is free again when every process that holds the descriptor has ended: this process, and the children that
+    inherit the descriptor.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -190,7 +198,7 @@ def slot(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _prepare(workspace: Path, tree: bytes, cache: Path, task: Task) -> None:
-    """The project's files, and a DVC that knows the node's cache and the remote."""
+    """Unpack the project's files, and configure DVC to use the node's cache and the remote."""
     ready = workspace / ".ready"
     if ready.exists():
         return

@@ -1,5 +1,5 @@
-"""What the pipeline tells MLflow: live runs, published results, models, and where all of it lies.
+"""Everything that the pipeline sends to MLflow: live runs, published results and models.
 
-Nothing here reaches an artifact. The two ways in are ``python -m stages.tracking.publish`` and
+No artifact depends on this package. Its two entry points are ``python -m stages.tracking.publish`` and
 :mod:`stages.tracking.tracked`.
 """

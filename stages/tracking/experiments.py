@@ -1,4 +1,4 @@
-"""What a person finds who opens an experiment: a description, and the results as a table of their own."""
+"""The front page of an MLflow experiment: a description, and a table of the results."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _COLUMNS = (
 
 
 def view_path(experiment: str) -> str:
-    """The page, below the server's address and ``/#``, that shows the results with the columns that matter."""
+    """Path of the page with the table of results, below the server's address and ``/#``."""
     return f"/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_VIEW}"
 
 
 def experiment_tags(experiment: str, there: Mapping[str, str], dataset: str, study: Study) -> dict[str, str]:
-    """A description for who opens the experiment, the studies in it, and the view that it links to.
+    """The experiment's description, its studies, and the view that shows the results.
 
     Args:
-        experiment: its id.
-        there: the tags that it has.
-        dataset: what it is named by.
+        experiment: id of the experiment.
+        there: present tags of the experiment.
+        dataset: the dataset, which names the experiment.
         study: the study that publishes.
     """
     studies = with_study(there.get(STUDY_TAG), study)
-    # MLflow shows the first line until a person opens the rest.
+    # MLflow shows the first line until the rest is opened.
     text = f"""SPAR on `{dataset}`: **[show the results](#{view_path(experiment)})**. Studies: {studies[STUDY_TAG]}.
 
 The results are one run for each anchor, critic and rule. By hand, search for
 
     {RESULTS}
 
-and show the columns `final/return_mean` and `final/gain_over_anchor`. A result's description links to the stage runs
-that it rests on, its artifacts hold the report, and its model is the trained policy. More filters:
+and show the columns `final/return_mean` and `final/gain_over_anchor`. A result's description links to the runs of the
+stages behind it, its artifacts hold the report, and its model is the trained policy. More filters:
 
     tags.`spar.stage` = 'fit_critic'
     tags.anchor = 'mlp' and tags.improvement = 'spar_proj'
@@ -56,9 +56,9 @@ The policies behind the aliases are in the registered model
     return {
         **studies,
         "mlflow.note.content": text,
-        # Spares a person MLflow's question whether this is about language models.
+        # Answers MLflow's question whether the experiment is about language models.
         "mlflow.experimentKind": "custom_model_development",
-        # What MLflow's own "share view" stores.
+        # MLflow's own "share view" stores the same.
         f"mlflow.sharedViewState.{_VIEW}": json.dumps(_view()),
     }
 

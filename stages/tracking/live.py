@@ -1,7 +1,7 @@
-"""Live tracking: what a stage logs to MLflow while it trains.
+"""Live tracking: the run that a stage logs to MLflow while it trains.
 
-Tracking never fails a stage. Whatever goes wrong ends in one line of warning, and since a run counts as
-finished only when everything of it was logged, ``python -m stages.tracking.publish`` adds the run afterwards.
+Tracking never makes a stage fail. Any error ends in one line of warning. A run counts as finished only when all of it
+was logged, so ``python -m stages.tracking.publish`` adds the run afterwards.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LIVE_LOCK_SECONDS = 20.0
 
 
 class Thinner:
-    """Chooses which points of a growing curve to keep, ``CURVE_POINTS`` at most.
+    """Chooses which points of a growing curve to keep, ``limit`` at most.
 
-    With ``total`` (the last step) they are evenly spread. Without, the first hundred are kept, then every
-    second for fifty, every fourth for twenty-five, and so on: less and less of a curve of unknown length.
+    If the last step (``total``) is known, the points are evenly spread. Otherwise the first half of ``limit`` are kept
+    in full, then every second point for a quarter of ``limit``, every fourth for an eighth, and so on.
     """
 
     def __init__(self, total: int | None = None, limit: int = CURVE_POINTS) -> None:
@@ -53,7 +53,7 @@ class Thinner:
 
 
 class LiveRun:
-    """One cell's run in MLflow while the cell is computed; with no store behind it, every call is a no-op."""
+    """One cell's run in MLflow while the cell is computed. Without a store, no call does anything."""
 
     def __init__(self, cell: Cell, total_steps: int | None = None) -> None:
         self.cell = cell
@@ -70,7 +70,7 @@ class LiveRun:
 
     @property
     def active(self) -> bool:
-        """Whether anything is being logged (no run is, where one with the same digest is finished)."""
+        """Whether this run is being logged. It is not if a run with the same digest is finished."""
         return self.run_id is not None
 
     def log_curve(self, step: int, metric: str, seed: int | None, value: float) -> None:
@@ -91,11 +91,11 @@ class LiveRun:
             self.flush()
 
     def log_final(self, metrics: Mapping[str, Any]) -> None:
-        """Hand over the content of metrics.json; it is logged as ``final/...`` when the run closes."""
+        """Take the content of metrics.json, which is logged as ``final/...`` when the run closes."""
         self._final.update(metrics)
 
     def flush(self) -> None:
-        """Send what is buffered."""
+        """Send the buffered points."""
         points, self._buffer, self._flushed = self._buffer, [], time.monotonic()
         if self.active and points:
             self._try(lambda store, run_id: store.log(run_id, points))
@@ -137,11 +137,10 @@ class LiveRun:
 
     def _complete(self, store: Store, run_id: str, layout: Layout) -> None:
         store.log(run_id, final_points(self._final, self.cell.seed_numbers))
-        # At the end, since `download` writes the manifest that the input is described from.
         store.dataset(run_id, self.cell.dataset, layout.data(self.cell.dataset))
 
     def _settle(self, store: Store, run_id: str) -> None:
-        """Another machine may have logged the same cell meanwhile."""
+        """Delete all but one run, since another machine may have logged the same cell meanwhile."""
         if store.shared:
             with store.lock():
                 store.finished(self._experiment, self._digest, self.cell.tags())
@@ -149,7 +148,7 @@ class LiveRun:
     def _stop_monitor(self, send: bool) -> None:
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
-            # It logs its own troubles, which do not matter, and raises none.
+            # Errors of the monitor do not matter.
             with suppress(Exception):
                 stop_monitor(monitor, send)
 
@@ -162,13 +161,13 @@ class LiveRun:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Stop logging. The run stays unfinished, which is what makes ``publish`` write it anew."""
+        """Stop logging. The run stays unfinished, so ``publish`` writes it anew."""
         self.run_id = self._store = None
         self._buffer.clear()
         self._stop_monitor(send=False)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         print(
-            f"warning: {self.cell.name} is not tracked in MLflow ({reason}); the work goes on, and "
+            f"warning: {self.cell.name} is not tracked in MLflow ({reason}); the stage goes on, and "
             "`python -m stages.tracking.publish` adds the run afterwards",
             file=sys.stderr,
         )
@@ -186,16 +185,16 @@ def live_run(
 ) -> Iterator[LiveRun]:
     """Track a cell in MLflow for as long as the block runs.
 
-    Nothing is logged where a finished run with the same digest exists, or with ``SPAR_TRACKING=off``. The
-    run ends FINISHED, or FAILED where the block raised (KILLED on Ctrl-C); the error is passed on.
+    Nothing is logged if a finished run with the same digest exists, or with ``SPAR_TRACKING=off``. The run ends as
+    FINISHED, as FAILED if the block raised an error, or as KILLED on Ctrl-C. The error is passed on.
 
     Args:
-        cell: what is being computed.
-        cell_digest: its identity, ``stages.cells.cell_digest(params, inputs, code_digest)``.
-        params: the params of its ``meta.json``.
+        cell: the cell that is made.
+        cell_digest: identity of the cell, ``stages.cells.cell_digest(params, inputs, code_digest)``.
+        params: the params of the cell's ``meta.json``.
         layout: the project.
         total_steps: last step of the curves, for an even choice of the points to keep.
-        study: name of the study, for the tag ``spar.study`` (``publish`` adds it otherwise).
+        study: name of the study, for the tag ``spar.study``; without a name, ``publish`` adds the tag.
     """
     run = LiveRun(cell, total_steps)
     if os.environ.get("SPAR_TRACKING", "").lower() not in ("off", "0", "false", "no"):

@@ -1,8 +1,8 @@
-"""Trained policies as MLflow models: the rule's policies of all seeds, and the code that acts, in one folder.
+"""Trained policies as MLflow models: a rule's policies of all seeds, with the code that they act with, in one folder.
 
-A model is written under the client of the project's store alone: MLflow's ``log_model`` would go by the process's
-active run and its tracking address. One model belongs to one result run; it is found by the digest of its policies,
-and one that a killed publish left half-written is deleted.
+A model is logged through the client of the project's store. MLflow's own ``log_model`` would use the active run and the
+tracking address of the process instead. One model belongs to one result run and is found by the digest of its policies.
+A model that a killed publication left half-written is deleted.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 
 from spar_core.artifacts import digest_folder, digest_value, read_json
 from spar_core.errors import SparError
-from spar_core.members import variant_kinds
 from spar_core.policy import POLICY
+from spar_core.registry import variant_kinds
 from spar_core.study import Study
-from stages.closure import REGISTRY, RESOURCES, closure, member_module, module_file
+from stages.closure import closure, files_of, member_module
 from stages.tracking.published import STUDY_TAG, Key, with_study
 from stages.tracking.store import WRITER_TAG, Store, dataset_digest, pages
 
 POLICY_DIGEST_TAG = "spar.policy_digest"
-# This checkout: the code that is served, and the pins that it is served with.
+# The checkout whose code and pinned versions a model holds.
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("served_policy.py")
 REQUIREMENTS = ("numpy", "torch", "safetensors", "pydantic", "pyyaml", "mlflow")
@@ -38,14 +38,14 @@ REQUIREMENTS = ("numpy", "torch", "safetensors", "pydantic", "pyyaml", "mlflow")
 def ensure_model(
     store: Store, experiment: str, run: Any, key: Key, policies: Sequence[Path], study: Study, data: Path
 ) -> tuple[Any, bool]:
-    """The logged model of a result run, and whether it was logged now.
+    """The logged model of a result run, and whether this call has logged it.
 
     Args:
-        store: where.
-        experiment: its id.
+        store: the store.
+        experiment: id of the experiment.
         run: the result run.
         key: the rule.
-        policies: its policy artifacts, one a seed group.
+        policies: the rule's policy artifacts, one a seed group.
         study: the study that publishes.
         data: folder of the dataset's artifact.
     """
@@ -55,7 +55,7 @@ def ensure_model(
         written = ""
         if kept is None:
             written = _log(store, experiment, run.info.run_id, key, policies, digest, study)
-            # Another machine may have logged the same meanwhile.
+            # Another machine may have logged the same model meanwhile.
             kept = _logged(store, experiment, run.info.run_id, digest)
         _update(store, run, kept, study, {"dataset_name": key.dataset, "dataset_digest": dataset_digest(data)})
     return kept, kept.model_id == written
@@ -77,13 +77,13 @@ def _log(
     with tempfile.TemporaryDirectory() as folder:
         files = write_model(Path(folder), policies, model_id=model.model_id, run_id=run_id)
         store.client.log_model_artifacts(model.model_id, str(files))
-    # READY means that everything is there.
+    # The status READY means that the model is complete.
     store.client.finalize_logged_model(model.model_id, "READY")
     return model.model_id
 
 
 def _logged(store: Store, experiment: str, run_id: str, digest: str) -> Any | None:
-    """The whole model of a run and digest, the oldest of several; every other model of the run is deleted."""
+    """The oldest complete model of a run and digest, or None; all other models of the run are deleted."""
     query = f"source_run_id = '{run_id}'"
     found = pages(lambda token: store.client.search_logged_models([experiment], query, page_token=token))
     whole = [m for m in found if str(m.status) == "READY" and m.tags.get(POLICY_DIGEST_TAG) == digest]
@@ -101,14 +101,14 @@ def _logged(store: Store, experiment: str, run_id: str, digest: str) -> Any | No
 def _delete(store: Store, model: Any) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    # MLflow keeps the files of a deleted model. Where it cannot delete them, they lie there and nobody sees them.
+    # MLflow keeps the files of a deleted model, so they are deleted here. A failure leaves files that are never seen.
     with suppress(Exception):
         get_artifact_repository(model.artifact_location, tracking_uri=store.uri).delete_artifacts()
     store.client.delete_logged_model(model.model_id)
 
 
 def _update(store: Store, run: Any, model: Any, study: Study, dataset: dict[str, str]) -> None:
-    """Bring up to date what a model tells beside its files: studies, the run it came from, the rule's numbers."""
+    """Bring a model's tags, source run and metrics up to date."""
     from mlflow.entities import LoggedModelOutput
 
     tags = with_study(model.tags.get(STUDY_TAG), study)
@@ -133,7 +133,7 @@ def _params(policies: Sequence[Path]) -> dict[str, str]:
 
 
 def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path:
-    """Write an MLflow model into a new folder below ``folder``, and return that.
+    """Write an MLflow model into a new folder below ``folder``, and return the new folder.
 
     Args:
         folder: an empty folder.
@@ -165,11 +165,11 @@ def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path
             code_paths=[str(_acting_code(folder / "code", policies))],
             signature=signature,
             input_example=mean[None],
-            # Named, because MLflow would otherwise load the model in another process to see what it imports.
+            # Without a list, MLflow would load the model in another process to see what it imports.
             pip_requirements=requirements(policies),
             mlflow_model=model,
         )
-    # Where these files lay on this machine is nobody's business.
+    # Remove the paths of this machine.
     flavor = model.flavors["python_function"]
     flavor["model_code_path"] = SCRIPT.name
     for artifact in flavor["artifacts"].values():
@@ -181,7 +181,7 @@ def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path
 
 
 def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
-    """A copy of the modules of ``spar_core`` that these policies act with, and of nothing else."""
+    """Copy the modules of ``spar_core`` that these policies act with, and no others, into ``folder``."""
     parts = [part for policy in policies for part in read_json(policy / POLICY)["parts"].items()]
     members = [
         member_module(name, kind)
@@ -189,10 +189,8 @@ def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
         if name != "residual"
         for kind in variant_kinds(part["kind"], part["settings"])
     ]
-    for module in [*closure(ROOT, ["spar_core.policy", *members]), REGISTRY]:
-        file = module_file(ROOT, module)
-        assert file is not None
-        for source in (file, *(ROOT / name for name in RESOURCES.get(module, ()))):
+    for module in closure(ROOT, ["spar_core.policy", *members]):
+        for source in files_of(ROOT, module):
             target = folder / source.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
@@ -200,20 +198,26 @@ def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
 
 
 def requirements(policies: Sequence[Path]) -> list[str]:
-    """The pins of what acting needs, from the project's own list."""
+    """The packages that acting needs, with the versions that requirements.txt pins.
+
+    Raises:
+        SparError: requirements.txt does not pin one of the packages.
+    """
     anchors = [read_json(policy / POLICY)["parts"]["anchor"]["settings"] for policy in policies]
     names = [*REQUIREMENTS, *(["onnxruntime"] if any(anchor.get("onnx") for anchor in anchors) else [])]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = {line.split("==")[0].strip(): line.strip() for line in lines if "==" in line}
     missing = [name for name in names if name not in pins]
     if missing:
-        raise SparError(f"requirements.txt does not pin {missing[0]}", "a logged model is served with these versions")
+        raise SparError(
+            f"requirements.txt does not pin {missing[0]}", "a logged model is served with the pinned versions"
+        )
     return [pins[name] for name in names]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's remarks on the model, none of which the user can act on."""
+    """Hide MLflow's remarks on the model, which the user can do nothing about."""
     loggers = [logging.getLogger(name) for name in ("mlflow.models", "mlflow.pyfunc", "mlflow.types", "mlflow.utils")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""Where the project's MLflow store is, and which lock file goes with it. Cosmetic.
+"""The address of the project's MLflow store, and the store's lock file.
 
-A store is either a SQLite file, which only processes of one machine share, or it is *shared*: a server, or a
-database on one, to which other projects and other machines may write at the same moment.
+A store is either a SQLite file, which only processes of one machine share, or it is *shared*: a server, or a database
+on a server, to which other projects and other machines may write at the same moment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EXPERIMENTS_DIR = (".dvc", "tmp", "exps")
 
 
 def main_root(root: Path) -> Path:
-    """The project's root, also from within the worktrees of ``dvc exp run --temp`` and ``--queue``."""
+    """The project's root, also for the worktrees of ``dvc exp run --temp`` and ``--queue``."""
     parts = root.resolve().parts
     for index in range(len(parts) - 2):
         if parts[index : index + 3] == _EXPERIMENTS_DIR:
@@ -26,10 +26,9 @@ def main_root(root: Path) -> Path:
 
 
 def tracking_uri(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` where it is set, else ``mlflow.db`` at the main project's root, both absolute.
+    """``MLFLOW_TRACKING_URI`` if it is set, else ``mlflow.db`` at the main project's root.
 
-    A relative SQLite path of the variable counts from the main project's root, not from the directory that
-    a stage happens to run in.
+    A SQLite path is made absolute. A relative one counts from the main project's root, wherever the stage runs.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     base = main_root(root)
@@ -40,7 +39,7 @@ def tracking_uri(root: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI, or None for a shared store."""
+    """The file of a SQLite URI; None for a shared store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
@@ -52,8 +51,8 @@ def is_server(uri: str) -> bool:
 def lock_file(uri: str) -> Path:
     """The file that this user's processes on this machine lock before they write to a store.
 
-    It lies beside a SQLite database. For a shared store it is named by the store's address, so that several clones
-    of the project exclude each other.
+    The lock file of a SQLite database lies beside it. For a shared store, the file is named by the store's address, so
+    that several clones of the project exclude each other.
     """
     database = sqlite_path(uri)
     if database:
@@ -63,5 +62,5 @@ def lock_file(uri: str) -> Path:
 
 
 def without_password(text: str) -> str:
-    """A text with the user and password of every address in it replaced."""
+    """The text, with the user and password of every address replaced by ``***``."""
     return re.sub(r"//[^@/\s]*@", "//***@", text)

@@ -1,4 +1,4 @@
-"""What of an artifact becomes metrics in MLflow: curves, final values, and the summary of a rule."""
+"""The metrics that MLflow gets from artifacts: curves, final values, and the summary of a rule."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class Folders:
-    """Artifacts of one kind: those of a rule, and those of the anchor alone; one a seed group."""
+    """Artifacts of one kind, one a seed group: those of a rule (``own``), and those of the anchor alone."""
 
     own: list[Path]
     anchor: list[Path]
 
 
 def curve_key(metric: str, seed: int | None) -> str:
-    """MLflow name of one seed's curve; without a seed, of the mean over seeds."""
+    """MLflow name of one seed's curve, or of the mean over seeds (``seed`` None)."""
     return metric if seed is None else f"{metric}/seed_{seed}"
 
 
@@ -50,9 +50,9 @@ def final_points(metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> list[Poi
 
 
 def curve_points(path: Path) -> list[Point]:
-    """All curves of a ``curves.csv``, one a seed and the mean over seeds, thinned to ``CURVE_POINTS`` each.
+    """All curves of a ``curves.csv``, of each seed and of the mean over seeds, thinned to ``CURVE_POINTS`` points each.
 
-    A cell that trained nothing has no such file, and no points.
+    A cell that trained nothing has no such file, and the result is empty.
     """
     if not path.is_file():
         return []
@@ -72,9 +72,9 @@ def curve_points(path: Path) -> list[Point]:
 
 
 def evaluation_points(path: Path) -> list[Point]:
-    """Final values of an evaluation cell from its ``episodes.csv``: the mean, and one a seed.
+    """Final values of an evaluation cell from its ``episodes.csv``: the mean over seeds, and one a seed.
 
-    There are none where no policy was rolled out.
+    The result is empty if no policy was rolled out.
     """
     by_seed: dict[int, list[dict[str, str]]] = defaultdict(list)
     for row in _episodes(path):
@@ -91,7 +91,7 @@ def evaluation_points(path: Path) -> list[Point]:
 
 
 def estimate_points(path: Path) -> list[Point]:
-    """Final values of an estimate cell from its ``estimates.json``, by names that no return has."""
+    """Final values of an estimate cell from its ``estimates.json``, by names that differ from those of returns."""
     found = read_json(path)
     values = {name: found[name] for name in ("fqe", "critic_estimate") if found.get(name) is not None}
     return final_points(values, tuple(found["seeds"]))
@@ -102,15 +102,15 @@ def result_metrics(
 ) -> dict[str, float]:
     """``final/...`` metrics of one (dataset, anchor, critic, improvement).
 
-    They are the report's own numbers where the study has a report; else what the folders give without statistics:
-    mean return, spread over seeds, normalised score, and gain over the anchor; or, of a policy that was not rolled
-    out, mean estimate and gain over the anchor's.
+    The numbers come from the study's report if there is one. Otherwise they are computed from the folders: mean return,
+    standard deviation over seeds, normalised score, and gain over the anchor. For a policy that was not rolled out they
+    are the mean estimate and its gain over the anchor's.
 
     Args:
         report: folder of the study's report.
-        key: which rule.
+        key: dataset, anchor, critic and improvement of the rule.
         evaluations: evaluation folders of the rule, and of the anchor alone on the same axes.
-        estimates: the same of its estimates, where the study has them.
+        estimates: likewise the folders of the estimates, if the study has them.
     """
     table = report / "metrics.json"
     prefix = "/".join(key) + "/"
@@ -136,7 +136,7 @@ def result_metrics(
 
 
 def _estimated_metrics(estimates: Folders, is_anchor: bool) -> dict[str, float]:
-    """The same of a rule that was not rolled out: no name that a return has."""
+    """Metrics of a rule that was not rolled out, by names that differ from those of returns."""
     ours, theirs = _seed_estimates(estimates.own), _seed_estimates(estimates.anchor)
     if not ours:
         return {}

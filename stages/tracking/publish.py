@@ -1,8 +1,8 @@
 """Make sure that every cell of the study is in MLflow, from artifacts alone.
 
-A stage that DVC restores from its cache runs no code and so logs nothing; a tracking database can be lost,
-or be a new one after `dvc pull`. This step closes all such gaps, and may be repeated or interrupted freely:
-runs are keyed by the digest of params, inputs and code, and an unfinished run is written anew.
+A stage that DVC restores from its cache runs no code and logs nothing. A tracking database can be lost, or be new after
+`dvc pull`. This step adds all missing runs. It may be repeated or interrupted at any time: runs are found by the digest
+of params, inputs and code, and an unfinished run is written anew.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from stages.tracking.registered import register
 from stages.tracking.results import attach_report, ensure_result
 from stages.tracking.store import DIGEST_TAG, Point, Store
 
-# On a shared store another machine may publish the same at this moment. Then MLflow refuses what the other has just
-# written or deleted, and whoever wrote something looks once more whether the other has written it too.
+# Another machine may publish the same to a shared store at this moment. MLflow then refuses to write what the other has
+# just written or deleted, so the publication is repeated, at most this often. A machine that has written something also
+# repeats once, to find runs that the other machine has written too.
 _PASSES = 5
 
 
 def publish(study: Study, layout: Layout) -> Tally:
-    """Bring MLflow up to date with the study; safe to repeat, and to run twice at once."""
+    """Bring MLflow up to date with the study. Several processes may do so at once."""
     records = read_records(study, layout)
     version = version_tags(layout.root)
     added = models_added = 0
@@ -66,7 +67,7 @@ def publish(study: Study, layout: Layout) -> Tally:
 
 
 def attach(study: Study, layout: Layout) -> None:
-    """Attach the report as it now lies there to the study's result runs: its page names the runs, so it comes last."""
+    """Attach the present report to the study's result runs. Its page names the runs, so this comes last."""
     with _readable_errors(layout.root):
         store = Store(layout.root)
         for dataset in study.datasets:
@@ -82,7 +83,7 @@ def _publish_dataset(
     version: dict[str, str],
     tally: Tally,
 ) -> None:
-    """One experiment: its stage runs, result runs, models and registered model."""
+    """Publish the experiment of a dataset: stage runs, result runs, models and the registered model."""
     experiment = store.experiment(dataset)
     there = store.client.get_experiment(experiment).tags
     store.describe(experiment, there, experiment_tags(experiment, there, dataset, study))
@@ -102,19 +103,19 @@ def _publish_dataset(
 
 
 def _ensure_cell(store: Store, experiment: str, record: Record, layout: Layout, tally: Tally) -> Any:
-    """The finished run of a cell, written now where there is none."""
+    """The finished run of a cell, which is written if it is missing."""
     cell = record.cell
     with store.lock():
         tally.present += 1
         run = store.finished(experiment, record.digest, cell.tags())
         if run is not None:
-            # A live run whose stage had no final values at hand.
+            # A live run does not hold the final values of every stage.
             if not any(name.startswith("final/") for name in run.data.metrics):
                 store.log(run.info.run_id, _finals(record))
             return run
         tags = {**cell.tags(), DIGEST_TAG: record.digest, "mlflow.source.name": f"stages/{cell.stage}.py"}
         run_id = store.start(experiment, cell.name, tags, record.params)
-        if cell.stage != "evaluate":  # which keeps those of its parts, for the report
+        if cell.stage != "evaluate":  # An evaluation holds the curves of the policy's parts, for the report.
             store.log(run_id, curve_points(record.folder / "curves.csv"))
         store.log(run_id, _finals(record))
         store.dataset(run_id, cell.dataset, layout.data(cell.dataset))
@@ -134,7 +135,7 @@ def _finals(record: Record) -> list[Point]:
 
 
 def version_tags(root: Path) -> dict[str, str]:
-    """Commit and digest of ``dvc.lock``, as far as there are any."""
+    """Tags with the commit and the digest of ``dvc.lock``, as far as these exist."""
     tags: dict[str, str] = {}
     git = ["git", "-C", str(root)]
     try:
@@ -151,7 +152,7 @@ def version_tags(root: Path) -> dict[str, str]:
 
 @contextmanager
 def _readable_errors(root: Path) -> Iterator[None]:
-    """Turn a store that does not work into one line."""
+    """Turn the errors of a store into a SparError of one line."""
     try:
         from filelock import Timeout
         from mlflow.exceptions import MlflowException
@@ -170,7 +171,7 @@ def _readable_errors(root: Path) -> Iterator[None]:
 
 
 def summary(tally: Tally, root: Path) -> str:
-    """What to tell the user at the end."""
+    """The lines that tell the user what was published and where to look."""
     uri = without_password(tracking_uri(root))
     look = uri if is_server(uri) else f"mlflow ui --backend-store-uri {uri}"
     return "\n".join(
@@ -178,13 +179,13 @@ def summary(tally: Tally, root: Path) -> str:
             *(f"note: {line}" for line in tally.notes),
             f"MLflow: {tally.present} runs present, {tally.added} added, in {', '.join(tally.experiments)}; "
             f"{tally.models} models, {tally.models_added} added",
-            f"Look at them with: {look}",
+            f"See them with: {look}",
         ]
     )
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Command line: publish the study of ``params.yaml``."""
+    """Entry point of ``python -m stages.tracking.publish``."""
     parser = argparse.ArgumentParser(prog="python -m stages.tracking.publish", description=__doc__.split("\n\n")[0])
     parser.add_argument("--study-params", type=Path, default=Path("params.yaml"), metavar="FILE")
     options = parser.parse_args(argv)

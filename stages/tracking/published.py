@@ -1,4 +1,4 @@
-"""What ``publish`` works on: the study's cells as artifacts, as runs, and gathered by rule."""
+"""The study's cells as ``publish`` handles them: as artifacts, as runs, and grouped by rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STUDY_TAG = "spar.study"
 
 @dataclass(frozen=True)
 class Record:
-    """A cell whose artifact is at hand."""
+    """A cell whose artifact exists, with the content of its ``meta.json`` and its identity (``digest``)."""
 
     cell: Cell
     folder: Path
@@ -29,7 +29,7 @@ class Record:
 
 @dataclass
 class Tally:
-    """What a publish did."""
+    """Numbers of runs and models that a publication found and added, and notes for the user."""
 
     present: int = 0
     added: int = 0
@@ -39,13 +39,13 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
-        """Something to tell the user, once."""
+        """Add a line for the user, if it is not there already."""
         if line not in self.notes:
             self.notes.append(line)
 
 
 class Key(NamedTuple):
-    """A rule on its parts: what a result is about."""
+    """A rule on one dataset, anchor and critic, which a result run describes."""
 
     dataset: str
     anchor: str
@@ -57,13 +57,13 @@ class Key(NamedTuple):
         return self._asdict()
 
     def holds(self, cell: Cell) -> bool:
-        """Whether the rule's result depends on a cell: on each axis that the cell has, they agree."""
+        """Whether the rule's result depends on a cell, which then agrees with the rule on each axis that it has."""
         axes = (cell.dataset, cell.anchor, cell.critic, cell.improvement)
         return all(own in (None, wanted) for own, wanted in zip(axes, self, strict=True))
 
     @property
     def baseline(self) -> Key:
-        """The anchor alone, on the same axes."""
+        """The anchor alone, on the same dataset, anchor and critic."""
         return self._replace(improvement="anchor")
 
 
@@ -74,7 +74,7 @@ def read_records(study: Study, layout: Layout) -> list[Record]:
     """The artifacts of every cell of the study.
 
     Raises:
-        SparError: one is missing.
+        SparError: an artifact is missing.
     """
     digests = load_yaml(layout.digests)
     cells = study_cells(study)
@@ -101,11 +101,11 @@ def rules(published: Published) -> list[Key]:
 
 
 def folders(published: Published, key: Key, stage: str) -> list[Path]:
-    """Artifacts of one stage of a rule, one a seed group."""
+    """Artifacts of one stage of a rule, one for each seed group."""
     return [record.folder for record, _ in published if record.cell.stage == stage and key.holds(record.cell)]
 
 
 def with_study(there: str | None, study: Study) -> dict[str, str]:
-    """Runs are shared between studies: the tag lists every study that has published the run."""
+    """The tag that lists every study that has published a run, with this study added."""
     names = set(filter(None, (there or "").split(", ")))
     return {STUDY_TAG: ", ".join(sorted(names | {study.name}))}

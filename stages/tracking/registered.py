@@ -1,7 +1,8 @@
-"""The model registry: one registered model a dataset, with the policies that an alias points to.
+"""The model registry: one registered model for each dataset, whose aliases point to policies.
 
-``champion`` is the rule whose interval of the mean return has the best lower end in the study's report, ``anchor``
-the cloned policy that it started from. What was not rolled out, or has no interval, is never a champion.
+The alias ``champion`` is the rule whose interval of the mean return has the highest lower end in the study's report.
+The alias ``anchor`` is the cloned policy that the champion started from. A rule without rollouts, or without an
+interval, is never a champion.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stages.tracking.store import Store, pages
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 CHAMPION, ANCHOR = "champion", "anchor"
-# Of the report's table, what a version's tags tell.
+# Columns of the report's table that become tags of a version.
 _NUMBERS = ("return_mean", "return_low", "return_high", "gain_over_anchor", "gain_low", "gain_high")
 
 Models = Mapping[Key, Any]  # the logged model of each rule
@@ -28,12 +29,12 @@ Rows = Mapping[Key, Mapping[str, str]]  # the rows of the report's table
 
 
 def registered_name(dataset: str) -> str:
-    """The registered model of a dataset. Ids hold slashes, which MLflow forbids, and no dots."""
+    """Name of a dataset's registered model. MLflow forbids the slashes of dataset ids, which hold no dots."""
     return dataset.replace("/", ".")
 
 
 def report_rows(study: Study, layout: Layout) -> Rows | None:
-    """The table of the study's report by rule, or None where there is no report."""
+    """Rows of the report's table by rule; None if the study has no report."""
     table = layout.report(study.name) / "table.csv"
     if not table.is_file():
         return None
@@ -43,7 +44,7 @@ def report_rows(study: Study, layout: Layout) -> Rows | None:
 
 
 def choose(rows: Rows, models: Models) -> dict[str, Key]:
-    """Which rule gets which alias."""
+    """The rule that each alias points to."""
     known = {key: float(row["return_low"]) for key, row in rows.items() if key in models and row.get("return_low")}
     chosen: dict[str, Key] = {}
     if known:
@@ -73,7 +74,7 @@ def register(store: Store, dataset: str, models: Models, study: Study, layout: L
             version = _ensure_version(store, name, key, models[key], rows.get(key, {}), versions, study)
             if registered.aliases.get(alias) != str(version.version):
                 store.client.set_registered_model_alias(name, alias, version.version)
-        # Last, so that a killed publish is seen to be one.
+        # Last, so that a killed publication leaves the old description.
         _describe(store, registered, dataset, study, chosen)
 
 
@@ -89,11 +90,11 @@ def _registered(store: Store, name: str) -> Any:
             try:
                 store.client.create_registered_model(name)
             except MlflowException as other:
-                # Another machine was faster.
+                # Another machine may have created it meanwhile.
                 if other.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
         else:
-            # Over HTTP the versions of aliases are text, from a database numbers.
+            # A server gives the versions of aliases as text, a database as numbers.
             found._aliases = {alias: str(version) for alias, version in found.aliases.items()}
             return found
     raise AssertionError("created and not there")
@@ -108,7 +109,7 @@ def _versions(store: Store, name: str) -> list[Any]:
 def _ensure_version(
     store: Store, name: str, key: Key, model: Any, row: Mapping[str, str], versions: list[Any], study: Study
 ) -> Any:
-    """The version that holds a logged model, created where there is none, with the numbers of the report."""
+    """The version that holds a logged model, with the numbers of the report; it is created if it is missing."""
     source = f"models:/{model.model_id}"
     ours = [version for version in versions if _model_of(version) == model.model_id]
     if not ours:
@@ -118,7 +119,7 @@ def _ensure_version(
             )
         versions[:] = _versions(store, name)
         ours = [version for version in versions if _model_of(version) == model.model_id]
-    # Of several, which machines that write at once can make, every machine keeps the first.
+    # Machines that write at once can make several versions; every machine keeps the first.
     version, *others = ours
     others += [v for v in versions if _same_policy(v, model) and v not in ours and _is_gone(store, _model_of(v))]
     for other in others:
@@ -142,7 +143,7 @@ def _ensure_version(
 
 @contextmanager
 def _as_default(uri: str) -> Iterator[None]:
-    """Make a store the process's own for a moment: the registry looks a logged model up there, not in its client's."""
+    """Set the process's tracking address for a moment: the registry looks up logged models there, not in its client."""
     import mlflow
     from mlflow.tracking._tracking_service import utils
 
@@ -152,7 +153,7 @@ def _as_default(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
-        # Setting the address sets or unsets the variable too.
+        # Setting the address also sets or unsets the environment variable.
         if variable is not None:
             os.environ[_VARIABLE] = variable
 
@@ -166,7 +167,7 @@ def _same_policy(version: Any, model: Any) -> bool:
 
 
 def _is_gone(store: Store, model_id: str) -> bool:
-    """Whether a logged model was deleted, in favour of another machine's."""
+    """Whether a logged model was deleted, in favour of a model of another machine."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -191,13 +192,13 @@ def _version_text(key: Key, tags: Mapping[str, str], row: Mapping[str, str], stu
 def _describe(store: Store, registered: Any, dataset: str, study: Study, chosen: Mapping[str, Key]) -> None:
     name = registered.name
     said = {
-        CHAMPION: "the rule whose interval of the mean return has the best lower end",
-        ANCHOR: "the cloned policy that it starts from",
+        CHAMPION: "the rule whose interval of the mean return has the highest lower end",
+        ANCHOR: "the cloned policy that the rules start from",
     }
     lines = [
-        f"Policies trained offline on `{dataset}`. In: a batch of raw observations. Out: actions, in the environment's "
-        "units. The param `seed` chooses among the trained seeds; the default is the first, and no seed was selected "
-        "by its evaluation.",
+        f"Policies trained offline on `{dataset}`. Input: a batch of raw observations. Output: actions in the "
+        "environment's units. The param `seed` chooses among the trained seeds. The default is the first seed, and no "
+        "seed was selected by its evaluation.",
         "",
         f"Aliases, by the report of study `{study.name}`:",
         "",

@@ -1,4 +1,4 @@
-"""The result run of a rule: its numbers, its report, and the way to the stage runs that it rests on."""
+"""The result run of a rule: its numbers, its report, and links to the runs of the stages behind it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from spar_core.artifacts import digest_bytes, digest_file, digest_folder, digest_value
 from spar_core.study import Study
-from stages.cells import STAGES
 from stages.layout import Layout
+from stages.table import STAGES
 from stages.tracking.points import Folders, result_metrics
 from stages.tracking.published import STUDY_TAG, Key, Published, Tally, folders
 from stages.tracking.store import DIGEST_TAG, Store
@@ -20,7 +20,7 @@ _REPORT_FILE_BYTES = 8_000_000
 def ensure_result(
     store: Store, experiment: str, key: Key, published: Published, study: Study, layout: Layout, tally: Tally
 ) -> Any:
-    """The finished result run of a rule, written or brought up to date."""
+    """The finished result run of a rule, which is written or brought up to date."""
     stages = [(record, run) for record, run in published if key.holds(record.cell)]
     evaluations, estimates = (
         Folders(folders(published, key, stage), folders(published, key.baseline, stage))
@@ -29,7 +29,7 @@ def ensure_result(
     metrics = result_metrics(layout.report(study.name), key, evaluations, estimates)
     identity = {"result": key, "evaluations": [digest_folder(folder) for folder in evaluations.own]}
     if "final/fqe_mean" in metrics and "final/return_mean" not in metrics:
-        # Nothing was rolled out: the result is the estimates.
+        # Without rollouts, the estimates are the result.
         identity["estimates"] = [digest_folder(folder) for folder in estimates.own]
     digest = digest_value(identity)
     with store.lock():
@@ -47,23 +47,23 @@ def ensure_result(
             store.finish(run_id)
             run = store.finished(experiment, digest, key.tags())
             tally.added += run.info.run_id == run_id
-        # The same evaluations may come in another study, with other baselines, or be summarised anew.
+        # The metrics can change: another study has other baselines, and a report can be computed anew.
         changed = [(name, 0, value) for name, value in metrics.items() if run.data.metrics.get(name) != value]
         store.log(run.info.run_id, changed)
         run.data.metrics.update(metrics)
         _attach_report(store, run, study, layout)
         store.tag(run, _links(experiment, stages))
         for record, stage_run in stages:
-            # Only what belongs to this rule alone can be nested under it in the run list.
+            # In the run list, only runs that belong to this rule alone are nested under it.
             if record.cell.improvement:
                 store.tag(stage_run, {"mlflow.parentRunId": run.info.run_id})
     return run
 
 
 def _params(stages: Published) -> dict[str, Any]:
-    """The params of every stage below a result, by the names that they have there.
+    """The params of every stage behind a result.
 
-    Those of the dataset are left out: they are the same for every result of the experiment, and the dataset is the
+    The params of the dataset are left out. They are equal for all results of the experiment, and the dataset is the
     run's input, with its digest.
     """
     params: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def _params(stages: Published) -> dict[str, Any]:
 
 
 def _links(experiment: str, stages: Published) -> dict[str, str]:
-    """Tags with the run ids of the stages, and a description that leads to them by a click."""
+    """Tags with the run ids of the stages, and a description that links to these runs."""
     tags: dict[str, str] = {}
     links: list[str] = []
     for stage in STAGES:
@@ -82,12 +82,12 @@ def _links(experiment: str, stages: Published) -> dict[str, str]:
         if runs:
             tags[f"spar.run.{stage}"] = ",".join(run_id for _, run_id in runs)
         links += [f"[{name}](#/experiments/{experiment}/runs/{run_id})" for name, run_id in runs]
-    # In one paragraph, since MLflow hides what does not fit into a few lines.
+    # One paragraph, since MLflow hides all but the first lines.
     return {**tags, "mlflow.note.content": f"Rests on {' · '.join(links)}"}
 
 
 def attach_report(store: Store, experiment: str, study: Study, layout: Layout) -> None:
-    """Bring the report that every result run of a study has up to date, such as after its page was written."""
+    """Bring the report up to date that every result run of a study holds."""
     with store.lock():
         for run in store.runs(experiment, "tags.`spar.stage` = 'result'"):
             if study.name in run.data.tags.get(STUDY_TAG, "").split(", "):
@@ -95,7 +95,7 @@ def attach_report(store: Store, experiment: str, study: Study, layout: Layout) -
 
 
 def _attach_report(store: Store, run: Any, study: Study, layout: Layout) -> None:
-    """Copy the report and its figures to the run, unless it has them already.
+    """Copy the report and its figures to the run, unless the run holds them already.
 
     Episodes, measures and a partial report are left out, since every run would hold those of all rules.
     """

@@ -1,4 +1,4 @@
-"""Find the MLflow runs of a study for its page, and write nothing: not a database, not an experiment."""
+"""Find the MLflow runs of a study for its page. Nothing is written: neither a database nor an experiment."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from spar_core.artifacts import META, read_json
 from spar_core.errors import SparError
 from spar_core.settings import load_yaml
 from spar_core.study import Study
-from stages.cells import AXES, Cell, cell_digest, study_cells
+from stages.cells import Cell, cell_digest, study_cells
 from stages.layout import Layout
+from stages.table import AXES
 from stages.tracking.place import is_server, sqlite_path, tracking_uri, without_password
 from stages.tracking.published import STUDY_TAG
 from stages.tracking.store import DIGEST_TAG, Store
@@ -21,7 +22,7 @@ _AXES = AXES[:-1]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, with the address of its page where a server has one."""
+    """A finished run, with the address of its page if the store is a server."""
 
     name: str
     run_id: str
@@ -30,9 +31,12 @@ class Run:
 
 @dataclass(frozen=True)
 class RunIndex:
-    """The runs of a study: of the results by (dataset, anchor, critic, rule), and of cells.
+    """The runs of a study.
 
-    ``note`` says where they are, or why none is known.
+    Attributes:
+        note: where the runs are, or why none is known.
+        results: result runs by dataset, anchor, critic and rule.
+        cells: runs of cells.
     """
 
     note: str
@@ -41,14 +45,14 @@ class RunIndex:
 
 
 def find_runs(study: Study, layout: Layout) -> RunIndex:
-    """Look the runs of a study up; a store that is not there or does not answer is no error, but a note."""
+    """Look up the runs of a study. If the store is missing or does not answer, the result holds a note."""
     uri = tracking_uri(layout.root)
     database = sqlite_path(uri)
     if database is not None and not database.is_file():
         return RunIndex("Nothing was published from this copy of the project: it has no MLflow database.")
     try:
         return _read(Store(layout.root, lock_timeout=10), uri, study, layout)
-    # Whatever a store may raise: the page is worth having without it.
+    # A store may raise any error, and the page has to be written without the store, too.
     except Exception as error:
         reason = without_password((str(error).strip() or type(error).__name__).splitlines()[0][:200])
         if database is not None:
@@ -75,7 +79,7 @@ def _read(store: Store, uri: str, study: Study, layout: Layout) -> RunIndex:
                 evaluations.setdefault(axes, set()).add(run.info.run_id if run else "")
         for axes, ids in evaluations.items():
             ours = [run for run in runs if run.data.tags.get("spar.stage") == "result" and _axes(run) == axes]
-            # Of earlier results of the same rule, only the one that rests on these very evaluations is meant.
+            # Earlier results of the same rule rest on other evaluations and are left out.
             ours = [run for run in ours if ids == set(run.data.tags.get("spar.run.evaluate", "").split(","))]
             results[axes] = _run(ours[0], uri) if ours else None
     if not any(results.values()) and not any(cells.values()):
@@ -87,7 +91,7 @@ def _read(store: Store, uri: str, study: Study, layout: Layout) -> RunIndex:
 
 
 def _digests(study: Study, layout: Layout) -> dict[Cell, str | None]:
-    """Identity of each cell, as far as its artifact and the digests of the code are here."""
+    """Identity of each cell; None if its artifact or the digest of its code is missing."""
     code = load_yaml(layout.digests) if layout.digests.is_file() else {}
     found: dict[Cell, str | None] = {}
     for cell in study_cells(study):
@@ -97,13 +101,13 @@ def _digests(study: Study, layout: Layout) -> dict[Cell, str | None]:
             values = read_json(meta)
             try:
                 found[cell] = cell_digest(values["params"], values["inputs"], cell.code_digest(code))
-            except SparError:  # code of which no digest was taken
+            except SparError:  # The plan holds no digest of the cell's code.
                 continue
     return found
 
 
 def _finished(store: Store, experiment: str, study: Study) -> list[Any]:
-    """Finished runs that the study has published."""
+    """The finished runs that the study has published."""
     runs = store.runs(experiment, f"tags.`{STUDY_TAG}` LIKE '%{study.name}%' AND attributes.status = 'FINISHED'")
     return [run for run in runs if study.name in run.data.tags[STUDY_TAG].split(", ")]
 
@@ -114,6 +118,6 @@ def _axes(run: Any) -> tuple[str, ...]:
 
 def _run(run: Any, uri: str) -> Run:
     where = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    # A password in the store's address is none of the page's business.
+    # The page must not show a password of the store's address.
     address = f"{without_password(uri).replace('***@', '').rstrip('/')}/{where}" if is_server(uri) else None
     return Run(str(run.info.run_name), run.info.run_id, address)

@@ -1,8 +1,8 @@
-"""The code of a SPAR policy logged as an MLflow model ("models from code"): MLflow runs this file to load the model.
+"""The code of a SPAR policy that is logged as an MLflow model. MLflow runs this file to load the model.
 
-It needs what lies in the model's own folder: ``spar_core`` under ``code/``, and under ``artifacts/`` the policy, a
-folder a seed group. Weights are safetensors; nothing is unpickled. No stage imports this file, so it alone may import
-MLflow at its top.
+The file needs the model's own folder alone: ``spar_core`` under ``code/``, and the policies under ``artifacts/``, one
+folder for each seed group. Weights are safetensors, and nothing is unpickled. No stage imports this file, so it may
+import MLflow at its top.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from spar_core.policy import POLICY, Policy, load_policy
 
 
 class ServedPolicy(PythonModel):
-    """Raw observations [B, D] in, actions [B, A] out; the param ``seed`` chooses among the trained seeds."""
+    """Maps raw observations [B, D] to actions [B, A]. The param ``seed`` chooses among the trained seeds."""
 
     def load_context(self, context: PythonModelContext) -> None:
         folders = [Path(path) for path in context.artifacts.values()]
         groups = [(folder, json.loads((folder / POLICY).read_text(encoding="utf-8"))["seeds"]) for folder in folders]
         self._folder = {seed: folder for folder, seeds in groups for seed in seeds}
         self._policies: dict[int, Policy] = {}
-        # The first is the default; load it now, so that a damaged model fails before it is asked.
+        # The first seed is the default. It is loaded now, so that a damaged model fails before the first request.
         self._first = groups[0][1][0]
         self._policy(self._first)
 
-    # MLflow looks at the hint of `model_input`, and checks inputs by the model's signature.
+    # MLflow reads the type hint of `model_input`, and checks inputs by the model's signature.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         try:
             return self._policy(int((params or {}).get("seed", self._first))).act(np.asarray(model_input))
         except SparError as error:
-            # The server answers 400 with this line; of any other error it would send a traceback.
+            # The server answers 400 with this line. For any other error it would send a traceback.
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 
     def _policy(self, seed: int) -> Policy:

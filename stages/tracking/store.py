@@ -1,8 +1,8 @@
-"""The MLflow store of the project: how it comes into being, and how one run is found or written.
+"""The MLflow store of the project: how it is created, and how one run is found or written.
 
-Every process goes through a file lock before it touches a fresh store, since MLflow's own creation of a
-SQLite database fails for all but one of several processes that start together. ``import mlflow`` takes
-seconds, so it happens inside functions.
+Every process takes a file lock before it opens a store. If several processes start together on a fresh store, MLflow's
+own creation of the SQLite database fails for all but one of them. ``import mlflow`` takes seconds, so it stands inside
+functions.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from spar_core.errors import SparError
 from stages.tracking.place import lock_file, sqlite_path, tracking_uri
 
 DIGEST_TAG = "spar.cell_digest"
-# Who writes a run to a shared store: "<machine>:<process id>".
+# The process that writes a run to a shared store, as "<machine>:<process id>".
 WRITER_TAG = "spar.writer"
 # Limits of one log_batch request.
 _METRICS_PER_BATCH = 1000
 _ENTRIES_PER_BATCH = 100
-# How long another process may hold the database; MLflow itself would try for minutes.
+# Seconds to wait for a database that another process holds; MLflow itself would wait for minutes.
 _DATABASE_SECONDS = 5.0
-# A run of another machine that has been silent for so long is taken for dead.
+# An unfinished run of another machine counts as abandoned after so many seconds without a sign of life.
 _SILENT_SECONDS = 600.0
 
 Point = tuple[str, int, float]  # metric key, step, value
 
 
 class Store:
-    """A connection to the tracking store of the project at ``root``; opening it creates a missing database."""
+    """A connection to the tracking store of the project at ``root``. Opening it creates a missing database."""
 
     def __init__(self, root: Path, lock_timeout: float = 60.0) -> None:
         from filelock import FileLock
@@ -55,15 +55,15 @@ class Store:
             if database:
                 _refuse_locked(database)
             self.client = _client(self.uri)
-            # The first request is what creates the tables, or finds out that no server answers.
+            # The first request creates the tables, or fails if no server answers.
             self.client.search_experiments(max_results=1)
 
     def lock(self) -> AbstractContextManager[Any]:
-        """Exclude other processes of this machine's user; may be taken again by its holder."""
+        """The lock that excludes other processes of this machine's user. Its holder may take it again."""
         return self._lock
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment of that name, created (or restored from the bin) where needed."""
+        """Id of the experiment of that name, which is created or restored from the bin if needed."""
         if name not in self._experiments:
             with self._lock:
                 found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
@@ -79,13 +79,13 @@ class Store:
         try:
             self.client.create_experiment(name, artifact_location=where)
         except MlflowException as error:
-            # Another machine was faster.
+            # Another machine may have created it meanwhile.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         return self.client.get_experiment_by_name(name)
 
     def describe(self, experiment: str, there: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Bring an experiment's tags up to date."""
+        """Set those tags of an experiment that differ from ``there``, its present ones."""
         for key, value in tags.items():
             if there.get(key) != value:
                 self.client.set_experiment_tag(experiment, key, value)
@@ -95,12 +95,11 @@ class Store:
         return pages(lambda token: self.client.search_runs([experiment], query, max_results=1000, page_token=token))
 
     def finished(self, experiment: str, digest: str, axes: Mapping[str, str]) -> Any | None:
-        """The finished run of a digest; what a killed or failed attempt left of it is deleted.
+        """The finished run of a digest, or None; runs of killed and failed attempts are deleted.
 
-        The ``axes``, tags that name the cell, must agree too: two rules may well have equal policies, and
-        then their evaluations have equal params, inputs and code. Of several finished runs, which machines that
-        write at once can make, every machine keeps the same one: the oldest. Call it under the lock, together
-        with what depends on the answer.
+        The ``axes``, tags that name the cell, must agree too: two rules may have equal policies, and then their
+        evaluations have equal params, inputs and code. Machines that write at once can make several finished runs.
+        Every machine then keeps the oldest. Hold the lock during this call and during all that depends on its answer.
         """
         found = [
             run
@@ -115,7 +114,7 @@ class Store:
         return kept
 
     def _abandoned(self, run: Any) -> bool:
-        """Whether nobody is writing an unfinished run any more."""
+        """Whether no process writes an unfinished run any more."""
         if not self.shared or run.info.status != "RUNNING":
             return True
         writer = run.data.tags.get(WRITER_TAG, "")
@@ -123,25 +122,30 @@ class Store:
         return not self.writing(writer, last)
 
     def writer_tag(self) -> dict[str, str]:
-        """Who writes what is begun now, where others might wonder."""
+        """The tag that names this process as the writer; empty for a store that only this machine uses."""
         return {WRITER_TAG: f"{_machine()}:{os.getpid()}"} if self.shared else {}
 
     def writing(self, writer: str, last: int) -> bool:
-        """Whether the writer of something unfinished may still be at it; ``last`` is its last sign of life in ms."""
+        """Whether the writer of an unfinished entity may still be at work.
+
+        Args:
+            writer: value of the tag ``WRITER_TAG``.
+            last: time of the writer's last sign of life, in milliseconds since 1970.
+        """
         import psutil
 
         machine, _, process = writer.partition(":")
-        # What this very process left unfinished, it is not at any more.
+        # This very process no longer works on what it has left unfinished.
         if machine == _machine() and (process == str(os.getpid()) or not psutil.pid_exists(int(process))):
             return False
         return time.time() - last / 1000 < _SILENT_SECONDS
 
     def start(self, experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-        """Create a running run and return its id."""
+        """Create a run with the status RUNNING and return its id."""
         from mlflow.entities import Param
 
         run_id = self.client.create_run(experiment, tags={**tags, **self.writer_tag()}, run_name=name).info.run_id
-        # A setting that is not set says nothing.
+        # Settings without a value are left out.
         told = {key: value for key, value in flatten(params).items() if value is not None}
         entries = [Param(_key(key), _text(value)) for key, value in told.items()]
         for batch in _chunks(entries, _ENTRIES_PER_BATCH):
@@ -154,7 +158,7 @@ class Store:
 
         manifest = read_json(folder / "manifest.json")
         origin = manifest.get("source") or {}
-        # The most telling word about the origin: an address, a file, a Minari id, or else the kind of source.
+        # The most specific name of the origin: an address, a file, a Minari id, or else the kind of source.
         named = (origin.get(key) for key in ("url", "file", "minari_id", "dataset", "kind"))
         source = next((value for value in named if isinstance(value, str)), dataset)
         is_url = source.startswith(("http://", "https://"))
@@ -174,9 +178,9 @@ class Store:
 
         Args:
             run_id: the run.
-            points: what to log.
-            of: the model that the points are about too (``model_id``), and the dataset (``dataset_name`` and
-                ``dataset_digest``).
+            points: the points.
+            of: the model (``model_id``) and the dataset (``dataset_name``, ``dataset_digest``) that the points also
+                describe.
         """
         from mlflow.entities import Metric
 
@@ -186,7 +190,7 @@ class Store:
             self.client.log_batch(run_id, metrics=batch)
 
     def tag(self, run: Any, tags: Mapping[str, str]) -> bool:
-        """Bring a run's tags up to date; says whether anything had to be written."""
+        """Bring a run's tags up to date, and return whether a tag had to be written."""
         from mlflow.entities import RunTag
 
         stale = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
@@ -195,17 +199,17 @@ class Store:
         return bool(stale)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
-        """End a run. FINISHED means that everything it should hold is there."""
+        """End a run. The status FINISHED means that the run is complete."""
         self.client.set_terminated(run_id, status)
 
 
 def dataset_digest(folder: Path) -> str:
-    """The digest of a dataset's episodes, as short as MLflow wants it."""
+    """The digest of a dataset's episodes, cut to the length that MLflow allows."""
     return str(read_json(folder / "manifest.json")["digest"])[:36]
 
 
 def pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """All results of a search that answers page by page."""
+    """All results of a search that returns them in pages."""
     found, token = [], None
     while True:
         page = search(token)
@@ -216,13 +220,17 @@ def pages(search: Callable[[str | None], Any]) -> list[Any]:
 
 
 def _machine() -> str:
-    """This machine and user, as a few digits that give neither away."""
+    """A digest of this machine and user, which reveals neither."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     return digest_value([socket.gethostname(), uuid.getnode(), user])[:8]
 
 
 def _refuse_locked(database: Path) -> None:
-    """Find out within seconds whether another process holds the database."""
+    """Fail within seconds if another process holds the database.
+
+    Raises:
+        SparError: the database is locked, damaged or not writable.
+    """
     if not database.is_file():
         return
     try:
@@ -231,8 +239,12 @@ def _refuse_locked(database: Path) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            raise SparError(f"another process holds {database.name} ({error})", "try again when it is done") from None
-        raise SparError(f"{database.name} cannot be written ({error})", "mend that, or delete it") from None
+            raise SparError(
+                f"another process holds {database.name} ({error})", "try again when that process is done"
+            ) from None
+        raise SparError(
+            f"{database.name} cannot be written ({error})", "make the file writable, or delete it"
+        ) from None
     except sqlite3.DatabaseError as error:
         raise SparError(f"{database.name} is damaged ({error})", "delete it: `make publish` rebuilds it") from None
 
@@ -245,7 +257,7 @@ def _client(uri: str) -> Any:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # A lock file of uv in the working directory is not a model's.
+        # A lock file of uv in the working directory does not belong to a model.
         "MLFLOW_UV_AUTO_DETECT": "false",
     }
     for name, value in quiet.items():
@@ -255,7 +267,7 @@ def _client(uri: str) -> Any:
     except ImportError:
         raise SparError("mlflow is not installed", "pip install -r requirements.txt") from None
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It prints the traceback of every database error, which the caller turns into one line.
+    # This logger prints the traceback of every database error, which the caller turns into one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -1,4 +1,4 @@
-"""Live tracking of a cell by its folder's identity, its wall time and memory: the one line stages need. Cosmetic."""
+"""Track a cell while it is made: its live run in MLflow, its wall time and its memory. No artifact depends on this."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ _STATUS = Path("/proc/self/status")
 def tracked(
     layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str], steps: int | None = None
 ) -> Iterator[LiveRun]:
-    """The live MLflow run of a cell; one that logs nothing where no plan has digested the code yet.
+    """The live MLflow run of a cell. The run logs nothing if no plan has digested the code yet.
 
-    When the cell is done, its wall time and peak memory go into a file of their own below ``artifacts/seconds``: they
-    change from run to run, so they may not lie in an output of DVC.
+    When the cell is done, its wall time and peak memory are written below ``artifacts/seconds``. They change from run
+    to run, so they may not be part of an output of DVC.
+
+    Args:
+        layout: the project.
+        cell: the cell.
+        params: the params of the cell's ``meta.json``.
+        inputs: digests of the input artifacts by name.
+        steps: last step of the learning curves, if the cell logs any.
     """
     begun = time.perf_counter()
     if layout.digests.exists():
@@ -43,17 +50,17 @@ def tracked(
 
 
 def peak_memory() -> dict[str, float | None]:
-    """The most memory that was resident at once, in MiB: in this process, and in the largest of its ended children.
+    """Peak resident memory in MiB, of this process and of the largest child that has ended (None without a child).
 
-    No sum: the workers of a cell peak each at its own time. A child's number is the system's, which never lets it be
-    smaller than what this process held when it started the child. None where there was no child.
+    The two are not added up, since each process peaks at its own time. The system counts a child at no less than this
+    process held when it started the child.
     """
     children = _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     return {"peak_mib": _own_peak(), "peak_mib_of_a_worker": children or None}
 
 
 def _own_peak() -> float:
-    """From Linux's own count for this program; ``getrusage`` would count what ran in the process before it, too."""
+    """Peak memory of this program, from Linux's own count; ``getrusage`` also counts what the process ran before."""
     if _STATUS.is_file():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -62,5 +69,5 @@ def _own_peak() -> float:
 
 
 def _mib(maxrss: int) -> float:
-    """``ru_maxrss`` counts KiB, on macOS bytes."""
+    """MiB of a value of ``ru_maxrss``, which is in KiB, and on macOS in bytes."""
     return round(maxrss / 1024 / (1024 if sys.platform == "darwin" else 1), 1)
