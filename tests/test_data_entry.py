@@ -119,7 +119,7 @@ def test_path_variable(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["~no_such_user_here/x.hdf5", "x" * 5000])
 def test_a_path_that_is_none(tmp_path, path):
-    with pytest.raises(SparError, match="is no path"):
+    with pytest.raises(SparError, match="is not a valid path"):
         local_path(path, tmp_path)
 
 
