@@ -77,7 +77,9 @@ class CommonEntry(Settings):
     @model_validator(mode="after")
     def _one_reason(self) -> CommonEntry:
         if self.not_evaluated is not None and self.env_id is not None:
-            raise ValueError("'not_evaluated' says why there is no environment, but 'env_id' names one; remove one of the two")
+            raise ValueError(
+                "'not_evaluated' says why there is no environment, but 'env_id' names one; remove one of the two"
+            )
         return self
 
 
