@@ -125,7 +125,7 @@ def test_parts_that_do_not_belong_together(tmp_path):
     download(layout, "x-v0", 1)
     path = layout.data("x-v0") / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0"}))
-    with pytest.raises(SparError, match="do not match the digest in its manifest; run `python -m stages.download"):
+    with pytest.raises(SparError, match=r"do not match the digest in its manifest; run `python -m stages.download"):
         load_dataset(layout.minari_root, layout.data("x-v0"), "x-v0")
     with pytest.raises(SparError, match="does not exist"):
         load_dataset(layout.minari_root, layout.data("y-v0"), "y-v0")
