@@ -196,7 +196,7 @@ def test_the_environment_can_be_made_again_from_its_spec():
         ("spar/AdroitHandDor-v0", {}, "not registered with Gymnasium; did you mean 'spar/AdroitHandDoor-v0'"),
         ("spar/AdroitHandDoor-v7", {}, "not registered with Gymnasium; did you mean 'spar/AdroitHandDoor-v0'"),
         ("spar/NoSuchThing-v0", {}, "not registered with Gymnasium"),
-        ("spar/AdroitHandDoor-v0", {"reward_type": "sparse"}, "rewards are dense; leave 'reward_type' out"),
+        ("spar/AdroitHandDoor-v0", {"reward_type": "sparse"}, "rewards are dense; remove 'reward_type'"),
         ("spar/AdroitHandDoor-v0", {"no_such_argument": 1}, "cannot be made"),
     ],
 )

@@ -190,7 +190,7 @@ def test_truncated_file(tmp_path):
         ({"leave_out": ("rewards",)}, "no array 'rewards'"),
         ({"rewards": np.zeros(3, np.float32)}, "differ in length"),
         ({"actions": np.zeros((8, 2, 2), np.float32)}, "expected \\[steps, size\\]"),
-        ({"rewards": np.zeros((8, 2), np.float32)}, "one number a step"),
+        ({"rewards": np.zeros((8, 2), np.float32)}, r"'rewards' has shape \(8, 2\), expected \[steps\]"),
     ],
 )
 def test_bad_layout(tmp_path, change, message):

@@ -125,7 +125,7 @@ def test_parts_that_do_not_belong_together(tmp_path):
     download(layout, "x-v0", 1)
     path = layout.data("x-v0") / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0"}))
-    with pytest.raises(SparError, match="not those of its manifest"):
+    with pytest.raises(SparError, match=r"do not match the digest in its manifest; run `python -m stages.download"):
         load_dataset(layout.minari_root, layout.data("x-v0"), "x-v0")
     with pytest.raises(SparError, match="does not exist"):
         load_dataset(layout.minari_root, layout.data("y-v0"), "y-v0")
@@ -267,7 +267,7 @@ def test_copies_of_an_episode_stay_on_one_side(seed):
 def test_snapshots_that_do_not_fit(tmp_path):
     layout = builtin(tmp_path)
     entry(tmp_path, "x-v0", source="builtin", behaviour="behaviour", env_id="Hopper-v5", steps=10)
-    refused(layout, "maps 17 observations to 6 actions, but 'Hopper-v5' has 11 and 3")
+    refused(layout, "maps 17-dimensional observations to 6-dimensional actions, but 'Hopper-v5' has 11 and 3")
     index = tmp_path / "behaviour/index.yaml"
     first = yaml.safe_load(index.read_text())["snapshots"][0]["file"]
     (tmp_path / "behaviour" / first).write_bytes(b"no tensors")

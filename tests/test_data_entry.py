@@ -98,7 +98,7 @@ def test_unknown_id_names_the_nearest(tmp_path):
 
 @pytest.mark.parametrize("name", ["Upper-v0", "no-version", "sp ace-v0"])
 def test_bad_id(tmp_path, name):
-    with pytest.raises(SparError, match="no dataset id"):
+    with pytest.raises(SparError, match="is not a dataset id"):
         load_entry(_write(tmp_path, MINARI, name))
 
 
@@ -106,7 +106,7 @@ def test_path_variable(tmp_path, monkeypatch):
     path = "${SOME_UNSET_FOLDER}/x.hdf5"
     entry = D4rlEntry(title="t", source="d4rl_hdf5", path=path)
     monkeypatch.delenv("SOME_UNSET_FOLDER", raising=False)
-    with pytest.raises(SparError, match="SOME_UNSET_FOLDER is not set"):
+    with pytest.raises(SparError, match="needs the environment variable SOME_UNSET_FOLDER, which is not set"):
         local_path(path, tmp_path)
     monkeypatch.setenv("SOME_UNSET_FOLDER", str(tmp_path))
     with pytest.raises(SparError, match=r"x\.hdf5 does not exist"):
@@ -119,7 +119,7 @@ def test_path_variable(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["~no_such_user_here/x.hdf5", "x" * 5000])
 def test_a_path_that_is_none(tmp_path, path):
-    with pytest.raises(SparError, match="is no path"):
+    with pytest.raises(SparError, match="is not a valid path"):
         local_path(path, tmp_path)
 
 

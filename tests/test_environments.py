@@ -107,7 +107,7 @@ def test_chosen_parts():
     ("env_id", "keys", "message"),
     [
         ("PointMaze_UMaze-v3", ["observations"], "'PointMaze_UMaze-v3' have no part .* did you mean 'observation'"),
-        ("Hopper-v5", ["observation"], "'Hopper-v5' are no dictionary"),
+        ("Hopper-v5", ["observation"], "'Hopper-v5' are not a dictionary"),
         ("FrozenLake-v1", None, "'FrozenLake-v1' are a Discrete space, not one vector"),
         ("PointMase_UMaze-v3", None, "not registered .* did you mean 'PointMaze_UMaze-v3'"),
         ("NoSuchThing-v0", None, "not registered .* install the package"),

@@ -109,7 +109,7 @@ def refused(server: Server, match: str, sha256: str | None = None) -> str:
 
 def cut_once(server: Server) -> None:
     server.cuts = 1
-    refused(server, f"broke off after {CUT} of {len(CONTENT)} bytes; run it again: it goes on from there")
+    refused(server, f"broke off after {CUT} of {len(CONTENT)} bytes; run the command again to resume it")
     assert names(server) == {".part", ".part.tag"}
 
 
@@ -142,7 +142,7 @@ def test_breaks_off_twice(server):
 def test_server_that_falls_silent(server, monkeypatch):
     monkeypatch.setattr("spar_core.data.readers.fetch.TIMEOUT", 0.2)
     server.delay = 1.0
-    refused(server, r"broke off after \d+ of .* bytes .*timed out.; run it again: it goes on from there")
+    refused(server, r"broke off after \d+ of .* bytes .*timed out.; run the command again to resume it")
     server.delay = 0
     assert fetch(server.url, SHA256).read_bytes() == CONTENT
     assert server.ranges[1].startswith("bytes=")
@@ -177,7 +177,7 @@ def test_interrupted_between_the_last_byte_and_the_name(server):
 
 def test_without_a_tag_it_starts_again(server):
     server.etag, server.cuts = "", 1
-    refused(server, "broke off .* run it again$")
+    refused(server, "broke off .* run the command again$")
     assert names(server) == set()
     assert fetch(server.url).read_bytes() == CONTENT
     assert server.ranges == ["", ""]
@@ -273,7 +273,7 @@ def test_full_disk(server):
     target = cache_path(server.url)
     target.parent.mkdir()
     target.with_name(f"{target.name}.part").symlink_to("/dev/full")
-    refused(server, "the disk of the cache folder .* is full; make room")
+    refused(server, "the disk of the cache folder .* is full; free space")
 
 
 def test_folder_that_cannot_be_written(server, tmp_path, monkeypatch):

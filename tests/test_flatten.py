@@ -149,7 +149,7 @@ def test_plain_vectors_pass_through():
         (space_of(GOALS), ["desired"], "did you mean 'desired_goal'"),
         (space_of(GOALS), ["desired_goal", "desired_goal/kettle"], "names 'desired_goal/kettle' twice"),
         (space_of(GOALS), ["observation", "observation"], "names 'observation' twice"),
-        (box(3), ["observation"], "are no dictionary; remove 'observation_keys'"),
+        (box(3), ["observation"], "are not a dictionary; remove 'observation_keys'"),
         (Discrete(3), None, "of 'X-v0' are a Discrete space, not one vector"),
         (box(2, 2), None, r"a Box space of shape \(2, 2\) and type float64, not one vector"),
         (Dict({"a": Dict({"b": Discrete(3)})}), None, "part 'a/b' .* is a Discrete space"),
@@ -157,7 +157,7 @@ def test_plain_vectors_pass_through():
         (Dict({"a": MultiBinary(2)}), None, "part 'a' .* is a MultiBinary space"),
         (Dict({"a": Box(0, 255, (8, 8, 3), np.uint8)}), None, r"Box space of shape \(8, 8, 3\) and type uint8"),
         (Dict({"a": box(8, 8, 3)}), None, "at most two axes"),
-        (Dict({"a/b": box(1)}), None, "a key 'a/b'; only names without '/'"),
+        (Dict({"a/b": box(1)}), None, "the key 'a/b'; rename it: a key must be text without '/'"),
         (Dict({"a": box(0)}), None, "hold no numbers"),
     ],
 )
@@ -182,5 +182,5 @@ def test_refused_observations():
         layout.flatten({"a": np.zeros(3), "b": 0.0})
     with pytest.raises(SparError, match=r"leading axes: 'a' \(5,\), 'b' \(4,\)"):
         layout.flatten({"a": np.zeros((5, 2)), "b": np.zeros(4)})
-    with pytest.raises(SparError, match=r"\(7, 4\) holds no observations of 3 numbers"):
+    with pytest.raises(SparError, match=r"\(7, 4\) does not hold observations of 3 numbers"):
         layout.unflatten(np.zeros((7, 4)))

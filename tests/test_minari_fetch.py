@@ -128,7 +128,7 @@ def _local() -> Path:
 
 def test_half_a_dataset_names_the_folder_to_delete(remote, tmp_path):
     (tmp_path / "local" / NAME / "data").mkdir(parents=True)
-    with pytest.raises(SparError, match=f"{tmp_path / 'local' / NAME} is no whole Minari dataset.*delete"):
+    with pytest.raises(SparError, match=f"{tmp_path / 'local' / NAME} is not a complete Minari dataset.*delete"):
         ensure_minari(NAME)
 
 
@@ -137,7 +137,9 @@ def test_namespace_instead_of_a_dataset(remote, tmp_path, name):
     """The advice to delete its folder would cost every dataset in it."""
     for version in range(5):
         shutil.copytree(remote / NAME, _local() / f"lab/hopper/medium-v{version}")
-    with pytest.raises(SparError, match=f"'{name}' is a namespace .* it holds lab/hopper/medium-v0, ") as error:
+    with pytest.raises(
+        SparError, match=f"'{name}' is a namespace .* choose one of its datasets: lab/hopper/medium-v0, "
+    ) as error:
         ensure_minari(name)
     assert "delete" not in str(error.value) and str(error.value).endswith("medium-v2, ...")
     assert ensure_minari("lab/hopper/medium-v4") == (_local(), "lab/hopper/medium-v4")
@@ -149,14 +151,14 @@ def test_namespace_instead_of_a_dataset(remote, tmp_path, name):
 )
 def test_no_id(remote, tmp_path, name):
     (tmp_path / "x-v0").mkdir()
-    with pytest.raises(SparError, match="is no Minari id; an id looks like 'D4RL/pen/human-v2'") as error:
+    with pytest.raises(SparError, match="is not a Minari id; write it like 'D4RL/pen/human-v2'") as error:
         ensure_minari(name)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "local").exists() and log(remote) == []
 
 
 def test_id_without_a_version(remote):
-    with pytest.raises(SparError, match="'lab/hopper/medium' has no version; add it"):
+    with pytest.raises(SparError, match="'lab/hopper/medium' has no version; write the full id"):
         ensure_minari("lab/hopper/medium")
     assert log(remote) == []
 
@@ -165,7 +167,7 @@ def test_written_by_another_minari(remote):
     path = remote / NAME / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
     path.write_text(json.dumps({**metadata, "minari_version": "99.0.0"}))
-    with pytest.raises(SparError, match=rf"installed Minari {minari.__version__} does not read"):
+    with pytest.raises(SparError, match=rf"installed Minari {minari.__version__} cannot read"):
         ensure_minari(NAME)
     shutil.copytree(remote / NAME, _local() / NAME)
     with pytest.raises(SparError, match=r"written by Minari 99\.0\.0"):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from spar_core.data.environments.environment import make_env
-from spar_core.data.environments.replay import OBSERVATION_TOLERANCE, ReplayReport, replay_check
+from spar_core.data.environments.replay import replay_check
+from spar_core.data.environments.replay_report import OBSERVATION_TOLERANCE, ReplayReport
 from spar_core.data.environments.replay_states import turn_to
 from spar_core.errors import SparError
 

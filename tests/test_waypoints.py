@@ -197,8 +197,8 @@ def test_other_maps():
     ("env_id", "kwargs", "message"),
     [
         ("Hopper-v5", {}, "'Hopper-v5' has no maze"),
-        ("AntMaze_UMaze-v4", ENDS, "no point to push: its actions are 8-dimensional"),
-        (UMAZE, {}, "goes on after its goal is reached; set 'continuing_task: false'"),
+        ("AntMaze_UMaze-v4", ENDS, r"no point to push: its actions have the shape \(8,\), not \(2,\)"),
+        (UMAZE, {}, "does not end when its goal is reached; set 'continuing_task: false'"),
         ("PointMaze_UMase-v3", ENDS, "did you mean 'PointMaze_UMaze-v3'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A file in D4RL's flat HDF5 layout, opened and checked before any of its arrays is read."""
+"""Open a file in D4RL's flat HDF5 layout, and check it before any of its arrays is read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.limits import check_claim
 from spar_core.errors import SparError
@@ -18,23 +19,24 @@ if TYPE_CHECKING:
 NEEDED = ("observations", "actions", "rewards", "terminals")
 FLAGS = ("terminals", "timeouts")
 ARRAYS = (*NEEDED, "timeouts", "next_observations")
-NUMBERS = "fiub"  # kinds of NumPy types
+NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 
 Arrays = dict[str, "h5py.Dataset"]
 
 
 @contextmanager
 def open_d4rl(path: Path, extras: Sequence[str] = ()) -> Iterator[Arrays]:
-    """The checked arrays of a file, still on disk.
+    """Yield the arrays of a file by name; each is checked, and stays on disk until it is indexed.
 
     Args:
         path: the HDF5 file.
-        extras: names of further arrays, such as ``infos/qpos``. Those that are no [steps, size] numbers are
-            left out.
+        extras: names of further arrays to yield, such as ``infos/qpos``. One that is missing, or that does not hold
+            numbers [steps, size], is left out.
 
     Raises:
-        SparError: the file is missing, cannot be read, is truncated or no HDF5 file, lacks an array, or holds
-            arrays of different lengths or of no numbers, or ones that claim more than they can hold.
+        SparError: the file is missing, cannot be read, or is not a whole HDF5 file; it lacks an array; or an array is
+            empty, does not hold numbers, has another length than the others, lies in another file, or declares more
+            bytes than the file can hold.
     """
     import h5py
 
@@ -54,20 +56,20 @@ def open_d4rl(path: Path, extras: Sequence[str] = ()) -> Iterator[Arrays]:
         ) from None
 
 
-def read_flags(arrays: Arrays, name: str) -> np.ndarray | None:
-    """An array of truth values [N], or None where the file lacks it.
+def read_flags(arrays: Arrays, name: str) -> NDArray[np.bool_] | None:
+    """Read an array of truth values [N]; None if the file lacks it.
 
     Raises:
-        SparError: it holds NaN, which would count as true.
+        SparError: the array holds a NaN, which NumPy would take for true.
     """
     if name not in arrays:
         return None
-    values = arrays[name][()].reshape(-1)
+    values: NDArray[np.generic] = arrays[name][()].reshape(-1)
     missing = np.isnan(values)
     if missing.any():
         raise SparError(
             f"'{name}' of {Path(arrays[name].file.filename).name} is NaN at step {int(missing.argmax())}",
-            "a NaN does not say where an episode ends: write 0 or 1",
+            "write 0 or 1 there: a NaN does not say whether the episode ends",
         )
     return values.astype(bool)
 
@@ -87,7 +89,7 @@ def _check_file(path: Path) -> None:
 
 
 def _is_table(file: h5py.File, name: str) -> bool:
-    """Whether an array of numbers [steps, size] has this name."""
+    """Whether ``name`` is an array of numbers [steps, size]."""
     import h5py
 
     found = file.get(name)
@@ -95,7 +97,7 @@ def _is_table(file: h5py.File, name: str) -> bool:
 
 
 def _array(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """One array that lies in the file itself and can be what it says."""
+    """The array ``name``, which must hold numbers, lie in the file itself and not declare more than it can hold."""
     import h5py
 
     if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
@@ -103,31 +105,39 @@ def _array(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     array = file[name]
     if not isinstance(array, h5py.Dataset) or array.shape is None:
         raise SparError(f"{path.name}: '{name}' is a group or empty, not an array", "only flat arrays are supported")
-    # The group that holds it may be a link itself, hence the comparison of names.
+    # The group that holds the array may itself be a link, so compare the files' names.
     if array.external or array.is_virtual or array.file.filename != file.filename:
         raise SparError(f"{path.name}: '{name}' lies in another file", "put the array into the file itself")
     if array.dtype.kind not in NUMBERS:
-        raise SparError(f"{path.name}: '{name}' holds {array.dtype}, not numbers", "is it in D4RL's layout?")
+        raise SparError(f"{path.name}: '{name}' holds {array.dtype}, not numbers", "use a file in D4RL's layout")
     check_claim(f"'{name}' of {path.name}", array.size * array.dtype.itemsize, array.id.get_storage_size())
     return array
 
 
 def _check(path: Path, arrays: Arrays) -> None:
-    """Make sure that the needed arrays are there, flat, and of one length."""
+    """Make sure that the needed arrays exist, have the right number of axes, and have one length."""
     for name in NEEDED:
         if name not in arrays:
-            raise SparError(f"{path.name} has no array '{name}'", "is it in D4RL's layout?")
+            raise SparError(f"{path.name} has no array '{name}'", "use a file in D4RL's layout")
     for name, array in arrays.items():
         flat = name in (*FLAGS, "rewards")  # some files keep a trailing axis of one
         if flat and (array.ndim == 0 or array.size != len(array)):
-            raise SparError(f"{path.name}: '{name}' must hold one number a step")
+            raise SparError(
+                f"{path.name}: '{name}' has shape {array.shape}, expected [steps]", "use a file in D4RL's layout"
+            )
         if not flat and array.ndim != 2:
-            raise SparError(f"{path.name}: '{name}' has shape {array.shape}, expected [steps, size]")
+            raise SparError(
+                f"{path.name}: '{name}' has shape {array.shape}, expected [steps, size]", "use a file in D4RL's layout"
+            )
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise SparError(f"{path.name}: the arrays differ in length ({listed})", "fetch the file again")
     if lengths["rewards"] == 0:
-        raise SparError(f"{path.name} holds no steps")
+        raise SparError(f"{path.name} holds no steps", "fetch the file again")
     if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
-        raise SparError(f"{path.name}: next_observations and observations differ in shape")
+        raise SparError(
+            f"{path.name}: next_observations {arrays['next_observations'].shape} and observations "
+            f"{arrays['observations'].shape} differ in shape",
+            "use a file in D4RL's layout",
+        )

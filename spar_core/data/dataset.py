@@ -1,7 +1,7 @@
-"""A dataset in memory, as every training stage sees it: standardised, flat, and cut into episodes.
+"""The in-memory dataset that every training stage uses: flat arrays, standardised, divided into episodes.
 
-Each observation is stored once. An episode of T steps owns T + 1 observation rows, its last one included,
-so the next observation of any step is the following row and can never belong to another episode.
+Each observation is stored once. An episode of T steps owns T + 1 rows of observations, including the one after its last
+step. So the next observation of a step is the following row, and never belongs to another episode.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.scaler import Scaler
 
@@ -21,31 +22,31 @@ class Dataset:
     Attributes:
         observations: [N + E, D] float32, standardised by ``scaler``.
         actions: [N, A] float32, mapped to [-1, 1].
-        rewards: [N] float32, as training sees them: logged, after the entry's ``reward_shift``.
+        rewards: [N] float32, the rewards of training: the logged ones after the entry's ``reward_shift``.
         lengths: [E] int64, steps of each episode.
-        terminated: [E] bool, whether the episode's last step ended in a terminal state. Where it is false
-            the episode was cut (truncated), and values are bootstrapped through its end.
+        terminated: [E] bool, whether the episode's last step ended in a terminal state. If not, the episode was cut
+            (truncated), and values are bootstrapped from its last observation.
         heldout: [E] bool, episodes that no network is ever fitted to.
-        scaler: the maps back to raw observations and actions.
-        numbers: [E] int64, what each episode is called in the whole dataset; None where this is the whole.
-        last_known: [E] bool, whether the observation after the episode's last step is known; None where all are.
-            Where it is not, that row repeats the one before, and no value may be bootstrapped from it.
-        logged_returns: [E] float64, sums of the rewards as they were logged; None where ``rewards`` are those.
+        scaler: maps between raw and standardised observations, and between raw actions and [-1, 1].
+        numbers: [E] int64, the number of each episode in the whole dataset; None if this is the whole dataset.
+        last_known: [E] bool, whether the observation after the episode's last step is known; None if all are. An
+            unknown one is a copy of the row before it, and no value may be bootstrapped from it.
+        logged_returns: [E] float64, returns from the rewards as they were logged; None if ``rewards`` are those.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    lengths: np.ndarray
-    terminated: np.ndarray
-    heldout: np.ndarray
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    heldout: NDArray[np.bool_]
     scaler: Scaler
-    numbers: np.ndarray | None = None
-    last_known: np.ndarray | None = None
-    logged_returns: np.ndarray | None = None
+    numbers: NDArray[np.int64] | None = None
+    last_known: NDArray[np.bool_] | None = None
+    logged_returns: NDArray[np.float64] | None = None
 
-    def of_episodes(self, keep: np.ndarray) -> Dataset:
-        """The dataset of the episodes that ``keep`` [E] bool marks, in their order, with the same scaler."""
+    def of_episodes(self, keep: NDArray[np.bool_]) -> Dataset:
+        """A dataset of the episodes that ``keep`` [E] marks, in their order, with the same scaler."""
         rows = np.repeat(keep, self.lengths + 1)
         steps = np.repeat(keep, self.lengths)
         return Dataset(
@@ -63,71 +64,79 @@ class Dataset:
 
     @property
     def n_steps(self) -> int:
+        """N."""
         return len(self.actions)
 
     @property
     def observation_size(self) -> int:
-        return self.observations.shape[1]
+        """D."""
+        return int(self.observations.shape[1])
 
     @property
     def action_size(self) -> int:
-        return self.actions.shape[1]
+        """A."""
+        return int(self.actions.shape[1])
 
     @cached_property
-    def episode(self) -> np.ndarray:
-        """Episode number of each step, [N] int64."""
+    def episode(self) -> NDArray[np.int64]:
+        """Row of each step's episode in ``lengths``, [N]."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @cached_property
-    def episode_number(self) -> np.ndarray:
-        """What each step's episode is called in the whole dataset, [N] int64."""
+    def episode_number(self) -> NDArray[np.int64]:
+        """Number of each step's episode in the whole dataset, [N]."""
         return self.episode if self.numbers is None else self.numbers[self.episode]
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """First step of each episode, [E] int64."""
+    def starts(self) -> NDArray[np.int64]:
+        """First step of each episode, [E]."""
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
     @cached_property
-    def observation_index(self) -> np.ndarray:
-        """Row of each step's observation, [N] int64; the next observation is the row after it."""
+    def observation_index(self) -> NDArray[np.int64]:
+        """Row of each step's observation, [N]; the next row is the next observation."""
         return np.arange(self.n_steps) + self.episode
 
     @cached_property
-    def step_terminated(self) -> np.ndarray:
-        """Whether each step ended in a terminal state, [N] bool."""
+    def step_terminated(self) -> NDArray[np.bool_]:
+        """Whether each step ended in a terminal state, [N]."""
         flags = np.zeros(self.n_steps, dtype=bool)
         flags[self.starts + self.lengths - 1] = self.terminated
         return flags
 
     @cached_property
-    def train_steps(self) -> np.ndarray:
-        """Steps of the training episodes, [n] int64."""
+    def train_steps(self) -> NDArray[np.int64]:
+        """Steps of the training episodes, [n]."""
         return np.flatnonzero(~self.heldout[self.episode])
 
     @cached_property
-    def cut_blind(self) -> np.ndarray:
-        """Episodes that were cut, and whose observation after the cut is unknown, [E] bool."""
+    def cut_blind(self) -> NDArray[np.bool_]:
+        """Which episodes were cut before an unknown observation, [E]."""
         known = np.ones(len(self.lengths), bool) if self.last_known is None else self.last_known
         return ~known & ~self.terminated
 
     @cached_property
-    def bootstrap_steps(self) -> np.ndarray:
-        """Training steps whose next observation is known or not needed: all that temporal differences may see, [n]."""
+    def bootstrap_steps(self) -> NDArray[np.int64]:
+        """Training steps whose next observation is known or terminal, [n]; temporal differences use these alone."""
         blind = self.starts[self.cut_blind] + self.lengths[self.cut_blind] - 1
         return np.setdiff1d(self.train_steps, blind, assume_unique=True)
 
     @cached_property
-    def heldout_steps(self) -> np.ndarray:
-        """Steps of the held-out episodes, [n] int64."""
+    def heldout_steps(self) -> NDArray[np.int64]:
+        """Steps of the held-out episodes, [n]."""
         return np.flatnonzero(self.heldout[self.episode])
 
     @cached_property
-    def episode_returns(self) -> np.ndarray:
-        """Undiscounted return of each episode, in the units of ``rewards``, [E] float64."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+    def episode_returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode in the units of ``rewards``, [E]."""
+        returns: NDArray[np.float64] = np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+        return returns
 
     @property
-    def returns_as_logged(self) -> np.ndarray:
-        """What episodes are ranked by, [E] float64: a reward shift must not turn a long success into a failure."""
+    def returns_as_logged(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode from the logged rewards, [E].
+
+        Episodes are ranked by these returns, because a reward shift may give a long success a lower return than a
+        failure.
+        """
         return self.episode_returns if self.logged_returns is None else self.logged_returns

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
@@ -16,12 +18,13 @@ class DeviceData:
     """The arrays of a :class:`~spar_core.data.dataset.Dataset` that minibatches are gathered from.
 
     Attributes:
-        observations: [N + E, D]; rows ``index`` and ``index + 1`` are a step's observation and the next.
-        actions: [N, A] in [-1, 1].
-        rewards: [N], raw.
-        alive: [N], 0 where the step ended in a terminal state, else 1 (also where the episode was cut).
-        index: [N], the observation row of each step.
-        episode: [N], the number of each step's episode in the whole dataset.
+        observations: [N + E, D] float32, standardised; rows ``index`` and ``index + 1`` are a step's observation and
+            its next observation.
+        actions: [N, A] float32 in [-1, 1].
+        rewards: [N] float32, the rewards of training.
+        alive: [N] float32, 0 if the step ended in a terminal state and 1 otherwise, also if the episode was cut there.
+        index: [N] int64, the observation row of each step.
+        episode: [N] int64, the number of each step's episode in the whole dataset.
     """
 
     observations: Tensor
@@ -33,7 +36,9 @@ class DeviceData:
 
     @classmethod
     def of(cls, dataset: Dataset, device: str = "cpu") -> DeviceData:
-        def move(array: np.ndarray) -> Tensor:
+        """Copy a dataset's arrays to a Torch device."""
+
+        def move(array: NDArray[Any]) -> Tensor:
             return torch.as_tensor(array).to(device)
 
         return cls(
@@ -46,5 +51,5 @@ class DeviceData:
         )
 
     def at(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations [..., D] and actions [..., A] of the given steps."""
+        """Observations [..., D] and actions [..., A] of the steps [...]."""
         return self.observations[self.index[steps]], self.actions[steps]

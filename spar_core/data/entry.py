@@ -1,8 +1,8 @@
-"""Dataset entries: what ``datasets/<id>.yaml`` may say, and where its data comes from.
+"""Dataset entries: the keys of ``datasets/<id>.yaml``, and the digest of what an entry's data is made from.
 
-An entry names one of five sources. ``builtin`` rolls out behaviour policies that lie in the repository,
-``waypoints`` a planner in a maze; ``minari`` takes any Minari dataset, local or remote; ``d4rl_hdf5`` converts a
-file in D4RL's layout, and ``npz`` a folder of episodes.
+An entry names one of five sources. ``builtin`` rolls out behaviour policies that lie in the repository, and
+``waypoints`` rolls out a planner in a maze. ``minari`` takes any Minari dataset, local or remote. ``d4rl_hdf5``
+converts a file in D4RL's layout, and ``npz`` converts a folder of episodes.
 """
 
 from __future__ import annotations
@@ -19,107 +19,109 @@ from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, nearest, parse
 
 DATASETS = "datasets"
-BEHAVIOUR = "behaviour"  # Snapshots lie in datasets/behaviour/; they are no dataset entries.
-# The version at the end, and two letters before a slash, are what Minari asks of an id: our datasets open
-# with Minari itself.
+BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
+# Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
+# characters before the first slash.
 ID_PATTERN = re.compile(r"([a-z0-9_-]{2,}(/[a-z0-9_-]+)*/)?[a-z0-9_-]+-v[0-9]+")
 
 
 class CommonEntry(Settings):
-    """What every entry may say.
+    """The keys of every entry."""
 
-    Attributes:
-        title: one line for tables and reports.
-        description: where the data comes from and what to know about it.
-        license: licence of the data.
-        env_id: Gymnasium id of the evaluation environment. Null means that the data has none: it can be
-            prepared and trained on, but no policy is rolled out on it.
-        not_evaluated: why there is no environment, for the report; only where ``env_id`` is null.
-        env_kwargs: keyword arguments of the evaluation environment.
-        observation_keys: parts of a dictionary observation that make up the vector, in this order, such as
-            ``observation`` or ``achieved_goal/kettle``; null takes all of them, sorted by name.
-        reward_shift: a name in ``spar_core.data.reward_shift``: what training adds to rewards or scales them
-            by. Returns are reported as they were logged.
-        reference: row of ``reference_scores.yaml`` that normalises returns; null for raw returns only.
-        heldout_share: share of the episodes that no network is ever fitted to.
-        split_seed: seed of the choice of held-out episodes.
-        out_of_bounds_actions: ``refuse`` or ``clip`` actions outside the bounds. Excesses up to 1e-6 are
-            rounding noise and are always clipped; whatever is clipped is counted in the manifest.
-        not_finite: ``refuse`` a NaN or an infinity, or ``drop_episodes`` that hold one, which are counted.
-        allow_environment_mismatch: accept data of another environment version; the manifest says so.
-    """
-
-    title: str
-    description: str = ""
-    license: str = ""
-    env_id: str | None = None
-    not_evaluated: str | None = None
-    env_kwargs: dict[str, Any] = Field(default_factory=dict)
-    observation_keys: list[str] | None = Field(default=None, min_length=1)
-    reward_shift: Literal["none", "iql", "cql", "rebrac"] = "none"
-    reference: str | None = None
-    heldout_share: float = Field(default=0.1, gt=0.0, lt=1.0)
-    split_seed: int = Field(default=0, ge=0)
-    out_of_bounds_actions: Literal["clip", "refuse"] = "refuse"
-    not_finite: Literal["refuse", "drop_episodes"] = "refuse"
-    allow_environment_mismatch: bool = False
+    title: str = Field(description="one line for tables and reports")
+    description: str = Field("", description="where the data comes from and what to know about it")
+    license: str = Field("", description="licence of the data")
+    env_id: str | None = Field(
+        None,
+        description="Gymnasium id of the evaluation environment; null if the data has none, in which case networks are "
+        "trained on it but no policy is rolled out",
+    )
+    not_evaluated: str | None = Field(
+        None, description="why there is no evaluation environment, for the report; only where env_id is null"
+    )
+    env_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the evaluation environment"
+    )
+    observation_keys: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="parts of a dictionary observation that make up the observation vector, in this order, such as "
+        "observation or achieved_goal/kettle; null takes every part, sorted by name",
+    )
+    reward_shift: Literal["none", "iql", "cql", "rebrac"] = Field(
+        "none",
+        description="how training scales and shifts the rewards: a name in spar_core/data/reward_shift.py; returns are "
+        "reported as they were logged",
+    )
+    reference: str | None = Field(
+        None, description="row of reference_scores.yaml that normalises returns; null reports raw returns only"
+    )
+    heldout_share: float = Field(
+        0.1, gt=0.0, lt=1.0, description="share of the episodes that no network is ever fitted to"
+    )
+    split_seed: int = Field(0, ge=0, description="seed that chooses the held-out episodes")
+    out_of_bounds_actions: Literal["clip", "refuse"] = Field(
+        "refuse",
+        description="refuse or clip actions outside the bounds; excesses up to 1e-6 of the range are rounding errors "
+        "and always clipped; the manifest counts what was clipped",
+    )
+    not_finite: Literal["refuse", "drop_episodes"] = Field(
+        "refuse",
+        description="refuse data with a NaN or an infinity, or drop the episodes that hold one; the manifest counts "
+        "them",
+    )
+    allow_environment_mismatch: bool = Field(
+        False, description="accept data of another version of the environment; the manifest says so"
+    )
 
     @model_validator(mode="after")
     def _one_reason(self) -> CommonEntry:
         if self.not_evaluated is not None and self.env_id is not None:
-            raise ValueError("'not_evaluated' says why there is no environment, but 'env_id' names one")
+            raise ValueError(
+                "'not_evaluated' says why there is no environment, but 'env_id' names one; remove one of the two"
+            )
         return self
 
 
 class BuiltinEntry(CommonEntry):
-    """Rollouts of actor snapshots; nothing is downloaded.
-
-    Attributes:
-        behaviour: folder of snapshots with its ``index.yaml``, relative to the project root.
-        steps: environment steps in all.
-        seed: seed of the policies drawn, the initial states and the action noise.
-        noise: factor on the standard deviation of the policies' Gaussian; 0 gives their mean actions.
-    """
+    """Rollouts of actor snapshots that lie in the repository; nothing is downloaded."""
 
     source: Literal["builtin"]
-    env_id: str
-    behaviour: str
-    steps: int = Field(gt=0)
-    seed: int = Field(default=0, ge=0)
-    noise: float = Field(default=1.0, ge=0.0)
+    env_id: str = Field(description="Gymnasium id of the environment that the data is collected and evaluated in")
+    behaviour: str = Field(description="folder of snapshots with its index.yaml, relative to the project root")
+    steps: int = Field(gt=0, description="environment steps in all")
+    seed: int = Field(0, ge=0, description="seed of the policy of each episode, its initial state and its action noise")
+    noise: float = Field(
+        1.0, ge=0.0, description="factor on the standard deviation of the policies' Gaussian; 0 gives their mean action"
+    )
 
 
 class WaypointsEntry(CommonEntry):
-    """Rollouts of a planner with a PD controller in a point maze; nothing is downloaded.
-
-    Attributes:
-        steps: environment steps in all.
-        seed: seed of starts, goals and action noise.
-        p_gain: force per metre of distance to the next waypoint.
-        d_gain: force per metre a second of velocity.
-        noise: standard deviation of the noise added to every action, in units of the action box [-1, 1].
-    """
+    """Rollouts of a planner with a PD controller in a point maze; nothing is downloaded."""
 
     source: Literal["waypoints"]
-    env_id: str
-    steps: int = Field(gt=0)
-    seed: int = Field(default=0, ge=0)
-    p_gain: float = Field(default=10.0, gt=0.0)
-    d_gain: float = Field(default=-1.0, le=0.0)
-    noise: float = Field(default=0.5, ge=0.0)
+    env_id: str = Field(description="Gymnasium id of the point maze that the data is collected and evaluated in")
+    steps: int = Field(gt=0, description="environment steps in all")
+    seed: int = Field(0, ge=0, description="seed of starts, goals and action noise")
+    p_gain: float = Field(10.0, gt=0.0, description="action per metre of distance to the next waypoint")
+    d_gain: float = Field(-1.0, le=0.0, description="action per metre a second of velocity")
+    noise: float = Field(
+        0.5,
+        ge=0.0,
+        description="standard deviation of the Gaussian noise on every action, in units of the action box [-1, 1]",
+    )
 
 
 class MinariEntry(CommonEntry):
-    """A Minari dataset; ``env_id`` defaults to the environment that the dataset itself names.
-
-    Attributes:
-        dataset: Minari id, such as ``mujoco/hopper/medium-v0``, or a remote path with ``://``.
-        path: folder of a local dataset, relative to the project root, instead of ``dataset``.
-    """
+    """A Minari dataset; ``env_id`` defaults to the environment that the dataset itself names."""
 
     source: Literal["minari"]
-    dataset: str | None = None
-    path: str | None = None
+    dataset: str | None = Field(
+        None, description="Minari id, such as mujoco/hopper/medium-v0, or a remote path, such as hf://owner/dataset-v0"
+    )
+    path: str | None = Field(
+        None, description="folder of a local Minari dataset, relative to the project root; instead of dataset"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> MinariEntry:
@@ -129,50 +131,43 @@ class MinariEntry(CommonEntry):
 
 
 class FileEntry(CommonEntry):
-    """What entries of files say that do not describe their environment themselves.
+    """Keys of the sources whose files do not describe their environment."""
 
-    Attributes:
-        data_env_id: environment that the data was collected in; default ``env_id``.
-        action_low, action_high: action bounds, used only where ``env_id`` is null.
-    """
-
-    data_env_id: str | None = None
-    action_low: float = -1.0
-    action_high: float = 1.0
+    data_env_id: str | None = Field(None, description="environment that the data was collected in; null means env_id")
+    action_low: float = Field(-1.0, description="lower bound of every action dimension, where env_id is null")
+    action_high: float = Field(1.0, description="upper bound of every action dimension, where env_id is null")
 
 
 class NpzEntry(FileEntry):
-    """A folder of ``.npz`` files, one an episode, in the order of their names.
-
-    Attributes:
-        path: local folder, relative to the project root; ``${VARIABLE}`` is expanded.
-    """
+    """A folder of ``.npz`` files, one for each episode, in the order of their names."""
 
     source: Literal["npz"]
-    path: str
+    path: str = Field(description="local folder, relative to the project root; ${VARIABLE} is expanded")
 
 
 class D4rlEntry(FileEntry):
-    """A flat HDF5 file in D4RL's layout, given by ``path`` or by ``url``.
-
-    Attributes:
-        path: local file, relative to the project root; ``${VARIABLE}`` is expanded.
-        url: where to download the file from; it is kept in the user's cache folder.
-        sha256: expected SHA-256 of the file, checked whenever it is read.
-        terminals_are_truncations: the file's terminals mark cuts, not terminal states.
-        ignore_timeouts: the file's timeouts are wrong and are not ends of episodes.
-        max_episode_steps: cut episodes at this length, for files that do not mark their timeouts.
-        comparable_to_d4rl: this is the original file, so that scores may stand beside D4RL scores.
-    """
+    """A flat HDF5 file in D4RL's layout, given by ``path`` or by ``url``."""
 
     source: Literal["d4rl_hdf5"]
-    path: str | None = None
-    url: str | None = None
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    terminals_are_truncations: bool = False
-    ignore_timeouts: bool = False
-    max_episode_steps: int | None = Field(default=None, gt=0)
-    comparable_to_d4rl: bool = False
+    path: str | None = Field(
+        None, description="local file, relative to the project root; ${VARIABLE} is expanded; instead of url"
+    )
+    url: str | None = Field(
+        None, description="address to download the file from; it is kept in the user's cache folder"
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="expected SHA-256 of the file, checked whenever the file is read"
+    )
+    terminals_are_truncations: bool = Field(
+        False, description="whether the file's terminals mark cuts instead of terminal states"
+    )
+    ignore_timeouts: bool = Field(False, description="whether to ignore the file's timeouts because they are wrong")
+    max_episode_steps: int | None = Field(
+        None, gt=0, description="length in steps at which episodes are cut, for files without timeouts"
+    )
+    comparable_to_d4rl: bool = Field(
+        False, description="whether this is D4RL's original file, so that its scores may stand beside D4RL scores"
+    )
 
     @field_validator("url")
     @classmethod
@@ -189,7 +184,7 @@ class D4rlEntry(FileEntry):
 
 
 Entry = BuiltinEntry | WaypointsEntry | MinariEntry | D4rlEntry | NpzEntry
-SOURCES: dict[str, type[CommonEntry]] = {
+SOURCES: dict[str, type[Entry]] = {
     "builtin": BuiltinEntry,
     "waypoints": WaypointsEntry,
     "minari": MinariEntry,
@@ -205,16 +200,16 @@ def dataset_ids(folder: Path) -> list[str]:
 
 
 def check_id(dataset_id: str) -> None:
-    """Refuse ids that cannot be a path and a Minari id at once.
+    """Refuse an id that cannot be both a path below ``datasets/`` and a Minari id.
 
     Raises:
-        SparError: other characters than ``a-z0-9_-/``, a first folder of one letter, or no ``-v<number>``
-            at the end.
+        SparError: the id has characters other than ``a-z0-9_-/``, a first part of one character, or no ``-v<number>``
+            at its end.
     """
     if not ID_PATTERN.fullmatch(dataset_id):
         raise SparError(
-            f"'{dataset_id}' is no dataset id",
-            "use lower-case letters, digits, '_', '-' and '/', ending in a version such as '-v0'",
+            f"'{dataset_id}' is not a dataset id",
+            "use lower-case letters, digits, '_', '-' and '/', and end with a version such as '-v0'",
         )
 
 
@@ -222,7 +217,7 @@ def load_entry(path: Path) -> Entry:
     """Read and validate ``datasets/<id>.yaml``.
 
     Raises:
-        SparError: there is no such entry (the line names the nearest one), or it is not valid.
+        SparError: the entry does not exist (the line names the nearest one), or it is not valid.
     """
     folder = next((parent for parent in path.parents if parent.name == DATASETS), path.parent)
     dataset_id = path.relative_to(folder).with_suffix("").as_posix()
@@ -241,23 +236,27 @@ def load_entry(path: Path) -> Entry:
 
 
 def local_path(path: str, root: Path) -> Path:
-    """A path of an entry, with its variables filled in, below the project root if it is relative.
+    """The file or folder that an entry's path names.
+
+    Args:
+        path: as the entry gives it; ``${VARIABLE}`` and ``~`` are expanded.
+        root: project root, which a relative path starts from.
 
     Raises:
-        SparError: it uses a variable that is not set, or there is no such file or folder.
+        SparError: an environment variable in the path is not set, or the file or folder does not exist.
     """
     expanded = os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         raise SparError(
-            f"the environment variable {unset[1]} is not set, which the path '{path}' needs",
-            f"set {unset[1]} to the folder that holds the file",
+            f"the path '{path}' needs the environment variable {unset[1]}, which is not set",
+            f"run `export {unset[1]}=FOLDER` with the folder that holds the data",
         )
     try:
         found = root / Path(expanded).expanduser()
         there = found.exists()
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
-        raise SparError(f"'{path}' is no path ({error})", "check 'path' in the dataset's entry") from None
+        raise SparError(f"'{path}' is not a valid path ({error})", "check 'path' in the dataset's entry") from None
     if not there:
         raise SparError(f"{found} does not exist", "check 'path' in the dataset's entry")
     return found
@@ -267,19 +266,19 @@ def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
     """The folder of snapshots of a built-in dataset.
 
     Raises:
-        SparError: there is no such folder, or it has no ``index.yaml``.
+        SparError: the folder or its ``index.yaml`` does not exist.
     """
     folder = root / entry.behaviour
     if not (folder / "index.yaml").is_file():
-        raise SparError(f"{folder / 'index.yaml'} does not exist", "it should list the behaviour snapshots")
+        raise SparError(f"{folder / 'index.yaml'} does not exist", "check 'behaviour' in the dataset's entry")
     return folder
 
 
 def source_digest(entry: Entry, root: Path) -> str:
-    """Digest of what the entry's data is made from, so that a changed local file is noticed.
+    """Digest of what the entry's data is made from, which changes when a local file changes.
 
-    Local files are digested by content; a Minari id or a URL by its name (and ``sha256``) alone, and what is
-    generated by nothing, since its entry says it all.
+    Local files and folders are digested by their content. A Minari id and a URL (with its ``sha256``) are digested as
+    text. Generated data needs no digest beside its entry.
 
     Raises:
         SparError: the local source does not exist.

@@ -1,7 +1,7 @@
-"""Episodes: the raw form that every source is turned into before it is stored, and what is asked of it.
+"""Raw episodes, which every source is converted to, and the checks that they must pass before they are stored.
 
-All episodes of a dataset lie one after the other in flat arrays, each observation once, so that a million steps
-take what their numbers take. An :class:`Episode` is a view of one of them.
+All episodes of a dataset lie one after the other in flat arrays. Each observation is stored once, so a million steps
+take no more memory than their numbers. An :class:`Episode` is a view of one episode.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.errors import SparError
 
-# Beyond the bounds by at most this, relative to the span of the bounds, an action is in them up to rounding.
+# An action outside the bounds by at most this share of their range counts as a rounding error.
 ROUNDING = 1e-6
-ROWS = 1 << 16  # rows that are looked at together, so that a check needs little memory beside the data
+ROWS = 1 << 16  # rows checked at a time, so that a check needs little memory
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,19 @@ class Episode:
         actions: [T, A] float32.
         rewards: [T] float32.
         terminated: whether the last step ended in a terminal state; otherwise the episode was cut there.
-        last_known: whether the source holds the observation after the last step. Where it does not, the
-            last row repeats the one before it.
+        last_known: whether the source holds the observation after the last step. If not, the last row is a copy of the
+            row before it.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
     terminated: bool
     last_known: bool = True
 
     @property
     def steps(self) -> int:
+        """T."""
         return len(self.rewards)
 
 
@@ -53,20 +55,20 @@ class Episodes:
         actions: [N, A] float32.
         rewards: [N] float32.
         lengths: [E] int64, steps of each episode.
-        terminated: [E] bool; where false, the episode was cut.
+        terminated: [E] bool, whether the episode's last step ended in a terminal state; otherwise it was cut there.
         last_known: [E] bool, see :class:`Episode`.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    lengths: np.ndarray
-    terminated: np.ndarray
-    last_known: np.ndarray
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    last_known: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, lengths: np.ndarray, observation_size: int, action_size: int) -> Episodes:
-        """Room for episodes of the given lengths [E]; nothing but the lengths is filled in."""
+    def empty(cls, lengths: NDArray[np.int64], observation_size: int, action_size: int) -> Episodes:
+        """Allocate episodes of the given lengths [E]; their observations, actions and rewards are not initialised."""
         steps, count = int(lengths.sum()), len(lengths)
         return cls(
             np.empty((steps + count, observation_size), np.float32),
@@ -79,10 +81,10 @@ class Episodes:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> Episodes:
-        """Put single episodes one after the other.
+        """Copy single episodes into flat arrays, one after the other.
 
         Raises:
-            SparError: there are none, or shapes do not fit together; the line names the episode.
+            SparError: there are no episodes, or the shapes of one do not fit; the line names it.
         """
         if not episodes:
             raise SparError("the dataset holds no episodes", "check its source")
@@ -95,15 +97,17 @@ class Episodes:
         return together
 
     def put(self, number: int, episode: Episode) -> None:
-        """Fill in the episode ``number``, whose length must be the one it was given room for.
+        """Copy ``episode`` into the place of episode ``number``.
 
         Raises:
-            SparError: its shapes are not those that there is room for.
+            SparError: its length or its shapes are not those that were allocated.
         """
         room = self[number]
         _check_shapes(number, episode, (room.observations.shape[1:], room.actions.shape[1:]))
         if episode.steps != room.steps:
-            raise SparError(f"episode {number} has {episode.steps} steps, but {room.steps} were announced")
+            raise SparError(
+                f"episode {number} has {episode.steps} steps, expected {room.steps}", "fetch the data again"
+            )
         room.observations[:], room.actions[:], room.rewards[:] = episode.observations, episode.actions, episode.rewards
         self.terminated[number], self.last_known[number] = episode.terminated, episode.last_known
 
@@ -125,8 +129,8 @@ class Episodes:
     def __iter__(self) -> Iterator[Episode]:
         return (self[number] for number in range(len(self)))
 
-    def of_episodes(self, keep: np.ndarray) -> Episodes:
-        """Those that ``keep`` [E] bool marks, in their order; the same object where that is all."""
+    def of_episodes(self, keep: NDArray[np.bool_]) -> Episodes:
+        """The episodes that ``keep`` [E] marks, in their order; this object itself if it marks all."""
         if keep.all():
             return self
         rows, steps = np.repeat(keep, self.lengths + 1), np.repeat(keep, self.lengths)
@@ -141,40 +145,50 @@ class Episodes:
 
     @property
     def steps(self) -> int:
+        """N."""
         return len(self.rewards)
 
     @property
     def observation_size(self) -> int:
-        return self.observations.shape[1]
+        """D."""
+        return int(self.observations.shape[1])
 
     @property
     def action_size(self) -> int:
-        return self.actions.shape[1]
+        """A."""
+        return int(self.actions.shape[1])
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """First step of each episode, [E] int64."""
-        return (np.cumsum(self.lengths) - self.lengths).astype(np.int64)
+    def starts(self) -> NDArray[np.int64]:
+        """First step of each episode, [E]."""
+        starts: NDArray[np.int64] = (np.cumsum(self.lengths) - self.lengths).astype(np.int64)
+        return starts
 
     @cached_property
-    def returns(self) -> np.ndarray:
-        """Undiscounted return of each episode, [E] float64."""
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode, [E]."""
         return np.array([episode.rewards.sum(dtype=np.float64) for episode in self])
 
     def step_at(self, index: int) -> tuple[int, int]:
-        """Episode, and step within it, of a row of ``actions`` or ``rewards``."""
+        """The episode that row ``index`` of ``actions`` belongs to, and the step within that episode."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return number, int(index - self.starts[number])
 
     def row_at(self, row: int) -> tuple[int, int]:
-        """Episode, and row within it, of a row of ``observations``."""
+        """The episode that row ``row`` of ``observations`` belongs to, and the row within that episode."""
         number = int(np.searchsorted(self.starts + np.arange(len(self)), row, side="right")) - 1
         return number, int(row - self.starts[number] - number)
 
 
 @dataclass(frozen=True)
 class ActionReport:
-    """How many of the actions' numbers lay outside the bounds and were clipped, and by how much at most."""
+    """How many action values were clipped to the bounds.
+
+    Attributes:
+        clipped: values that lay outside the bounds.
+        total: values in all, N * A.
+        largest_excess: largest distance of a value from the bounds, in raw units.
+    """
 
     clipped: int
     total: int
@@ -182,12 +196,13 @@ class ActionReport:
 
     @property
     def share(self) -> float:
+        """Share of the values that were clipped."""
         return self.clipped / max(self.total, 1)
 
 
 @dataclass(frozen=True)
 class DropReport:
-    """Episodes that were left out: those without a step, and those with a NaN or an infinity."""
+    """How many episodes were left out because they have no step (``empty``), or hold a NaN or an infinity."""
 
     empty: int = 0
     not_finite: int = 0
@@ -200,16 +215,16 @@ def _check_shapes(number: int, episode: Episode, widths: tuple[tuple[int, ...], 
     if found != wanted or len(widths[0]) != 1 or len(widths[1]) != 1:
         raise SparError(
             f"episode {number} has observations {found[0]}, actions {found[1]} and rewards {found[2]}",
-            "expected [T + 1, D], [T, A] and [T] with the same D and A in every episode",
+            "write [T + 1, D], [T, A] and [T], with the same D and A in every episode",
         )
 
 
 def drop_unusable(episodes: Episodes, not_finite: str) -> tuple[Episodes, DropReport]:
-    """Leave out episodes without a step, and where ``not_finite`` is ``drop_episodes`` those that hold a NaN.
+    """Leave out episodes without a step, and those with a NaN or an infinity if ``not_finite`` is ``drop_episodes``.
 
     Raises:
-        SparError: there is a NaN or an infinity and ``not_finite`` is ``refuse`` (the line names the array, the
-            episode and the step), or nothing is left.
+        SparError: an episode holds a NaN or an infinity and ``not_finite`` is ``refuse`` (the line names the array, the
+            episode and the step), or no episode is left.
     """
     some = episodes.lengths > 0
     empty = int((~some).sum())
@@ -225,9 +240,9 @@ def drop_unusable(episodes: Episodes, not_finite: str) -> tuple[Episodes, DropRe
             number, step = locate(episodes, row)
             finite[number] = False
             if not_finite == "refuse":
-                kind = "NaN" if np.isnan(values[row]).any() else "infinity"
+                kind = "a NaN" if np.isnan(values[row]).any() else "an infinity"
                 raise SparError(
-                    f"{name} hold a {kind} in episode {number}, step {step}",
+                    f"{name} hold {kind} in episode {number}, step {step}",
                     "mend or remove that episode in the source, or set 'not_finite: drop_episodes' in the entry",
                 )
     episodes = episodes.of_episodes(finite)
@@ -236,7 +251,7 @@ def drop_unusable(episodes: Episodes, not_finite: str) -> tuple[Episodes, DropRe
     return episodes, DropReport(empty, int((~finite).sum()))
 
 
-def _rows_not_finite(values: np.ndarray) -> list[int]:
+def _rows_not_finite(values: NDArray[np.float32]) -> list[int]:
     rows: list[int] = []
     for start in range(0, len(values), ROWS):
         bad = ~np.isfinite(values[start : start + ROWS])
@@ -244,13 +259,15 @@ def _rows_not_finite(values: np.ndarray) -> list[int]:
     return rows
 
 
-def bound_actions(episodes: Episodes, low: np.ndarray, high: np.ndarray, rule: str) -> tuple[Episodes, ActionReport]:
-    """Bring actions into the bounds ``low`` and ``high`` [A].
+def bound_actions(
+    episodes: Episodes, low: NDArray[np.float32], high: NDArray[np.float32], rule: str
+) -> tuple[Episodes, ActionReport]:
+    """Clip actions to the bounds ``low`` and ``high`` [A], and count what was clipped.
 
-    Excesses of rounding size are clipped; larger ones are clipped where ``rule`` is ``clip``.
+    Excesses up to ``ROUNDING`` are always clipped, larger ones only if ``rule`` is ``clip``.
 
     Raises:
-        SparError: an action lies outside the bounds, and ``rule`` is ``refuse``.
+        SparError: an action lies further outside the bounds, and ``rule`` is ``refuse``; the line says where.
     """
     tolerance = ROUNDING * (high - low)
     clipped, largest = 0, 0.0
@@ -274,7 +291,7 @@ def bound_actions(episodes: Episodes, low: np.ndarray, high: np.ndarray, rule: s
 
 
 def episode_digest(episode: Episode) -> str:
-    """Digest of one episode's content, 32 hex digits."""
+    """Digest of one episode's content, 32 hexadecimal digits."""
     digest = hashlib.md5(usedforsecurity=False)
     shape = (episode.observations.shape, episode.actions.shape, bool(episode.terminated))
     digest.update(repr(shape if episode.last_known else (*shape, "last observation unknown")).encode())
@@ -284,5 +301,5 @@ def episode_digest(episode: Episode) -> str:
 
 
 def episodes_digest(digests: Sequence[str]) -> str:
-    """Digest of a dataset from the digests of its episodes, in order."""
+    """Digest of a dataset from the digests of its episodes, in order; 32 hexadecimal digits."""
     return hashlib.md5("".join(digests).encode(), usedforsecurity=False).hexdigest()

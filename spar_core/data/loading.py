@@ -1,10 +1,11 @@
-"""A prepared dataset from disk into memory, as every training stage sees it."""
+"""Load a prepared dataset from disk into the form that every training stage uses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
@@ -19,15 +20,15 @@ SPLIT, SCALER, MANIFEST = "split.json", "scaler.json", "manifest.json"
 
 
 def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Dataset:
-    """Load what the ``download`` stage wrote, standardised by the stored scaler.
+    """Load a dataset that the ``download`` stage wrote, standardised by its stored scaler.
 
     Args:
-        minari_root: the project's Minari root, which holds the episodes.
-        data_folder: split, scaler and manifest of the dataset.
-        dataset_id: such as ``builtin/halfcheetah-replay-v0``.
+        minari_root: the project's Minari folder, which holds the episodes.
+        data_folder: folder with the dataset's ``split.json``, ``scaler.json`` and ``manifest.json``.
+        dataset_id: id of the dataset, such as ``builtin/halfcheetah-replay-v0``.
 
     Raises:
-        SparError: a part is missing or damaged, or the parts do not belong together.
+        SparError: a file is missing or damaged, or the episodes are not those of the manifest.
     """
     read_meta(data_folder, KIND)
     split, manifest = read_json(data_folder / SPLIT), read_json(data_folder / MANIFEST)
@@ -36,7 +37,7 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
     episodes.last_known[split["last_observation_unknown"]] = False
     if episodes_digest([episode_digest(episode) for episode in episodes]) != manifest["digest"]:
         raise SparError(
-            f"the episodes of '{dataset_id}' are not those of its manifest",
+            f"the episodes of '{dataset_id}' in {minari_root} do not match the digest in its manifest",
             f"run `python -m stages.download --dataset {dataset_id}` again",
         )
     heldout = np.zeros(len(episodes), dtype=bool)
@@ -44,14 +45,19 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
     return from_episodes(episodes, heldout, scaler, manifest["reward_shift"])
 
 
-def from_episodes(episodes: Episodes, heldout: np.ndarray, scaler: Scaler, reward_shift: str = "none") -> Dataset:
-    """Standardise raw episodes **in place** (they take most of the memory there is, and are not kept twice).
+def from_episodes(
+    episodes: Episodes, heldout: NDArray[np.bool_], scaler: Scaler, reward_shift: str = "none"
+) -> Dataset:
+    """Standardise raw episodes **in place**: a large dataset takes most of the memory and cannot be copied.
 
     Args:
-        episodes: raw; their observations and actions are overwritten, and belong to the dataset then.
-        heldout: [E] bool, those that are never fitted to.
-        scaler: how to standardise.
-        reward_shift: a name of ``spar_core.data.reward_shift``.
+        episodes: raw episodes; their observations and actions are overwritten and become the dataset's.
+        heldout: [E], episodes that no network is ever fitted to.
+        scaler: maps observations and actions.
+        reward_shift: a name in :data:`spar_core.data.reward_shift.REWARD_SHIFTS`.
+
+    Raises:
+        KeyError: ``reward_shift`` is not such a name.
     """
     logged = None if reward_shift == "none" else episodes.returns
     return Dataset(

@@ -1,4 +1,4 @@
-"""What is fixed once per dataset: the held-out episodes, the scaler, and the manifest that describes it all."""
+"""Prepare a dataset once: choose the held-out episodes, fit the scaler, and write the manifest that describes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.entry import D4rlEntry, Entry
 from spar_core.data.episodes import episode_digest, episodes_digest
@@ -28,16 +29,17 @@ class Prepared:
 
 
 def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
-    """Choose the held-out episodes, fit the scaler on the others, and describe the dataset.
+    """Choose the held-out episodes, fit the scaler to the others, and describe the dataset.
 
     Raises:
-        SparError: there are fewer than two different episodes, or the entry's reference scores do not exist.
+        SparError: there are fewer than two different episodes, or the entry's reference scores do not exist or hold for
+            another time limit.
     """
     digests = [episode_digest(episode) for episode in data.episodes]
     heldout = choose_heldout(digests, entry.heldout_share, entry.split_seed)
     apart = np.zeros(len(digests), bool)
     apart[heldout] = True
-    # The states that a policy acts in: an episode's last observation is not one.
+    # The scaler is fitted to the states in which a policy acts; it does not act after an episode's last step.
     rows = np.repeat(~apart, data.episodes.lengths + 1)
     rows[np.cumsum(data.episodes.lengths + 1) - 1] = False
     scaler = Scaler.fit(data.episodes.observations, data.environment.action_low, data.environment.action_high, rows)
@@ -52,12 +54,20 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
 
 
 def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]:
-    """Sorted numbers of the held-out episodes: at least one, and never all.
+    """Choose the held-out episodes: at least one, and never all.
 
-    Episodes of equal content (equal ``digests``) stay on one side, or what is held out would have been seen.
+    Copies of an episode are all held out or all trained on. Otherwise training would see held-out data.
+
+    Args:
+        digests: [E] digest of each episode's content.
+        share: share of the different episodes to hold out.
+        seed: seed of the choice.
+
+    Returns:
+        Numbers of the held-out episodes, sorted.
 
     Raises:
-        SparError: fewer than two different episodes.
+        SparError: there are fewer than two different episodes.
     """
     unique = list(dict.fromkeys(digests))
     if len(unique) < 2:
@@ -72,7 +82,7 @@ def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]
 
 
 def _manifest(
-    entry: Entry, dataset_id: str, data: Collected, digests: Sequence[str], rows: np.ndarray, heldout: int
+    entry: Entry, dataset_id: str, data: Collected, digests: Sequence[str], rows: NDArray[np.bool_], heldout: int
 ) -> dict[str, Any]:
     episodes = data.episodes
     lengths, terminated = episodes.lengths, int(episodes.terminated.sum())
@@ -123,14 +133,14 @@ def _manifest(
     }
 
 
-def _constant(values: np.ndarray, rows: np.ndarray | None = None) -> list[int]:
-    """Dimensions that never change, one looked at after the other to save memory."""
+def _constant(values: NDArray[np.float32], rows: NDArray[np.bool_] | None = None) -> list[int]:
+    """Columns of ``values`` [n, K] that hold one value in all of ``rows`` [n]; checked one by one to save memory."""
     columns = (values[:, i] if rows is None else values[rows, i] for i in range(values.shape[1]))
     return [i for i, column in enumerate(columns) if np.ptp(column) == 0.0]
 
 
-def _returns(returns: np.ndarray) -> dict[str, Any]:
-    """Undiscounted episode returns in raw units, with a histogram of equal bins."""
+def _returns(returns: NDArray[np.float64]) -> dict[str, Any]:
+    """Summary of undiscounted episode returns [E] in raw units, with a histogram of equal bins."""
     counts, edges = np.histogram(returns, bins=HISTOGRAM_BINS)
     return {
         "mean": float(returns.mean()),
@@ -142,7 +152,7 @@ def _returns(returns: np.ndarray) -> dict[str, Any]:
 
 
 def _reference(entry: Entry, data: Collected) -> dict[str, Any] | None:
-    """The entry's reference scores and the normalised scores of the data itself."""
+    """The entry's reference scores, and the normalised scores of the data; None if the entry names no reference."""
     if entry.reference is None:
         return None
     row = reference(entry.reference)

@@ -1,10 +1,11 @@
-"""Reference scores by environment family, and normalised scores."""
+"""Reference scores of environment families, and returns normalised by them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from spar_core.errors import SparError
@@ -14,21 +15,17 @@ TABLE = Path(__file__).with_name("reference_scores.yaml")
 
 
 class Reference(Settings):
-    """Returns that scores are measured against, and where the numbers come from.
+    """One row of ``reference_scores.yaml``: the returns that scores are measured against, and their source."""
 
-    Attributes:
-        min: mean return of a random policy.
-        max: mean return of an expert.
-        source: where the numbers were read.
-        note: what to be careful about.
-        max_episode_steps: the time limit that they were measured with; null where returns do not depend on it.
-    """
-
-    min: float
-    max: float
-    source: str = Field(min_length=1)
-    note: str = ""
-    max_episode_steps: int | None = Field(default=None, gt=0)
+    min: float = Field(description="mean return of a random policy")
+    max: float = Field(description="mean return of an expert")
+    source: str = Field(min_length=1, description="where the numbers were read")
+    note: str = Field("", description="what to be careful about")
+    max_episode_steps: int | None = Field(
+        None,
+        gt=0,
+        description="time limit in steps that the returns were measured with; null if they do not depend on it",
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Reference:
@@ -43,10 +40,10 @@ def reference_table() -> dict[str, Reference]:
 
 
 def reference(family: str) -> Reference:
-    """One row of the table.
+    """The row of one family.
 
     Raises:
-        SparError: the family has no row; the line names the nearest one.
+        SparError: the family has no row; the line names the nearest family.
     """
     table = reference_table()
     if family not in table:
@@ -55,11 +52,11 @@ def reference(family: str) -> Reference:
 
 
 def check_time_limit(family: str, max_episode_steps: int | None) -> None:
-    """Make sure that a family's reference scores hold for an environment's time limit, in steps.
+    """Make sure that a family's reference scores were measured with the environment's time limit, in steps.
 
-    Returns grow with the time limit, so scores for another one mean nothing: on ``pen``, implicit Q-learning scores
-    83 within D4RL's 100 steps and 187 within 200 (Minari issue 303). A limit of None, that of data without an
-    environment, is not compared.
+    Returns grow with the time limit, so scores that were measured with another limit mean nothing. On ``pen``,
+    for example, implicit Q-learning scores 83 within D4RL's 100 steps and 187 within 200 steps (Minari issue 303).
+    ``max_episode_steps`` is None for data without an environment, which is not checked.
 
     Raises:
         SparError: the limits differ, or the family has no row.
@@ -70,19 +67,22 @@ def check_time_limit(family: str, max_episode_steps: int | None) -> None:
     raise SparError(
         f"the reference scores of '{family}' hold for episodes of at most {row.max_episode_steps} steps, but the "
         f"environment allows {max_episode_steps}",
-        f"set 'env_kwargs: {{max_episode_steps: {row.max_episode_steps}}}' in the dataset's entry, or take out "
-        "'reference' and report returns alone",
+        f"set 'env_kwargs: {{max_episode_steps: {row.max_episode_steps}}}' in the dataset's entry, or remove "
+        "'reference' to report raw returns only",
     )
 
 
-def normalised_score(returns: np.ndarray | float, ref: Reference) -> np.ndarray:
-    """Returns as a percentage of the way from random (0) to expert (100), float64."""
+def normalised_score(returns: NDArray[np.floating] | float, ref: Reference) -> NDArray[np.float64]:
+    """Normalise returns [...] so that the random policy scores 0 and the expert 100.
+
+    Source: D4RL (Fu et al. 2020, arXiv 2004.07219).
+    """
     return 100.0 * (np.asarray(returns, dtype=np.float64) - ref.min) / (ref.max - ref.min)
 
 
-def normalised_spread(std: np.ndarray | float, ref: Reference) -> np.ndarray:
-    """A standard deviation or the width of an interval on the normalised scale, float64.
+def normalised_spread(std: NDArray[np.floating] | float, ref: Reference) -> NDArray[np.float64]:
+    """Normalise standard deviations or widths of intervals [...] of returns.
 
-    A spread is scaled but not shifted, so this is not ``normalised_score`` of it.
+    A spread is scaled like a score, but not shifted by the random policy's return.
     """
     return 100.0 * np.asarray(std, dtype=np.float64) / (ref.max - ref.min)

@@ -1,54 +1,58 @@
-"""Discounted returns of logged episodes, with truncated episodes continued by a value estimate."""
+"""Discounted returns of logged episodes; a value estimate stands for the rest of a truncated episode."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.dataset import Dataset
 
-# What a cut tail may still weigh for a return to count as observed: 5% of the discounted sum.
+# Largest discount factor with which a cut-off tail may enter a return that counts as observed.
 NEGLIGIBLE_TAIL = 0.05
 
 
-def discounted_returns(dataset: Dataset, discount: float, tails: np.ndarray | None = None) -> np.ndarray:
-    """Discounted return from every step to the end of its episode, [N] float32, in raw reward units.
+def discounted_returns(
+    dataset: Dataset, discount: float, tails: NDArray[np.floating] | None = None
+) -> NDArray[np.float32]:
+    """Discounted return from every step to the end of its episode, [N], in the units of ``dataset.rewards``.
 
     Args:
-        dataset: episodes.
-        discount: gamma.
-        tails: [E] value of each episode's last observation, counted where the episode was truncated; without
-            it the sum ends where the data end, which is right for terminated episodes only. Where the
-            observation after the cut is unknown, the row repeats the last step's own observation, so the tail
-            is that step's return already, and its reward is not added once more.
+        dataset: the logged episodes.
+        discount: gamma, in [0, 1).
+        tails: [E] value of each episode's last observation, which is bootstrapped from if the episode was truncated.
+            None treats every episode as terminated. If the observation after a cut is unknown, the last row is a copy
+            of the last step's observation. The tail is then that step's return, and its reward is not added to it.
     """
     returns = np.empty(dataset.n_steps, dtype=np.float32)
     rewards = dataset.rewards.astype(np.float64)
     for episode, (start, length) in enumerate(zip(dataset.starts, dataset.lengths, strict=True)):
-        bootstrap = tails is not None and not dataset.terminated[episode]
-        total = float(tails[episode]) if bootstrap else 0.0  # type: ignore[index]
-        last = start + length - 1
-        if bootstrap and dataset.cut_blind[episode]:
-            returns[last] = total
-            last -= 1
+        total, last = 0.0, start + length - 1
+        if tails is not None and not dataset.terminated[episode]:
+            total = float(tails[episode])
+            if dataset.cut_blind[episode]:
+                returns[last] = total
+                last -= 1
         for step in range(last, start - 1, -1):
             total = rewards[step] + discount * total
             returns[step] = total
     return returns
 
 
-def far_from_cut(dataset: Dataset, discount: float) -> np.ndarray:
-    """Steps whose observed return is nearly whole, [N] bool.
+def far_from_cut(dataset: Dataset, discount: float) -> NDArray[np.bool_]:
+    """Which steps have a nearly complete observed return, [N].
 
-    All steps of terminated episodes, and those of truncated ones that lie far enough from the cut for what
-    was cut off to weigh less than ``NEGLIGIBLE_TAIL``.
+    These are all steps of terminated episodes, and the steps of truncated episodes that lie so far before the cut that
+    what follows it is discounted by less than ``NEGLIGIBLE_TAIL``.
     """
     horizon = math.ceil(math.log(NEGLIGIBLE_TAIL) / math.log(discount)) if discount > 0 else 1
     to_end = (dataset.starts + dataset.lengths)[dataset.episode] - np.arange(dataset.n_steps)
-    return dataset.terminated[dataset.episode] | (to_end > horizon)
+    far: NDArray[np.bool_] = dataset.terminated[dataset.episode] | (to_end > horizon)
+    return far
 
 
-def last_observations(dataset: Dataset) -> np.ndarray:
-    """Row of each episode's last observation, [E] int64."""
-    return dataset.observation_index[dataset.starts + dataset.lengths - 1] + 1
+def last_observations(dataset: Dataset) -> NDArray[np.int64]:
+    """Row of each episode's last observation in ``dataset.observations``, [E]."""
+    rows: NDArray[np.int64] = dataset.observation_index[dataset.starts + dataset.lengths - 1] + 1
+    return rows

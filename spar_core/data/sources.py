@@ -1,4 +1,4 @@
-"""From a dataset entry to checked episodes: every source behind one function."""
+"""Collect the checked episodes of a dataset entry, whichever source it names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.artifacts import digest_file
 from spar_core.data.entry import (
@@ -44,13 +45,14 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the evaluation environment relates to the one that the data comes from.
+    """Whether the evaluation environment is the one that the data comes from.
 
     Attributes:
-        kind: see :func:`spar_core.data.environments.environment.equivalence`; ``replayed`` where recorded
-            simulator states showed that they agree.
-        not_evaluated: why no policy is rolled out; None where policies are.
-        replay: what replaying the file showed, where its ids differ and it holds simulator states.
+        kind: see :func:`spar_core.data.environments.environment.equivalence`; or ``replayed`` if replaying the
+            recorded simulator states showed that the two environments agree.
+        not_evaluated: why no policy is rolled out; None if policies are.
+        replay: a :class:`~spar_core.data.environments.replay_report.ReplayReport` as plain values; None if nothing
+            was replayed.
     """
 
     kind: str
@@ -60,15 +62,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Collected:
-    """Checked episodes with actions inside the bounds, and what is known about them.
+    """Checked episodes with actions inside the bounds, and facts about them.
 
     Attributes:
-        episodes: in the order of the source.
-        environment: evaluation environment and action bounds.
-        equivalence: whether policies may be evaluated in it.
-        actions: what was clipped.
-        dropped: what was left out.
-        provenance: facts for the manifest, a function of the source alone.
+        episodes: the episodes in the order of the source.
+        environment: the evaluation environment and its action bounds.
+        equivalence: whether policies may be evaluated in that environment.
+        actions: how many action values were clipped.
+        dropped: how many episodes were left out.
+        provenance: facts about the source for the manifest; they depend on the source alone.
         inputs: digests of source files, by name.
     """
 
@@ -82,16 +84,16 @@ class Collected:
 
 
 def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None = None) -> Collected:
-    """Get the episodes of an entry.
+    """Collect the episodes of an entry: generate, download or read them, and check them.
 
     Args:
-        entry: what to get.
-        root: project root that the entry's paths are relative to.
+        entry: the dataset's entry.
+        root: project root, which the entry's relative paths start from.
         workers: processes that roll out generated data.
         report: called with (steps so far, steps in all) while data is generated.
 
     Raises:
-        SparError: the source cannot be had or is not as it should be, or the environment does not match it.
+        SparError: the source is missing, cannot be read or holds unusable data, or the environment does not match it.
     """
     if isinstance(entry, BuiltinEntry):
         return _builtin(entry, root, workers, report)
@@ -173,13 +175,14 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
 
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
-    """The environment with the dataset's own arguments, such as its maze, unless the entry names another."""
+    """The evaluation environment; the dataset's own arguments, such as its maze, apply if its id is the dataset's."""
     if env_id != facts.env_id:
         return environment_facts(env_id, entry.env_kwargs, entry.observation_keys)
     kwargs = {**facts.env_kwargs, **entry.env_kwargs}
     environment = environment_facts(env_id, kwargs, entry.observation_keys)
     limit, usual = facts.max_episode_steps, environment.max_episode_steps
-    # Data is often collected under a limit that is never reached, which no evaluation should wait for.
+    # Data is often collected with a time limit that no episode reaches. An evaluation would take needlessly long with
+    # it, so only a limit below the environment's usual one is taken over.
     if limit and usual and limit < usual and "max_episode_steps" not in entry.env_kwargs:
         return environment_facts(env_id, {**kwargs, "max_episode_steps": limit}, entry.observation_keys)
     return environment
@@ -196,7 +199,7 @@ def _npz(entry: NpzEntry, root: Path) -> Collected:
 
 def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
     data_env_id = entry.data_env_id or entry.env_id
-    # Before the download: a mismatch that the entry alone shows should not cost one.
+    # Raise an error that the entry alone shows before the file is downloaded.
     equivalence(data_env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
         path, name = local_path(entry.path, root), Path(entry.path).name
@@ -219,14 +222,14 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         "kinds": found.kinds,
     }
     environment = _environment(entry, episodes)
-    # Shapes first, so that a wrong environment gives a line of its own and not a failed replay.
+    # Check the shapes first: with a wrong environment the replay would fail with a less clear error.
     check_shapes(environment, episodes.observation_size, episodes.action_size)
     verdict = _verdict(entry, data_env_id, entry.env_id, path)
     return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)})
 
 
 def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Path | None = None) -> Verdict:
-    """Whether policies may be rolled out; ``path`` is a D4RL file that may hold simulator states to replay."""
+    """Whether policies may be rolled out; a D4RL file at ``path`` is replayed if it holds simulator states."""
     kind = equivalence(data_env_id, env_id, entry.allow_environment_mismatch)
     if kind == "none":
         return Verdict(kind, entry.not_evaluated or "no environment is named for it")
@@ -236,7 +239,7 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
         cuts = entry.terminals_are_truncations
         replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
     if kind != "unverified":
-        return Verdict(kind, None, replay and replay.to_dict())
+        return Verdict(kind, None, None if replay is None else replay.to_dict())
     differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
     if path is None:
         return Verdict(kind, differs)
@@ -248,7 +251,7 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
 
 
 def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
-    """The entry's environment, or its action bounds where it has none."""
+    """The entry's environment; without one, the facts that the entry's action bounds and the data give."""
     if entry.env_id is not None:
         return environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
     size = episodes.action_size
@@ -256,11 +259,14 @@ def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> Environment
     return _no_environment(episodes, low, high)
 
 
-def _no_environment(episodes: Episodes, low: np.ndarray, high: np.ndarray) -> EnvironmentFacts:
+def _no_environment(episodes: Episodes, low: NDArray[np.float32], high: NDArray[np.float32]) -> EnvironmentFacts:
     with np.errstate(over="ignore"):
         fits = np.isfinite(high - low).all() and (low < high).all()
     if not fits:
-        raise SparError("the data's action bounds are not finite and rising", "set 'env_id' in the entry")
+        raise SparError(
+            f"the data's action bounds {low.tolist()} to {high.tolist()} are not finite and rising",
+            "set 'env_id' in the dataset's entry, or for files 'action_low' and 'action_high'",
+        )
     return EnvironmentFacts(None, {}, episodes.observation_size, low, high)
 
 
@@ -274,7 +280,11 @@ def _finish(
 ) -> Collected:
     usable, dropped = drop_unusable(episodes, entry.not_finite)
     if 0 in (usable.observation_size, usable.action_size):
-        raise SparError("the observations or actions of the data hold no numbers", "check its source")
+        raise SparError(
+            f"the data has {usable.observation_size}-dimensional observations and {usable.action_size}-dimensional "
+            "actions; both must have at least one dimension",
+            "check its source",
+        )
     check_shapes(environment, usable.observation_size, usable.action_size)
     low, high = environment.action_low, environment.action_high
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)

@@ -1,1 +1,1 @@
-"""The environments that policies are rolled out in, and whether they are the ones that data comes from."""
+"""The environments that policies are evaluated in, and checks that the data comes from the same ones."""

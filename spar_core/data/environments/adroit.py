@@ -1,48 +1,49 @@
 """D4RL's Adroit environments under ids of their own: ``spar/AdroitHandDoor-v0`` and its three siblings.
 
-gymnasium-robotics took the four over from D4RL as ``AdroitHand...-v1``. Models, resets, observations, bonuses
-and successes are the same, as reading both sides shows; for the door, replaying D4RL's demonstrations shows it
-too. Three things are not:
+gymnasium-robotics contains D4RL's four environments as ``AdroitHand...-v1``. Their models, resets, observations,
+bonuses and successes are D4RL's, according to the code of both packages. For the door, replaying D4RL's demonstrations
+confirms this. Three things differ:
 
 - Door, hammer and relocate: D4RL's reward *subtracts* 0.1 times the distance from the palm to the handle, hammer
-  or ball, as gymnasium-robotics 1.2.0 does. Its 1.2.1 to 1.4.2 *add* it
+  or ball, and so does gymnasium-robotics 1.2.0. Versions 1.2.1 to 1.4.2 of gymnasium-robotics *add* it
   (https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/220).
-- Pen: D4RL's episode ends, as terminated, once the pen is below 0.075 m. gymnasium-robotics' goes on.
-- Pen: D4RL's time limit is 100 steps, gymnasium-robotics' 200. The others have 200 in both.
+- Pen: D4RL's episode terminates when the pen is below 0.075 m. The episode of gymnasium-robotics continues.
+- Pen: D4RL's time limit is 100 steps, and that of gymnasium-robotics 200. The other environments have 200 in both.
 
 Sources: D4RL, ``d4rl/hand_manipulation_suite/{door,hammer,relocate,pen}_v0.py`` and ``__init__.py``;
-gymnasium-robotics 1.4.2, ``envs/adroit_hand/adroit_*.py``. D4RL calls ``goal_achieved`` in ``info`` what
-gymnasium-robotics calls ``success``; the latter is kept.
+gymnasium-robotics 1.4.2, ``envs/adroit_hand/adroit_*.py``. The key of ``info`` that D4RL names ``goal_achieved`` keeps
+the name that gymnasium-robotics gives it, ``success``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 NAMESPACE = "spar/"
 
-# Where observations [..., D] hold the way from palm to object, in metres, by the names of the ``-v1``
+# The vector from palm to object in metres [..., 3], from observations [..., D]. The keys are the ids of the ``-v1``
 # environments without their version. Pen's reward has no such term.
-PALM_TO_OBJECT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+PALM_TO_OBJECT: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "AdroitHandDoor": lambda seen: seen[..., 35:38],
     "AdroitHandHammer": lambda seen: seen[..., 33:36] - seen[..., 36:39],
     "AdroitHandRelocate": lambda seen: seen[..., 30:33],
 }
 PALM_WEIGHT = 0.1
-# Where observations hold the pen's height in metres, and the height below which it counts as dropped.
-PEN_HEIGHT = 26
-DROPPED = 0.075
+PEN_HEIGHT = 26  # dimension of the observation that holds the pen's height in metres
+DROPPED = 0.075  # height in metres below which the pen counts as dropped
 
 TIME_LIMITS = {"AdroitHandDoor": 200, "AdroitHandHammer": 200, "AdroitHandRelocate": 200, "AdroitHandPen": 100}
 
 
 def register() -> None:
-    """Register the four environments with Gymnasium, once.
+    """Register the four environments with Gymnasium; those that are registered already are left alone.
 
-    ``gymnasium.make`` takes the same keyword arguments as for the ``-v1`` environments, except that rewards are
-    always dense, as D4RL's are: see ``spar_core.data.environments.adroit_wrapper``.
+    ``gymnasium.make`` takes the keyword arguments of the ``-v1`` environments, but refuses sparse rewards, which D4RL
+    does not have (see :mod:`spar_core.data.environments.adroit_wrapper`).
     """
     import gymnasium
     from gymnasium.envs.registration import WrapperSpec
@@ -61,10 +62,15 @@ def register() -> None:
         )
 
 
-def palm_distance(family: str, observations: np.ndarray) -> np.ndarray | None:
-    """Distances [...] from palm to object in observations [..., D], in metres.
+def palm_distance(family: str, observations: NDArray[Any]) -> NDArray[Any] | None:
+    """Distances [...] from palm to object in metres.
 
-    ``family`` is an id without its version; None for all but ``AdroitHandDoor``, ``-Hammer`` and ``-Relocate``.
+    Args:
+        family: id of the environment without its version.
+        observations: [..., D].
+
+    Returns:
+        None unless ``family`` is ``AdroitHandDoor``, ``AdroitHandHammer`` or ``AdroitHandRelocate``.
     """
-    way = PALM_TO_OBJECT.get(family)
-    return None if way is None else np.linalg.norm(way(observations), axis=-1)
+    to_object = PALM_TO_OBJECT.get(family)
+    return None if to_object is None else np.linalg.norm(to_object(observations), axis=-1)

@@ -1,11 +1,11 @@
-"""The evaluation environment of a dataset, and whether it is the one that the data comes from.
+"""Make the evaluation environment of a dataset, and check that the data comes from the same one.
 
-In MuJoCo's locomotion families the version is part of the data's identity. Gymnasium no longer holds the
-``-v2`` environments that D4RL data was collected in; ``-v4`` reproduces them, while ``-v5`` changes
-Walker2d's foot friction and Hopper's reward at terminal steps. So D4RL ``-v2`` data belongs to ``-v4``,
-``-v5`` data (Minari's ``mujoco/*``) to ``-v5``, and other pairs are refused unless the entry allows them.
+In MuJoCo's locomotion families, the version of an environment matters. D4RL data was collected in ``-v2`` environments,
+which Gymnasium no longer contains. The ``-v4`` environments reproduce them, while ``-v5`` changes Walker2d's foot
+friction and Hopper's reward at terminal steps. So D4RL's ``-v2`` data is evaluated in ``-v4``, and ``-v5`` data (such
+as Minari's ``mujoco/*``) in ``-v5``. Other pairs are refused unless the entry allows them.
 
-Observations that are dictionaries are laid out as one vector: see ``spar_core.data.environments.flatten``.
+Dictionary observations become one vector (see :mod:`spar_core.data.environments.flatten`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.environments import adroit
 from spar_core.data.environments.flatten import observation_layout
@@ -29,6 +30,7 @@ from spar_core.errors import SparError
 if TYPE_CHECKING:
     import gymnasium
 
+# MuJoCo's locomotion families.
 FAMILIES = {
     "HalfCheetah",
     "Hopper",
@@ -42,9 +44,9 @@ FAMILIES = {
     "Reacher",
     "Swimmer",
 }
-OLD_VERSIONS = {1, 2, 3}
-SUCCESSOR_OF_OLD = 4
-# The environments whose rewards gymnasium-robotics changed in its 1.2.1, under the same id.
+OLD_VERSIONS = {1, 2, 3}  # versions that Gymnasium no longer contains
+SUCCESSOR_OF_OLD = 4  # the version that reproduces them
+# gymnasium-robotics 1.2.1 changed the rewards of these environments without changing their ids.
 CHANGED_REWARDS = ("AdroitHandDoor", "AdroitHandHammer", "AdroitHandRelocate")
 
 Equivalence = Literal["none", "same", "documented", "mismatch", "unverified"]
@@ -52,38 +54,44 @@ Equivalence = Literal["none", "same", "documented", "mismatch", "unverified"]
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """What data is checked against: D observations, and the bounds [A] of actions, float32.
+    """Facts about an environment that its data must agree with.
 
-    ``env_id`` is None where a dataset has no environment; ``observation_size`` is then the data's own.
-    ``observation_layout`` says which part of a dictionary observation lies where in the vector, as plain
-    values for the manifest; it is None where observations are vectors already.
+    Attributes:
+        env_id: its Gymnasium id; None if the dataset has no environment.
+        env_kwargs: keyword arguments that it was made with.
+        observation_size: D; without an environment, that of the data.
+        action_low: lower bounds [A].
+        action_high: upper bounds [A].
+        max_episode_steps: its time limit in steps; None if it has none.
+        observation_layout: for the manifest, which columns of the vector hold which part of a dictionary observation;
+            None if observations are vectors.
     """
 
     env_id: str | None
     env_kwargs: dict[str, Any]
     observation_size: int
-    action_low: np.ndarray
-    action_high: np.ndarray
+    action_low: NDArray[np.float32]
+    action_high: NDArray[np.float32]
     max_episode_steps: int | None = None
     observation_layout: list[dict[str, Any]] | None = None
 
 
 def make_env(
     env_id: str | None, kwargs: Mapping[str, Any] | None = None, observation_keys: Sequence[str] | None = None
-) -> gymnasium.Env:
+) -> gymnasium.Env[Any, Any]:
     """Make a Gymnasium environment whose observations are one vector [D].
 
-    Dictionary observations are laid out as a float32 vector; vectors stay as they are.
+    Dictionary observations become a float32 vector. Observations that are vectors are not changed.
 
     Args:
         env_id: its Gymnasium id.
-        kwargs: keyword arguments, ``max_episode_steps`` among them.
-        observation_keys: parts of a dictionary observation to take; null for all, sorted by name.
+        kwargs: keyword arguments of ``gymnasium.make``, which may include ``max_episode_steps``.
+        observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
 
     Raises:
-        SparError: the dataset has no environment (``env_id`` is None), the id is not registered, a package
-            that it needs is missing, the environment does not accept ``kwargs``, or its observations cannot
-            be laid out as one vector.
+        SparError: the dataset has no environment (``env_id`` is None), the id is not registered, a package that it
+            needs is missing, the environment does not accept ``kwargs``, or its observations are not
+            vectors or dictionaries of vectors.
     """
     env = _make(env_id, kwargs)
     try:
@@ -99,7 +107,7 @@ def make_env(
     return TransformObservation(env, layout.flatten, Box(-np.inf, np.inf, (layout.size,), np.float32))
 
 
-def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env:
+def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
     if env_id is None:
         raise SparError("this dataset has no environment", "set 'env_id' in its entry to evaluate policies")
     import gymnasium
@@ -110,25 +118,25 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
             adroit.register()
     try:
         with warnings.catch_warnings():
-            # D4RL data needs the older versions; the advice to upgrade would be wrong.
+            # D4RL data needs old versions of environments, so hide the advice to use a newer one.
             warnings.filterwarnings("ignore", message=".*is out of date.*")
             env = gymnasium.make(env_id, **dict(kwargs or {}))
     except gymnasium.error.UnregisteredEnv:
         close = difflib.get_close_matches(env_id, sorted(gymnasium.registry), n=1, cutoff=0.8)
         hint = f"did you mean '{close[0]}'?" if close else "install the package that registers it"
         raise SparError(f"the environment '{env_id}' is not registered with Gymnasium", hint) from None
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # it says itself what to install
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # The message says what to install.
         raise SparError(f"the environment '{env_id}' cannot be made: {error}") from None
     except SparError:
         raise
-    except Exception as error:  # environments check their arguments each in its own way, or not at all
+    except Exception as error:  # An environment that refuses its arguments may raise anything.
         lines = str(error).splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise SparError(
             f"the environment '{env_id}' cannot be made: {reason}",
             "check 'env_id' and 'env_kwargs' in the dataset's entry",
         ) from None
-    # Every maze writes a model file into the temporary folder, reads it once and leaves it there.
+    # A maze writes its model into the temporary folder, reads it once, and would leave it there.
     leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if leftover is not None:
         Path(leftover).unlink(missing_ok=True)
@@ -136,9 +144,9 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
 
 
 def _register_robotics(env_id: str) -> None:
-    """The mazes, Adroit and the kitchen are registered by importing gymnasium-robotics.
+    """Register the mazes, Adroit and the kitchen by importing gymnasium-robotics.
 
-    The import prints a notice on the rewards of three Adroit environments. It is shown for these alone.
+    The import prints a notice about the rewards of ``CHANGED_REWARDS``, which is hidden for other environments.
     """
     quiet = nullcontext() if env_id.startswith(CHANGED_REWARDS) else redirect_stderr(io.StringIO())
     try:
@@ -148,7 +156,7 @@ def _register_robotics(env_id: str) -> None:
         raise SparError(
             f"the environment '{env_id}' is not registered with Gymnasium, and gymnasium-robotics cannot be "
             f"imported ({error})",
-            "run `pip install gymnasium-robotics`, or check the id",
+            "run `pip install gymnasium-robotics`, or correct 'env_id' in the dataset's entry",
         ) from None
     import gymnasium
 
@@ -158,44 +166,56 @@ def _register_robotics(env_id: str) -> None:
 def environment_facts(
     env_id: str, kwargs: Mapping[str, Any] | None = None, observation_keys: Sequence[str] | None = None
 ) -> EnvironmentFacts:
-    """Sizes and bounds of the environment that ``make_env`` makes from the same arguments.
+    """Facts about the environment that :func:`make_env` makes from the same arguments.
 
     Raises:
-        SparError: it cannot be made, its observations cannot be laid out as one vector, or its actions are
-            not a bounded vector.
+        SparError: the environment cannot be made, its observations do not fit into one vector, or its actions are not a
+            bounded vector.
+    """
+    env = _make(env_id, kwargs)
+    try:
+        layout = observation_layout(env.observation_space, observation_keys, f"'{env_id}'")
+        low, high = action_bounds(env, env_id)
+        limit = env.spec.max_episode_steps if env.spec else None
+    finally:
+        env.close()
+    parts = None if layout.plain else layout.to_list()
+    return EnvironmentFacts(env_id, dict(kwargs or {}), layout.size, low, high, limit, parts)
+
+
+def action_bounds(env: gymnasium.Env[Any, Any], env_id: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lower and upper bounds [A] of an environment's actions.
+
+    Raises:
+        SparError: the actions are not a bounded vector.
     """
     from gymnasium.spaces import Box
 
-    env = _make(env_id, kwargs)
-    try:
-        actions, spec = env.action_space, env.spec
-        layout = observation_layout(env.observation_space, observation_keys, f"'{env_id}'")
-    finally:
-        env.close()
+    actions = env.action_space
     if not isinstance(actions, Box) or len(actions.shape) != 1 or not actions.is_bounded():
-        raise SparError(f"the actions of '{env_id}' are not a bounded vector", "only such actions are supported")
-    return EnvironmentFacts(
-        env_id,
-        dict(kwargs or {}),
-        layout.size,
-        actions.low.astype(np.float32),
-        actions.high.astype(np.float32),
-        spec.max_episode_steps if spec else None,
-        None if layout.plain else layout.to_list(),
-    )
+        raise SparError(
+            f"the actions of '{env_id}' are {actions}, not a bounded vector",
+            "choose an environment whose actions are a bounded vector: no other is supported",
+        )
+    return actions.low.astype(np.float32), actions.high.astype(np.float32)
 
 
 def equivalence(data_env_id: str | None, env_id: str | None, allow_mismatch: bool) -> Equivalence:
-    """How the environment that data comes from relates to the one that it is to be evaluated in.
+    """How the environment that the data comes from is related to the evaluation environment.
+
+    Args:
+        data_env_id: environment that the data comes from; None if it is not known.
+        env_id: evaluation environment; None if the dataset has none.
+        allow_mismatch: whether the entry accepts another environment.
 
     Returns:
-        ``none``: the dataset has no environment. ``same``: the ids are equal, or where the data comes from is
-        not known. ``documented``: D4RL's old locomotion data in the version that reproduces it.
-        ``mismatch``: they differ, and the entry allows it. ``unverified``: they differ outside the locomotion
-        families, where ids alone do not tell whether they agree; only the data can show that.
+        ``none``: the dataset has no environment. ``same``: the ids are equal, or ``data_env_id`` is not known.
+        ``documented``: ``env_id`` is the version that reproduces D4RL's old locomotion environment. ``mismatch``: the
+        ids differ, and the entry allows that. ``unverified``: the ids differ outside the locomotion families, where
+        only the data can show whether the environments agree.
 
     Raises:
-        SparError: they differ within the locomotion families, and ``allow_mismatch`` is false.
+        SparError: the ids differ within the locomotion families, and ``allow_mismatch`` is false.
     """
     if env_id is None:
         return "none"
@@ -214,7 +234,7 @@ def _differs(data_env_id: str, env_id: str) -> SparError:
     return SparError(
         f"the data comes from '{data_env_id}' and would be evaluated in '{env_id}'",
         f"set 'env_id: {matching_env(data_env_id)}' in the dataset's entry, or "
-        "'allow_environment_mismatch: true' to accept this, which every report will say",
+        "'allow_environment_mismatch: true' to accept the difference, which every report will state",
     )
 
 
@@ -225,7 +245,7 @@ def _family(env_id: str) -> bool:
 
 
 def matching_env(data_env_id: str) -> str:
-    """The environment that data of ``data_env_id`` is evaluated in."""
+    """The id of the environment in which data from ``data_env_id`` is evaluated."""
     match = re.fullmatch(r"(\w+)-v(\d+)", data_env_id)
     if match and match[1] in FAMILIES and int(match[2]) in OLD_VERSIONS:
         return f"{match[1]}-v{SUCCESSOR_OF_OLD}"
@@ -233,10 +253,10 @@ def matching_env(data_env_id: str) -> str:
 
 
 def check_shapes(facts: EnvironmentFacts, observation_size: int, action_size: int) -> None:
-    """Make sure that data with D-dimensional observations and A-dimensional actions fits an environment.
+    """Make sure that data with observations [D] and actions [A] of these sizes fits an environment.
 
     Raises:
-        SparError: it does not.
+        SparError: a size is not the environment's.
     """
     wanted = (facts.observation_size, len(facts.action_low))
     if (observation_size, action_size) != wanted:
@@ -247,11 +267,11 @@ def check_shapes(facts: EnvironmentFacts, observation_size: int, action_size: in
         )
 
 
-def check_bounds(facts: EnvironmentFacts, low: np.ndarray, high: np.ndarray) -> None:
-    """Make sure that the action bounds [A] that a dataset names are those of the environment.
+def check_bounds(facts: EnvironmentFacts, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+    """Make sure that a dataset's action bounds ``low`` and ``high`` [A] are those of the environment.
 
     Raises:
-        SparError: they differ.
+        SparError: they differ by more than 1e-6.
     """
     if not (np.allclose(facts.action_low, low, atol=1e-6) and np.allclose(facts.action_high, high, atol=1e-6)):
         raise SparError(

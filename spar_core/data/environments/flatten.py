@@ -1,10 +1,10 @@
-"""Dictionary observations as one vector, and back.
+"""Convert dictionary observations to one vector, and back.
 
-The vector holds the leaves of the dictionary one after the other, depth first, with the keys sorted by name
-at each level, or those that ``observation_keys`` names, in its order. A matrix is laid out row by row. The
-order is made here, so neither the order in which a dictionary was filled nor Gymnasium can change it.
+The vector holds the leaves of the dictionary one after the other, depth first, with the keys of each level sorted by
+name. If ``observation_keys`` is given, the vector holds the leaves that it names, in its order. A matrix is stored row
+by row. This module alone decides the order, so it depends neither on how a dictionary was filled nor on Gymnasium.
 
-A plain vector is a layout of a single part with an empty path, and passes through.
+The layout of an observation that is a vector already has one part with an empty path.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.errors import SparError
 from spar_core.settings import nearest
@@ -22,14 +23,18 @@ from spar_core.settings import nearest
 if TYPE_CHECKING:
     from gymnasium import Space
 
-MOST_AXES = 2  # A box of floats with more axes is taken for an image.
+MOST_AXES = 2  # A box of floats with more axes counts as an image.
 
 
 @dataclass(frozen=True)
 class Part:
-    """One leaf of the dictionary: columns ``start`` to ``stop`` of the vector hold its ``shape``, row by row.
+    """One leaf of the dictionary.
 
-    ``path`` is such as ``achieved_goal/kettle``.
+    Attributes:
+        path: keys that lead to it, such as ``achieved_goal/kettle``.
+        start: its first column of the vector.
+        stop: the column after its last one.
+        shape: its shape; a matrix is stored row by row.
     """
 
     path: str
@@ -46,7 +51,7 @@ class ObservationLayout:
 
     @property
     def size(self) -> int:
-        """D, the numbers in one observation."""
+        """D, the length of the vector."""
         return self.parts[-1].stop
 
     @property
@@ -54,30 +59,37 @@ class ObservationLayout:
         """Whether observations are vectors already."""
         return self.parts[0].path == ""
 
-    def flatten(self, observation: Any) -> np.ndarray:
-        """One observation to [D] float32, or a batch, whose leaves have the same leading axes, to [..., D].
+    def flatten(self, observation: Any) -> NDArray[np.float32]:
+        """Convert an observation, or a batch of them, to vectors [..., D].
 
-        Leaves that are not part of the layout are left out.
+        Args:
+            observation: a dictionary whose leaves are [..., *shape] with the same leading axes; or an array [..., D],
+                if the layout is plain. Leaves that are not part of the layout are left out.
 
         Raises:
-            SparError: a leaf is missing, has another shape, or differs from the others in its leading axes.
+            SparError: a leaf is missing or has another shape, or the leading axes of the leaves differ.
         """
         leaves = [self._leaf(observation, part) for part in self.parts]
         leading = {leaf.shape[:-1] for leaf in leaves}
         if len(leading) > 1:
             found = ", ".join(f"'{p.path}' {leaf.shape[:-1]}" for p, leaf in zip(self.parts, leaves, strict=True))
-            raise SparError(f"the parts of the observation differ in their leading axes: {found}")
+            raise SparError(
+                f"the parts of the observation differ in their leading axes: {found}", "give every part one batch shape"
+            )
         return np.concatenate(leaves, axis=-1)
 
-    def unflatten(self, vectors: np.ndarray) -> Any:
-        """[..., D] to a nested dictionary whose leaves are [..., *shape]; a plain layout returns the vectors.
+    def unflatten(self, vectors: NDArray[Any]) -> Any:
+        """Convert vectors [..., D] to a nested dictionary of leaves [..., *shape]; a plain layout returns the vectors.
 
         Raises:
             SparError: the last axis is not D.
         """
         vectors = np.asarray(vectors)
         if vectors.shape[-1:] != (self.size,):
-            raise SparError(f"an array {vectors.shape} holds no observations of {self.size} numbers")
+            raise SparError(
+                f"an array of shape {vectors.shape} does not hold observations of {self.size} numbers",
+                f"give an array [..., {self.size}]",
+            )
         if self.plain:
             return vectors
         nested: dict[str, Any] = {}
@@ -93,35 +105,40 @@ class ObservationLayout:
         """The parts as plain values, for JSON."""
         return [{"path": p.path, "start": p.start, "stop": p.stop, "shape": list(p.shape)} for p in self.parts]
 
-    def _leaf(self, observation: Any, part: Part) -> np.ndarray:
-        """One part of an observation as [..., numbers of the part] float32."""
+    def _leaf(self, observation: Any, part: Part) -> NDArray[np.float32]:
+        """One part of an observation, [..., stop - start]."""
         value = observation
         for name in part.path.split("/") if part.path else ():
             if not isinstance(value, Mapping) or name not in value:
-                raise SparError(f"the observation has no part '{part.path}'")
+                raise SparError(
+                    f"the observation has no part '{part.path}'", "correct 'observation_keys' in the dataset's entry"
+                )
             value = value[name]
         array = np.asarray(value, dtype=np.float32)
         axes = array.ndim - len(part.shape)
         if axes < 0 or array.shape[axes:] != part.shape:
             where = f"part '{part.path}' of the observation" if part.path else "the observation"
-            raise SparError(f"{where} has the shape {array.shape}, which does not end in {part.shape}")
+            raise SparError(
+                f"{where} has the shape {array.shape}, which does not end in {part.shape}",
+                "check that data and environment belong together",
+            )
         return array.reshape((*array.shape[:axes], part.stop - part.start))
 
 
 def observation_layout(
-    space: Space, observation_keys: Sequence[str] | None = None, owner: str = "the environment"
+    space: Space[Any], observation_keys: Sequence[str] | None = None, owner: str = "the environment"
 ) -> ObservationLayout:
     """The layout of an observation space.
 
     Args:
         space: a box with one axis, or a dictionary of boxes and dictionaries.
-        observation_keys: parts to take, in this order, such as ``observation`` or ``achieved_goal/kettle``;
-            a path that names a dictionary takes all of it. Null takes every part, sorted by name.
-        owner: whose observations these are, for the messages.
+        observation_keys: parts to take, in this order, such as ``observation`` or ``achieved_goal/kettle``. A path to a
+            dictionary takes all of its leaves. None takes every part, sorted by name.
+        owner: the environment or dataset that the observations belong to, for error lines.
 
     Raises:
-        SparError: a part that is no box of floats, an unknown key (the line names the nearest), a part named
-            twice, or keys although the observations are no dictionary.
+        SparError: a part is not a box of floats; a key is unknown (the line names the nearest one), or names a part a
+            second time; or there are keys but the observations are not a dictionary.
     """
     from gymnasium.spaces import Box, Dict
 
@@ -129,27 +146,37 @@ def observation_layout(
         chosen = _chosen(dict(_leaves(space, (), owner)), observation_keys, owner)
         leaves = {path: _shape(path, inner, owner) for path, inner in chosen.items()}
     elif observation_keys is not None:
-        raise SparError(f"the observations of {owner} are no dictionary", "remove 'observation_keys'")
+        raise SparError(
+            f"the observations of {owner} are not a dictionary", "remove 'observation_keys' from the dataset's entry"
+        )
     elif isinstance(space, Box) and len(space.shape) == 1:
         leaves = {"": space.shape}
     else:
-        raise SparError(f"the observations of {owner} are {_kind(space)}, not one vector", "only vectors are supported")
+        raise SparError(
+            f"the observations of {owner} are {_kind(space)}, not one vector",
+            "choose another environment: only vectors and dictionaries of vectors are supported",
+        )
     parts, start = [], 0
     for path, shape in leaves.items():
         parts.append(Part(path, start, start + math.prod(shape), tuple(shape)))
         start = parts[-1].stop
     if start == 0:
-        raise SparError(f"the observations of {owner} hold no numbers", "only vectors are supported")
+        raise SparError(
+            f"the observations of {owner} hold no numbers",
+            "choose another environment: an observation must have at least one number",
+        )
     return ObservationLayout(tuple(parts))
 
 
 def _leaves(space: Any, above: tuple[str, ...], owner: str) -> Iterator[tuple[str, Any]]:
-    """Path and space of each leaf of a dictionary space, in the documented order."""
+    """Path and space of each leaf of a dictionary space, depth first, sorted by name at each level."""
     from gymnasium.spaces import Dict
 
     for name in space.spaces:
         if not isinstance(name, str) or not name or "/" in name:
-            raise SparError(f"the observations of {owner} have a key {name!r}", "only names without '/' are supported")
+            raise SparError(
+                f"the observations of {owner} have the key {name!r}", "rename it: a key must be text without '/'"
+            )
     for name in sorted(space.spaces):
         inner, path = space.spaces[name], (*above, name)
         if isinstance(inner, Dict):
@@ -172,7 +199,7 @@ def _chosen(leaves: Mapping[str, Any], keys: Sequence[str] | None, owner: str) -
         for path, inner in leaves.items():
             if path == key or path.startswith(f"{key}/"):
                 if path in chosen:
-                    raise SparError(f"'observation_keys' names '{path}' twice", "name every part once")
+                    raise SparError(f"'observation_keys' names '{path}' twice", "name each part once")
                 chosen[path] = inner
     return chosen
 
@@ -184,12 +211,12 @@ def _shape(path: str, space: Any, owner: str) -> tuple[int, ...]:
         return space.shape
     raise SparError(
         f"part '{path}' of the observations of {owner} is {_kind(space)}, not a vector of floats",
-        "only boxes of floats with at most two axes can be part of the vector; 'observation_keys' leaves others out",
+        "name the other parts in 'observation_keys': only boxes of floats with at most two axes fit into the vector",
     )
 
 
 def _kind(space: Any) -> str:
-    """A space in words, such as ``a Box space of shape (64, 64, 3) and type uint8``."""
+    """A space in words, such as "a Box space of shape (64, 64, 3) and type uint8"."""
     words = f"a {type(space).__name__} space"
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     return words if not shape else f"{words} of shape {shape} and type {dtype}"

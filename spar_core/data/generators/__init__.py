@@ -1,1 +1,1 @@
-"""Datasets that are generated here, so that nothing needs a network."""
+"""Generators of data: policies and planners that are rolled out, so that nothing is downloaded."""

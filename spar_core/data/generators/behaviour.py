@@ -1,9 +1,9 @@
-"""Built-in data: deterministic rollouts of behaviour policies that lie in the repository as snapshots.
+"""Built-in data: reproducible rollouts of behaviour policies that lie in the repository as snapshots.
 
-A snapshot is a tanh-squashed Gaussian actor: ``hidden.{i}``, ``mean`` and ``log_std``, each with a weight and
-a bias, and ReLU between the hidden layers. ``index.yaml`` lists the snapshots of a folder.
+A snapshot is a tanh-squashed Gaussian actor with ReLU hidden layers. Its file holds the layers ``hidden.{i}``, ``mean``
+and ``log_std``, each with a weight and a bias. ``index.yaml`` lists the snapshots of a folder.
 
-The policy of episode i, its initial state and its action noise depend on (seed, i) alone.
+The policy of episode i, its initial state and its action noise depend only on (seed, i).
 """
 
 from __future__ import annotations
@@ -14,59 +14,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-from spar_core.data.environments.environment import make_env
+from spar_core.data.environments.environment import action_bounds, environment_facts, make_env
 from spar_core.data.episodes import Episode
 from spar_core.data.generators.rollouts import Roll, collect_episodes, run_episode
 from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, parse
 
 LOG_STD_RANGE = (-20.0, 2.0)
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight [outputs, inputs] and bias [outputs]
 
 
 class Snapshot(Settings):
-    """One row of ``index.yaml``: the file, the training steps behind it, and its mean return."""
+    """One row of ``index.yaml``."""
 
-    file: str
-    steps: int
-    mean_return: float
+    file: str = Field(description="name of the snapshot's safetensors file")
+    steps: int = Field(description="training steps after which the snapshot was taken")
+    mean_return: float = Field(description="mean return of the policy")
 
 
 class Index(Settings):
     """``index.yaml`` of a folder of snapshots."""
 
-    snapshots: list[Snapshot]
+    snapshots: list[Snapshot] = Field(description="the behaviour policies, from which each episode draws one")
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A stochastic policy in NumPy, float32: raw observation [D] to raw action [A]."""
+    """A stochastic policy in NumPy that maps raw observations [D] to raw actions [A]."""
 
-    hidden: tuple[tuple[np.ndarray, np.ndarray], ...]
-    mean: tuple[np.ndarray, np.ndarray]
-    log_std: tuple[np.ndarray, np.ndarray]
+    hidden: tuple[Layer, ...]
+    mean: Layer
+    log_std: Layer
 
-    def act(self, observation: np.ndarray, noise: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """``tanh(mean + std * noise)`` mapped from [-1, 1] to the bounds ``low`` and ``high`` [A]."""
+    def act(
+        self,
+        observation: NDArray[np.float32],
+        noise: NDArray[np.float32],
+        low: NDArray[np.float32],
+        high: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """The action [A] ``tanh(mean + std * noise)``, mapped from [-1, 1] to the bounds.
+
+        Args:
+            observation: [D].
+            noise: [A], standard normal for the policy's own distribution, 0 for its mean action.
+            low: lower bounds [A].
+            high: upper bounds [A].
+        """
         features = observation
         for weight, bias in self.hidden:
             features = np.maximum(weight @ features + bias, np.float32(0.0))
         mean = self.mean[0] @ features + self.mean[1]
         std = np.exp(np.clip(self.log_std[0] @ features + self.log_std[1], *LOG_STD_RANGE))
         unit = np.tanh(mean + std * noise)
-        return np.clip(low + np.float32(0.5) * (unit + np.float32(1.0)) * (high - low), low, high)
+        raw: NDArray[np.float32] = low + np.float32(0.5) * (unit + np.float32(1.0)) * (high - low)
+        return np.clip(raw, low, high)
 
 
 def read_index(folder: Path) -> Index:
     """Read ``index.yaml``.
 
     Raises:
-        SparError: it is missing, not valid, empty, or names a file that is not there.
+        SparError: the index is missing, not valid or empty, or it names a file that does not exist.
     """
     path = folder / "index.yaml"
     index = parse(Index, load_yaml(path), str(path))
     if not index.snapshots:
-        raise SparError(f"{path} lists no snapshots")
+        raise SparError(f"{path} lists no snapshots", "add one below 'snapshots', or restore the file, e.g. from git")
     for snapshot in index.snapshots:
         if not (folder / snapshot.file).is_file():
             raise SparError(f"{path} lists '{snapshot.file}', which does not exist", "restore it, e.g. from git")
@@ -86,7 +103,8 @@ def load_actor(path: Path) -> Actor:
         tensors = load_file(path)
         layers = sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
         names = [*(f"hidden.{i}" for i in range(layers)), "mean", "log_std"]
-        pairs = [tuple(tensors[f"{name}.{part}"].astype(np.float32) for part in ("weight", "bias")) for name in names]
+        numbers = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        pairs = [(numbers[f"{name}.weight"], numbers[f"{name}.bias"]) for name in names]
     except (SafetensorError, OSError, KeyError) as error:
         raise SparError(f"{path} is not an actor snapshot ({error})", "restore it, e.g. from git") from None
     return Actor(tuple(pairs[:-2]), pairs[-2], pairs[-1])
@@ -94,7 +112,7 @@ def load_actor(path: Path) -> Actor:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a worker needs, besides an episode's number."""
+    """Everything that an episode depends on besides its number."""
 
     files: tuple[str, ...]
     env_id: str
@@ -104,20 +122,20 @@ class _Recipe:
     noise: float
 
     def draw(self, number: int) -> tuple[np.random.Generator, int]:
-        """The generator of an episode, and its policy, which is the first that is drawn from it."""
+        """The random generator of an episode, and the number of its policy, which is the generator's first draw."""
         rng = np.random.default_rng([self.seed, number])
         return rng, int(rng.integers(len(self.files)))
 
     def prepare(self) -> Roll:
         """Load the policies and the environment, in a worker."""
         env = make_env(self.env_id, self.env_kwargs)
-        low, high = env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
+        low, high = action_bounds(env, self.env_id)
         actors = [load_actor(Path(file)) for file in self.files]
 
         def roll(number: int) -> Episode:
             rng, policy = self.draw(number)
 
-            def act(observation: np.ndarray) -> np.ndarray:
+            def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
                 noise = rng.standard_normal(len(low), dtype=np.float32) * np.float32(self.noise)
                 return actors[policy].act(observation, noise, low, high)
 
@@ -143,20 +161,20 @@ def roll_out(
     The policy is drawn uniformly for each episode. The last episode is cut to make the count exact.
 
     Args:
-        folder: snapshots and their ``index.yaml``.
-        env_id: environment; its time limit applies.
+        folder: folder with the snapshots and their ``index.yaml``.
+        env_id: id of the environment, whose time limit applies.
         steps: environment steps in all.
-        seed: seed of policies, initial states and noise.
+        seed: seed of policies, initial states and action noise.
         noise: factor on the policies' standard deviation.
         env_kwargs: keyword arguments of the environment.
         workers: processes, one thread each.
         report: called with (steps so far, steps in all) after each episode.
 
     Returns:
-        The episodes, and for each the position of its policy in ``index.yaml``.
+        The episodes, and for each the number of its policy in ``index.yaml``, from 0.
 
     Raises:
-        SparError: the snapshots or the environment cannot be loaded, or do not fit each other.
+        SparError: the snapshots or the environment cannot be loaded, or their sizes differ.
     """
     files = tuple(str((folder / snapshot.file).resolve()) for snapshot in read_index(folder).snapshots)
     recipe = _Recipe(files, env_id, dict(env_kwargs or {}), steps, seed, noise)
@@ -166,16 +184,15 @@ def roll_out(
 
 
 def _check_fit(recipe: _Recipe) -> None:
-    env = make_env(recipe.env_id, recipe.env_kwargs)
-    sizes = (env.observation_space.shape[0], env.action_space.shape[0])
-    env.close()
+    facts = environment_facts(recipe.env_id, recipe.env_kwargs)
+    sizes = (facts.observation_size, len(facts.action_low))
     for file in recipe.files:
         actor = load_actor(Path(file))
         first = actor.hidden[0][0] if actor.hidden else actor.mean[0]
         found = (first.shape[1], actor.mean[0].shape[0])
         if found != sizes:
             raise SparError(
-                f"{Path(file).name} maps {found[0]} observations to {found[1]} actions, but "
-                f"'{recipe.env_id}' has {sizes[0]} and {sizes[1]}",
+                f"{Path(file).name} maps {found[0]}-dimensional observations to {found[1]}-dimensional actions, but "
+                f"'{recipe.env_id}' has {sizes[0]} and {sizes[1]} dimensions",
                 "correct 'behaviour' or 'env_id' in the dataset's entry",
             )

@@ -1,7 +1,7 @@
 """Shortest paths through the free cells of a maze.
 
-A maze is a list of rows of cells, as in gymnasium-robotics: 1 is a wall, and anything else is free. One moves
-up, down, left and right.
+A maze is a list of rows of cells, as in gymnasium-robotics: 1 is a wall, and anything else is free. Paths move up,
+down, left and right.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ import numpy as np
 from spar_core.errors import SparError
 
 WALL = 1
-# Where several neighbours are equally near to the goal, the first of these is taken, as (rows, columns).
+# Moves as (rows, columns). If several lead to cells that are equally near to the goal, the first of them is taken.
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 Cell = tuple[int, int]
 
 
 class MazePlan:
-    """Shortest paths in one maze; distances to a goal's cell are kept for the next time."""
+    """Shortest paths in one maze; the distances to each goal are computed once and kept."""
 
     def __init__(self, cells: Sequence[Sequence[int | str]]) -> None:
+        """Take the maze's rows of cells."""
         self._free = {(i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell != WALL}
         self._distances: dict[Cell, dict[Cell, float]] = {}
 
     def path(self, start: Cell, goal: Cell) -> list[Cell]:
-        """The cells of a shortest path, ``start`` and ``goal`` among them.
+        """The cells of a shortest path, including ``start`` and ``goal``.
 
         Raises:
-            SparError: one of the two is a wall or outside the maze, or no path leads from one to the other.
+            SparError: ``start`` or ``goal`` is not a free cell of the maze, or no path connects them.
         """
         for cell in (start, goal):
             if cell not in self._free:
-                raise SparError(f"the maze has no free cell {cell}", "starts and goals must lie in free cells")
+                raise SparError(f"the maze has no free cell {cell}", "place starts and goals in free cells")
         distances = self._to(goal)
         if np.isinf(distances[start]):
             raise SparError(f"no path leads from cell {start} of the maze to cell {goal}", "check its walls")
-        # The distances alone come from SciPy: which of several shortest paths it would give is not documented.
+        # SciPy computes only the distances, because it does not document which of several shortest paths it returns.
         cells = [start]
         while cells[-1] != goal:
             nearer = distances[cells[-1]] - 1
@@ -46,7 +47,7 @@ class MazePlan:
         return cells
 
     def _to(self, goal: Cell) -> dict[Cell, float]:
-        """Steps from each free cell to ``goal``; infinite where no path leads there."""
+        """Steps from each free cell to ``goal``; infinite for a cell that no path connects to it."""
         if goal not in self._distances:
             from scipy.sparse import coo_array
             from scipy.sparse.csgraph import dijkstra

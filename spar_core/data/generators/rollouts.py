@@ -1,7 +1,6 @@
-"""Episodes rolled out by worker processes, the same whatever their number.
+"""Roll out episodes in worker processes; the result does not depend on the number of workers.
 
-An episode depends on the job and on its own number alone, and episodes are kept in the order of their
-numbers. So any number of workers gives the same bytes.
+An episode depends only on the job and on its own number, and episodes are kept in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -14,29 +13,30 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.episodes import Episode
 
 if TYPE_CHECKING:
     import gymnasium
 
-LARGEST_BLOCK = 64  # episodes handed to the workers at a time
+LARGEST_BLOCK = 64  # largest number of episodes that are handed to the workers at a time
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Roll = Callable[[int], Episode]
 
 
 class Job(Protocol):
-    """What a worker is sent; it is pickled."""
+    """The work that is sent to each worker; it must be picklable."""
 
     def prepare(self) -> Roll:
-        """Called once in each worker: load what is needed, and return what rolls out episode ``number``."""
+        """Load what the work needs, once in each worker, and return a function that rolls out an episode by number."""
 
 
 def collect_episodes(
     job: Job, *, steps: int, workers: int = 1, report: Callable[[int, int], None] | None = None
 ) -> list[Episode]:
-    """Roll out the episodes 0, 1, 2, ... until there are exactly ``steps`` steps; the last is cut to fit.
+    """Roll out the episodes 0, 1, 2, ... until there are exactly ``steps`` steps; the last episode is cut to fit.
 
     Args:
         job: rolls out an episode by its number.
@@ -45,12 +45,13 @@ def collect_episodes(
         report: called with (steps so far, steps in all) after each episode.
 
     Raises:
-        SparError: whatever the job raises in a worker's episode; what ``prepare`` raises breaks the pool, so
-            callers check beforehand that it works.
+        SparError: an episode raised it in a worker. An error in ``prepare`` breaks the pool instead, so callers must
+            check beforehand that ``prepare`` will work.
     """
     episodes: list[Episode] = []
     done = 0
-    # A pool even for one worker: there alone can BLAS be held to one thread, which its sums depend on.
+    # Even a single worker is a process of its own, because only there can BLAS be limited to one thread. The rounding
+    # of its sums depends on the number of threads.
     spawn = multiprocessing.get_context("spawn")
     with _single_threaded(), ProcessPoolExecutor(workers, spawn, _start, (job,)) as pool:
         while done < steps:
@@ -65,16 +66,22 @@ def collect_episodes(
     return episodes
 
 
-def run_episode(env: gymnasium.Env, first: np.ndarray, act: Callable[[np.ndarray], np.ndarray], limit: int) -> Episode:
-    """Step an environment that was just reset until its episode ends, or for ``limit`` steps.
+def run_episode(
+    env: gymnasium.Env[Any, Any],
+    first: NDArray[np.floating],
+    act: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    limit: int,
+) -> Episode:
+    """Step an environment that was just reset until its episode ends.
 
     Args:
         env: environment with vector observations.
         first: the observation [D] that ``reset`` returned.
-        act: observation [D] float32 to action [A] float32 within the bounds.
-        limit: most steps; no episode need be longer than the whole dataset, even without a time limit.
+        act: maps an observation [D] to an action [A] within the bounds.
+        limit: number of steps after which the episode is cut, for environments without a time limit.
     """
-    observations, actions, rewards = [np.asarray(first, dtype=np.float32)], [], []
+    observations, rewards = [np.asarray(first, dtype=np.float32)], []
+    actions: list[NDArray[np.float32]] = []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < limit:
         actions.append(act(observations[-1]))
@@ -85,13 +92,13 @@ def run_episode(env: gymnasium.Env, first: np.ndarray, act: Callable[[np.ndarray
 
 
 def _block(done: int, episodes: int, steps: int, workers: int) -> int:
-    """Episodes to ask for next: enough for the rest by the mean length so far, little beyond it."""
+    """Number of episodes to ask for next: enough for the remaining steps at the mean length so far."""
     needed = workers if episodes == 0 else -(-(steps - done) * episodes // done)
     return max(1, min(needed, LARGEST_BLOCK))
 
 
 def _cut(episode: Episode, limit: int) -> Episode:
-    """The first ``limit`` steps; an episode that loses any is no longer terminated."""
+    """The first ``limit`` steps of an episode; if that cuts it, the result is not terminated."""
     if episode.steps <= limit:
         return episode
     return Episode(episode.observations[: limit + 1], episode.actions[:limit], episode.rewards[:limit], False)
@@ -99,7 +106,7 @@ def _cut(episode: Episode, limit: int) -> Episode:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started in this block see one thread; BLAS reads the variables when it is loaded."""
+    """Limit BLAS to one thread in processes started in this block; it reads the variables when it is loaded."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -112,7 +119,7 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-# State of a worker process.
+# Rolls out episodes in this process, if it is a worker.
 _worker: Roll | None = None
 
 

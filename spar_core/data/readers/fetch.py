@@ -1,9 +1,9 @@
-"""Files from the network, kept in the user's cache folder: resumed, checked, and never half-written.
+"""Download files into the user's cache folder, resume broken transfers, and check the files.
 
-A file is received into ``<name>.part``. If the transfer breaks off, the next call asks for the rest (HTTP Range),
-on condition that the server's file is still the same one (If-Range, with what ``<name>.part.tag`` remembers).
-The whole file gets its name in one step, and ``<name>.sha256`` beside it, in the format of ``sha256sum``: it is
-checked at every use, so a cache that was damaged since is noticed.
+A file is received into ``<name>.part``. If the transfer breaks off, the next call requests the rest (HTTP Range), but
+only if the server's file is still the same (HTTP If-Range, with the tag that is kept in ``<name>.part.tag``). A file
+that is complete is renamed to its final name in one step. Its SHA-256 is kept beside it in ``<name>.sha256``, in the
+format of ``sha256sum``, and compared at every use, so a file that was damaged later is noticed.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from typing import Any
 from spar_core.artifacts import digest_bytes
 from spar_core.errors import SparError
 
-TIMEOUT = 30.0  # seconds without an answer
-CHUNK = 1 << 20  # bytes at most
-LONGEST_NAME = 200  # bytes; file systems take 255, and what is kept beside a file has a longer name than it
-NETWORK = (OSError, http.client.HTTPException)  # URLError, timeouts, resets and TLS errors are OSErrors
+TIMEOUT = 30.0  # seconds to wait for an answer
+CHUNK = 1 << 20  # bytes read at a time, at most
+LONGEST_NAME = 200  # bytes; file systems allow 255, and the files beside a download have longer names
+NETWORK = (OSError, http.client.HTTPException)  # URLError, timeouts, resets and TLS errors are OSErrors.
 
 
 def cache_folder() -> Path:
-    """``$SPAR_CACHE``, else ``spar`` in the user's cache folder."""
+    """The folder ``$SPAR_CACHE``; if that is not set, ``spar`` in the user's cache folder."""
     if os.environ.get("SPAR_CACHE"):
         return Path(os.environ["SPAR_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spar"
 
 
 def cache_path(url: str) -> Path:
-    """Where ``fetch`` keeps the file of a URL; a file put there by hand is taken as downloaded."""
+    """The path at which :func:`fetch` keeps the file of a URL; a file put there by hand counts as downloaded."""
     name = url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
-    # The end says what kind of file it is; the digest tells files apart that have it in common.
+    # The end of the name shows the kind of file, and the digest separates URLs with equal names.
     short = name.replace("\0", "").encode()[-LONGEST_NAME:].decode(errors="ignore")
     return cache_folder() / f"{digest_bytes(url.encode())[:8]}-{short}"
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
-    """Compare a file's SHA-256 with the expected one, if any.
+    """Compare a file's SHA-256 with the expected one; None skips the check.
 
     Raises:
-        SparError: they differ, or the file cannot be read.
+        SparError: the two differ, or the file cannot be read.
     """
     if expected is not None:
         _compare(path, sha256_of(path), expected)
 
 
 def fetch(url: str, sha256: str | None = None) -> Path:
-    """Download ``url`` into the cache, unless it is there, and return the file.
+    """Download ``url`` into the cache, unless it is there already, and return the path of the file.
 
-    Several processes may ask for the same file at once: one of them downloads it.
+    Several processes may call this for the same URL at once; one of them downloads the file.
 
     Args:
-        url: ``http://``, ``https://`` or ``file://``.
-        sha256: expected SHA-256 of the file, in hexadecimal digits.
+        url: an ``http://``, ``https://`` or ``file://`` address.
+        sha256: expected SHA-256 of the file, 64 hexadecimal digits; None skips the check.
 
     Raises:
-        SparError: the URL is not valid, the server cannot be reached or refuses, the transfer breaks off (the
-            next call goes on from there), the cache cannot be written, or the file is damaged or another one.
+        SparError: the URL is not valid, the server cannot be reached or refuses, the transfer breaks off (the next call
+            resumes it), the cache folder cannot be written, or the file's SHA-256 is not the expected one.
     """
     target = cache_path(url)
     if target.is_file():
@@ -101,7 +101,7 @@ def _receive_whole(url: str, target: Path, sha256: str | None) -> None:
 
 
 def _receive(url: str, part: Path, target: Path) -> None:
-    """Bring ``part`` to the whole file, from where an earlier call broke off."""
+    """Download into ``part``, resuming an earlier transfer if possible, until it holds the whole file."""
     known = _tag(part).read_text(encoding="utf-8") if _tag(part).is_file() and part.is_file() else ""
     start = part.stat().st_size if known else 0
     with _network(url, target):
@@ -120,16 +120,25 @@ def _receive(url: str, part: Path, target: Path) -> None:
         reason = _copy(answer, part, start, total)
     size = part.stat().st_size
     if reason or (total is not None and size != total):
-        hint = "run it again: it goes on from there" if tag else "run it again"
+        hint = "run the command again to resume it" if tag else "run the command again"
         of = f" of {total}" if total is not None else ""
         if not tag:
-            part.unlink()  # without a tag the rest could be of another file
-        raise SparError(f"{url} broke off after {size}{of} bytes{reason}", hint)
+            part.unlink()  # Without a tag, the rest could come from another version of the file.
+        raise SparError(f"the download of {url} broke off after {size}{of} bytes{reason}", hint)
 
 
 def _open(url: str, start: int, known: str) -> Any | None:
-    """The server's answer: the rest from byte ``start`` (status 206) or the whole file; None if there is no rest."""
-    # Identity: the length and the ranges should count the bytes of the file, not of a compressed transfer.
+    """Request a file.
+
+    Args:
+        url: its address.
+        start: first byte to request.
+        known: tag of the version that the bytes before ``start`` belong to.
+
+    Returns:
+        An answer with the bytes from ``start`` (status 206), or with the whole file; None if no bytes are missing.
+    """
+    # Without compression ("identity"), lengths and ranges count the bytes of the file itself.
     headers = {"Accept-Encoding": "identity", "User-Agent": "spar"}
     rest = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
     try:
@@ -145,7 +154,7 @@ def _open(url: str, start: int, known: str) -> Any | None:
     status = getattr(answer, "status", None)
     if status == 206:
         continues = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        # Some servers send a range whatever If-Range says.
+        # Some servers ignore If-Range and send a range of another version.
         if not continues or _validator(answer) not in ("", known):
             answer.close()
             return _open(url, 0, "")
@@ -153,7 +162,7 @@ def _open(url: str, start: int, known: str) -> Any | None:
 
 
 def _in_ascii(url: str) -> str:
-    """A URL as it may be sent: what is not ASCII is encoded, as browsers do, and all else stays as it is."""
+    """Encode the characters of a URL that are not ASCII, as browsers do; all others stay unchanged."""
     if url.isascii():
         return url
     parts = urllib.parse.urlsplit(url)
@@ -162,15 +171,15 @@ def _in_ascii(url: str) -> str:
 
 
 def _validator(answer: Any) -> str:
-    """What identifies this version of the file to the server; empty if it says nothing that If-Range takes."""
-    etag = answer.headers.get("ETag", "")
+    """The tag of this version of the file, for If-Range; empty if the server sends none that If-Range accepts."""
+    etag = str(answer.headers.get("ETag", ""))
     if etag and not etag.startswith("W/"):
         return etag
-    return answer.headers.get("Last-Modified", "")
+    return str(answer.headers.get("Last-Modified", ""))
 
 
 def _copy(answer: Any, part: Path, start: int, total: int | None) -> str:
-    """Write the answer's bytes behind the first ``start``; return why the network ended it early, if it did."""
+    """Write the answer's bytes to ``part`` after the first ``start``; return the network's error, or "" without one."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -192,7 +201,7 @@ def _copy(answer: Any, part: Path, start: int, total: int | None) -> str:
         handle.seek(start)
         while True:
             try:
-                chunk = answer.read1(CHUNK)  # what has come, so that nothing of it is lost if the rest does not
+                chunk = answer.read1(CHUNK)  # what has arrived, so that it is kept if the transfer breaks off
             except NETWORK as error:
                 return f" ({getattr(error, 'reason', error)})"
             if not chunk:
@@ -202,19 +211,19 @@ def _copy(answer: Any, part: Path, start: int, total: int | None) -> str:
 
 
 def _check_cached(target: Path, sha256: str | None) -> None:
-    """Compare a cached file with the digest beside it, and with the expected one; write the digest if it is missing."""
+    """Compare a cached file with the digest kept beside it and with the expected one; keep its digest if none is."""
     found = sha256_of(target)
     beside = target.with_name(f"{target.name}.sha256")
     noted = beside.read_text(encoding="utf-8").split() if beside.is_file() else []
     if noted and noted[0] != found:
         raise SparError(
-            f"the cached file {target} is damaged: its SHA-256 is not the one it was downloaded with",
-            f"delete it and {beside.name}, then run this again",
+            f"the cached file {target} is damaged: its SHA-256 has changed since the download",
+            f"delete it and {beside.name}, then run the command again",
         )
     if sha256 is not None:
         _compare(target, found, sha256)
     if not noted:
-        with suppress(OSError):  # a file put there by hand, perhaps into a shared folder that is not ours to write
+        with suppress(OSError):  # The file may have been put by hand into a folder that this user cannot write to.
             _write_digest(target, found)
 
 
@@ -228,22 +237,23 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits.
 
     Raises:
-        SparError: it cannot be read, or is a folder.
+        SparError: the file cannot be read, or is a folder.
     """
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise SparError(
-            f"{path} cannot be read ({error.strerror or error})", "it must be a file that you may read"
+            f"{path} cannot be read ({error.strerror or error})", "check that it is a file that you may read"
         ) from None
 
 
 def _compare(path: Path, found: str, expected: str) -> None:
     if found != expected:
         raise SparError(
-            f"{path.name} has SHA-256 {found[:12]}..., but the entry expects {expected[:12]}...",
-            f"the file is damaged or another one; delete {path} and fetch it again, or correct 'sha256' in the entry",
+            f"{path.name} has SHA-256 {found[:12]}..., but the entry expects {expected[:12]}...: "
+            "the file is damaged or another one",
+            f"delete {path} and fetch it again, or correct 'sha256' in the entry",
         )
 
 
@@ -253,14 +263,14 @@ def _tag(part: Path) -> Path:
 
 @contextmanager
 def _network(url: str, target: Path) -> Iterator[None]:
-    """Turn what the network does into one line that also says how to do without it."""
+    """Turn a network error into one line, which also says how to get the dataset without the network."""
     instead = f"put the file at {target}, or give it as 'path' in the entry"
     try:
         yield
     except urllib.error.HTTPError as error:
         what = f"{url} cannot be fetched: the server says {error.code} {error.reason}"
-        raise SparError(what, f"if you have it from elsewhere, {instead}") from None
-    except (ValueError, http.client.InvalidURL) as error:  # what no URL may look like
+        raise SparError(what, f"check 'url' in the entry; if you have the file from elsewhere, {instead}") from None
+    except (ValueError, http.client.InvalidURL) as error:
         raise SparError(f"'{url}' is not a valid URL ({error})", "correct 'url' in the dataset's entry") from None
     except NETWORK as error:
         reason = getattr(error, "reason", error)
@@ -269,14 +279,16 @@ def _network(url: str, target: Path) -> Iterator[None]:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one line."""
+    """Turn an error of a full or read-only disk into one line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make room and run this again (what is there is kept), or set SPAR_CACHE to a folder elsewhere"
+            hint = (
+                "free space and run the command again, which resumes the download, or set SPAR_CACHE to another folder"
+            )
             raise SparError(f"the disk of the cache folder {folder} is full", hint) from None
         raise SparError(
             f"the cache folder {folder} cannot be written ({error.strerror or error})",
-            "set SPAR_CACHE to a folder that can",
+            "set SPAR_CACHE to a folder that you may write to",
         ) from None

@@ -1,4 +1,4 @@
-"""Minari datasets by id: from Minari's own folder on this machine, or downloaded into it, whole or not at all."""
+"""Find Minari datasets by id in Minari's own folder on this machine; one that is missing is downloaded first."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from spar_core.settings import nearest
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 METADATA = Path("data", "metadata.json")
 NAMESPACE = "namespace_metadata.json"
-INCOMPLETE = ".incomplete"  # Minari lists no folders that begin with a dot.
+INCOMPLETE = ".incomplete"  # folder for downloads in progress; Minari does not list folders that begin with a dot
 
 
 def minari_root() -> Path:
-    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``."""
+    """Minari's folder of datasets: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets`` if that is not set."""
     return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / ".minari" / "datasets")
 
 
 def ensure_minari(dataset_id: str) -> tuple[Path, str]:
-    """Find a Minari dataset in Minari's folder, downloading it there first if it is missing.
+    """Find a Minari dataset in Minari's folder, and download it there if it is missing.
 
-    A download goes into a folder of its own and is moved into place when it is whole, so that one that was
-    interrupted is never taken for a dataset. Several processes may ask at once: one of them downloads.
+    A download goes into a folder of its own and is moved to its place when it is complete, so an interrupted download
+    is never mistaken for a dataset. Several processes may call this for the same id at once; one of them downloads it.
 
     Args:
         dataset_id: an id such as ``D4RL/pen/human-v2``, or a remote path such as ``hf://owner/dataset-v0``.
 
     Returns:
-        Minari's folder, and the dataset's id in it.
+        Minari's folder, and the dataset's id in that folder.
 
     Raises:
-        SparError: it is no id or a namespace's, does not exist, is not local and there is no network, the folder
-            cannot be written, or the dataset there is not whole or was written by a newer Minari.
+        SparError: the id is not valid, or is that of a namespace; the dataset does not exist; it is missing and the
+            network cannot be reached; the folder cannot be written; or the dataset in the folder is incomplete or was
+            written by a newer version of Minari.
     """
     root = minari_root()
     local = dataset_id.split("://", 1)[-1].split("/", 1)[-1] if "://" in dataset_id else dataset_id
@@ -50,35 +51,39 @@ def ensure_minari(dataset_id: str) -> tuple[Path, str]:
         _download_whole(dataset_id, local, root)
     elif not (folder / METADATA).is_file():
         raise SparError(
-            f"{folder} is no whole Minari dataset: {METADATA.as_posix()} is missing",
-            "delete the folder and run this again",
+            f"{folder} is not a complete Minari dataset: {METADATA.as_posix()} is missing",
+            "delete the folder and run the command again",
         )
     check_minari(folder)
     return root, local
 
 
 def _check_id(dataset_id: str, local: str, root: Path) -> None:
-    """Refuse what is no id before a folder is named after it: it might name one that holds other things.
+    """Refuse a text that is not an id, before it is used as a folder name: that folder might hold other things.
 
     Args:
-        dataset_id: as it was given, for the message.
-        local: the part that becomes a folder below ``root``.
+        dataset_id: the text as it was given, for error lines.
+        local: its part that becomes a folder below ``root``.
         root: Minari's folder.
 
     Raises:
-        SparError: it does not look like Minari's ids, or is a namespace.
+        SparError: the text does not have the form of a Minari id, or names a namespace.
     """
     from minari.dataset.minari_dataset import DATASET_ID_RE
 
     shape = DATASET_ID_RE.fullmatch(local)
     if shape is None:
-        raise SparError(f"'{dataset_id}' is no Minari id", "an id looks like 'D4RL/pen/human-v2'")
+        raise SparError(f"'{dataset_id}' is not a Minari id", "write it like 'D4RL/pen/human-v2'")
     below = [] if (root / local / METADATA).is_file() else local_ids(root / local)
     if below:
         some = ", ".join(f"{local}/{name}" for name in below[:3]) + (", ..." if len(below) > 3 else "")
-        raise SparError(f"'{dataset_id}' is a namespace of Minari datasets, not one", f"it holds {some}")
+        raise SparError(
+            f"'{dataset_id}' is a namespace of Minari, not a dataset", f"choose one of its datasets: {some}"
+        )
     if shape["version"] is None:
-        raise SparError(f"the Minari id '{dataset_id}' has no version", "add it, such as '-v0', or the whole name")
+        raise SparError(
+            f"the Minari id '{dataset_id}' has no version", "write the full id with its version, such as '-v0'"
+        )
 
 
 def _download_whole(dataset_id: str, local: str, root: Path) -> None:
@@ -89,10 +94,11 @@ def _download_whole(dataset_id: str, local: str, root: Path) -> None:
     with _disk(root):
         drafts.mkdir(parents=True, exist_ok=True)
         with FileLock(drafts / f"{flat}.lock"):
-            if (root / local).is_dir():  # another process fetched it meanwhile
+            if (root / local).is_dir():  # Another process has downloaded it meanwhile.
                 return
             draft = drafts / flat
-            # Minari takes a folder that exists for the dataset. What the transport resumes from lies beside it.
+            # Minari would take an existing folder for the complete dataset. The files from which the transport resumes
+            # a download lie beside that folder and are kept.
             shutil.rmtree(draft / local, ignore_errors=True)
             _copy_namespaces(root, draft, local)
             with _minari_root_is(draft):
@@ -103,7 +109,7 @@ def _download_whole(dataset_id: str, local: str, root: Path) -> None:
 
 
 def _copy_namespaces(root: Path, draft: Path, local: str) -> None:
-    """Let Minari see the namespaces that are there already; it would ask the network about others."""
+    """Copy the metadata of known namespaces, because Minari asks the network about namespaces that it does not find."""
     draft.mkdir(exist_ok=True)
     for parent in Path(local).parents:
         if (root / parent / NAMESPACE).is_file():
@@ -112,7 +118,7 @@ def _copy_namespaces(root: Path, draft: Path, local: str) -> None:
 
 
 def _move(draft: Path, root: Path, local: str) -> None:
-    """Move what was downloaded into place: namespaces, datasets that this one is combined from, and itself last."""
+    """Move a download to its place: namespaces first, then datasets that this one combines, and the dataset last."""
     for path in draft.rglob(NAMESPACE):
         target = root / path.relative_to(draft)
         if not target.exists():
@@ -125,7 +131,7 @@ def _move(draft: Path, root: Path, local: str) -> None:
 
 
 def _download(dataset_id: str, root: Path) -> None:
-    """``minari.download_dataset`` with every way it can fail turned into one line."""
+    """Call ``minari.download_dataset``, and turn each of its errors into one line."""
     import minari
 
     instead = f"or put the dataset into {root} (see {ROOT_VARIABLE})"
@@ -139,18 +145,20 @@ def _download(dataset_id: str, root: Path) -> None:
             f"that is missing ({error.name or str(error).split('.')[0]})",
             f"run `pip install 'minari[hdf5,hf]'`, {instead}",
         ) from None
-    except Exception as error:  # the remote libraries raise whatever their transport raises
+    except Exception as error:  # The remote libraries pass on every kind of error that their transport raises.
         kind = type(error)
         if kind is ValueError and ("is not compatible" in str(error) or "any compatible" in str(error)):
             raise SparError(
-                f"the installed Minari {minari.__version__} does not read Minari dataset '{dataset_id}'",
-                "`minari list remote` lists the ids that it reads",
+                f"the installed Minari {minari.__version__} cannot read Minari dataset '{dataset_id}'",
+                "run `minari list remote` to list the ids that it can read",
             ) from None
-        # Minari itself raises plain ValueErrors; Hugging Face raises LocalEntryNotFoundError when offline.
+        # Minari raises ValueError for an unknown id, and Hugging Face raises LocalEntryNotFoundError without a network.
         if kind is ValueError or (kind.__name__.endswith("NotFoundError") and "LocalEntry" not in kind.__name__):
             local = [name for name in local_ids(root) if not name.startswith(INCOMPLETE)]
-            close = nearest(dataset_id, local) if local else "`minari list remote` lists the ids there are"
-            raise SparError(f"there is no Minari dataset '{dataset_id}', here or at the remote", close) from None
+            close = nearest(dataset_id, local) if local else "run `minari list remote` to list all ids"
+            raise SparError(
+                f"there is no Minari dataset '{dataset_id}', neither on this machine nor at the remote", close
+            ) from None
         raise SparError(
             f"Minari dataset '{dataset_id}' is not on this machine and cannot be downloaded ({kind.__name__})",
             f"check the network, {instead}",
@@ -159,7 +167,7 @@ def _download(dataset_id: str, root: Path) -> None:
 
 @contextmanager
 def _minari_root_is(folder: Path) -> Iterator[None]:
-    """Minari downloads into the folder that this variable names, and takes no argument for it."""
+    """Set the variable that names the folder Minari downloads into; Minari has no argument for it."""
     before = os.environ.get(ROOT_VARIABLE)
     os.environ[ROOT_VARIABLE] = str(folder)
     try:
@@ -177,13 +185,13 @@ def _disk(root: Path) -> Iterator[None]:
     except OSError as error:
         raise SparError(
             f"Minari's folder {root} cannot be written ({error.strerror or error})",
-            f"set {ROOT_VARIABLE} to a folder that can",
+            f"set {ROOT_VARIABLE} to a folder that you may write to",
         ) from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the transport's own log lines; the error says what matters."""
+    """Hide the transport's own log lines; the error line says what matters."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,8 +1,8 @@
-"""Minari datasets: written the same to the byte every time, and read back.
+"""Write Minari datasets reproducibly, byte for byte, and read them.
 
-Minari's own storage class does the writing, so that ``minari.load_dataset`` opens the result wherever
-``MINARI_DATASETS_PATH`` names our root. It stores no times; ``create_dataset_from_buffers`` around it would
-ask for global state (the environment variable) and for authors, and is left out.
+Minari's storage class writes the files, so ``minari.load_dataset`` opens the result if ``MINARI_DATASETS_PATH`` names
+our root folder. The storage class stores no times. Minari's ``create_dataset_from_buffers`` is not used, because it
+depends on that environment variable and needs the names of authors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
 from spar_core.data.episodes import Episode, Episodes
@@ -27,33 +28,35 @@ if TYPE_CHECKING:
     from minari import EpisodeData, MinariDataset
 
 CHUNK = 256  # episodes handed to the storage at a time
-# Episodes read before the file is closed and opened again: HDF5 keeps what it knows of every episode in memory until
-# then, which for many short episodes is several times the data.
+# Episodes that are read before the file is closed and opened again. Until then, HDF5 keeps facts about every episode in
+# memory, which for many short episodes take several times the memory of the data.
 READ = 64
-# What HDF5 needs for an episode beside its numbers; 14 to 20 KB were measured for episodes of 50 and 1000 steps.
+# Bytes on disk that HDF5 needs for an episode beside its numbers: 14 to 20 KB were measured for 50 and 1000 steps.
 EPISODE_BYTES = 24_000
 
 
 @dataclass(frozen=True)
 class MinariFacts:
-    """What a Minari dataset says of itself.
+    """Facts that a Minari dataset states about itself.
 
     Attributes:
-        dataset_id: its name.
-        env_id: environment that it was collected in, if any.
-        env_kwargs: arguments of the environment to evaluate policies in: of the one that the dataset names for
-            evaluation, else of the one that it was collected in.
-        max_episode_steps: time limit of the same.
-        action_low, action_high: bounds [A] float32.
-        inner_terminations: steps marked as terminal that are not the last of their episode, and count for nothing.
+        dataset_id: its id.
+        env_id: id of the environment that it was collected in; None if it names none.
+        env_kwargs: keyword arguments of the environment that the dataset names for evaluation; if it names none, of
+            the one that it was collected in.
+        max_episode_steps: time limit of that environment in steps; None if it has none.
+        action_low: lower bounds [A] of the actions.
+        action_high: upper bounds [A] of the actions.
+        inner_terminations: number of steps marked as terminal that are not the last of their episode; these marks are
+            ignored.
     """
 
     dataset_id: str
     env_id: str | None
     env_kwargs: dict[str, Any]
     max_episode_steps: int | None
-    action_low: np.ndarray
-    action_high: np.ndarray
+    action_low: NDArray[np.float32]
+    action_high: NDArray[np.float32]
     inner_terminations: int = 0
 
 
@@ -62,22 +65,30 @@ def write_minari(
     dataset_id: str,
     episodes: Sequence[Episode] | Episodes,
     *,
-    action_low: np.ndarray,
-    action_high: np.ndarray,
+    action_low: NDArray[np.float32],
+    action_high: NDArray[np.float32],
     env_id: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     description: str = "",
 ) -> None:
-    """Write episodes as the Minari dataset ``dataset_id`` into ``folder`` (which becomes ``<root>/<id>``).
+    """Write episodes as a Minari dataset.
 
-    The same episodes give the same bytes with the same versions of Minari and h5py. ``folder`` must exist
-    and be empty; hand in the draft of ``new_artifact`` to make it appear whole or not at all.
-    Observations are stored as the flat vectors they are here, also where those of the environment are not.
-    ``action_low`` and ``action_high`` [A] bound the actions; ``env_id``, where there is one, must be
-    registered with Gymnasium.
+    Equal episodes give equal bytes with the same versions of Minari and h5py. Observations are stored as flat vectors,
+    even if those of the environment are dictionaries.
+
+    Args:
+        folder: an empty folder, such as the draft of :func:`~spar_core.artifacts.new_artifact`, which becomes
+            ``<root>/<dataset_id>``.
+        dataset_id: Minari id of the dataset.
+        episodes: raw episodes, at least one.
+        action_low: lower bounds [A] of the actions.
+        action_high: upper bounds [A] of the actions.
+        env_id: id of the evaluation environment, registered with Gymnasium; None if there is none.
+        env_kwargs: its keyword arguments.
+        description: text for the metadata.
 
     Raises:
-        SparError: the disk has too little room.
+        SparError: the disk has too little free space.
     """
     import gymnasium
     import minari
@@ -88,11 +99,11 @@ def write_minari(
     spec = None
     if env_id is not None:
         registered, kwargs = gymnasium.spec(env_id), dict(env_kwargs or {})
-        # An argument of `gymnasium.make`, not of the environment itself.
+        # The time limit is an argument of `gymnasium.make`, not of the environment itself.
         limit = kwargs.pop("max_episode_steps", registered.max_episode_steps)
         spec = dataclasses.replace(registered, kwargs={**registered.kwargs, **kwargs}, max_episode_steps=limit)
     storage = MinariStorage.new(
-        (folder / "data").resolve(),  # Minari 0.5.4 doubles relative paths
+        (folder / "data").resolve(),  # Minari 0.5.4 joins a relative path to itself.
         observation_space=gymnasium.spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
         action_space=gymnasium.spaces.Box(action_low, action_high, dtype=np.float32),
         env_spec=spec,
@@ -120,33 +131,34 @@ def write_minari(
 
 
 def _check_room(folder: Path, episodes: Sequence[Episode] | Episodes) -> None:
-    """Before writing, since HDF5 ends the process where the disk is full while it closes a file."""
+    """Check for free space before writing, because HDF5 ends the process if the disk is full when it closes a file."""
     numbers = sum(e.observations.size + e.actions.size + e.rewards.size for e in episodes)
     needed, free = 4 * numbers + EPISODE_BYTES * len(episodes), shutil.disk_usage(folder).free
     if needed > free:
         raise SparError(
-            f"{folder.parent} has room for {free / 1e6:.0f} MB, and the dataset needs some {needed / 1e6:.0f} MB",
-            "make room on that disk",
+            f"{folder.parent} has {free / 1e6:.0f} MB of free space, but the dataset needs about {needed / 1e6:.0f} MB",
+            "free space on that disk",
         )
 
 
 def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) -> tuple[Episodes, MinariFacts]:
-    """Read the Minari dataset that lies in ``folder``, below which Minari keeps ``data``.
+    """Read a Minari dataset.
 
-    Observations that are dictionaries are flattened (:mod:`spar_core.data.environments.flatten`). Episodes are read
-    one at a time into the arrays that stay, so that it takes little more memory than them.
+    Dictionary observations become vectors (see :mod:`spar_core.data.environments.flatten`). Episodes are read one at a
+    time into the final arrays, so that reading takes little more memory than these arrays.
 
     Args:
-        folder: of the dataset, such as ``<root>/mujoco/hopper/medium-v0``.
-        observation_keys: parts of the dictionary to take, in this order; default all.
+        folder: folder of the dataset, such as ``<root>/mujoco/hopper/medium-v0``, in which Minari keeps ``data``.
+        observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
 
     Raises:
-        SparError: it is not there, is damaged, was written by a newer Minari, holds a link out of its folder,
-            claims more than it can hold, or has observations or actions that are not vectors of numbers.
+        SparError: the dataset does not exist, is damaged, was written by a newer version of Minari, contains a link to
+            a file outside its folder, or declares more than it can hold; or its observations or actions are not vectors
+            of numbers.
     """
     data = folder / "data"
     if not data.is_dir():
-        raise SparError(f"there is no Minari dataset in {folder}", "check its id, or fetch it again")
+        raise SparError(f"there is no Minari dataset in {folder}", "check its id or 'path', or fetch it again")
     check_minari(folder)
     from minari import MinariDataset
 
@@ -164,10 +176,11 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
 
 
 def check_minari(folder: Path) -> None:
-    """Make sure that what lies in a dataset's folder may be opened.
+    """Make sure that a dataset's folder may be opened.
 
     Raises:
-        SparError: its metadata is missing or broken, it was written by a newer Minari, or holds a link out.
+        SparError: its metadata is missing or broken, it was written by a newer version of Minari, or it contains a link
+            to a file outside the folder.
     """
     import minari
     from packaging.version import InvalidVersion, Version
@@ -182,9 +195,9 @@ def check_minari(folder: Path) -> None:
             raise ValueError(f"its metadata is not Minari's ({error})") from None
     if written > Version(minari.__version__):
         raise SparError(
-            f"Minari dataset '{metadata.get('dataset_id', folder.name)}' was written by Minari {written}, and this is "
-            f"{minari.__version__}",
-            "install that version of minari, or a dataset written by an older one",
+            f"Minari dataset '{metadata.get('dataset_id', folder.name)}' was written by Minari {written}, but "
+            f"Minari {minari.__version__} is installed",
+            f"run `pip install minari=={written}`, or use a dataset written by an older version",
         )
 
 
@@ -216,18 +229,21 @@ def _damaged(dataset_id: str) -> Iterator[None]:
 
 
 def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:
-    """How observations become vectors; actions must be vectors already."""
+    """The layout of the dataset's observations; actions that are not vectors raise a SparError."""
     from gymnasium.spaces import Box
 
     name, actions = dataset.spec.dataset_id, dataset.action_space
     if not isinstance(actions, Box) or len(actions.shape) != 1:
         kind = f"{actions.shape} arrays" if isinstance(actions, Box) else f"a {type(actions).__name__} space"
-        raise SparError(f"the actions of Minari dataset '{name}' are {kind}, not one vector")
+        raise SparError(
+            f"the actions of Minari dataset '{name}' are {kind}, not one vector",
+            "choose a dataset whose actions are vectors: no other is supported",
+        )
     return observation_layout(dataset.observation_space, observation_keys, f"Minari dataset '{name}'")
 
 
 def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int]:
-    """All episodes, one after the other, and how many terminal steps lie inside one."""
+    """Read all episodes, and count the steps marked as terminal that are not the last of their episode."""
     observations = np.empty((steps + count, layout.size), np.float32)
     actions = np.empty((steps, dataset.action_space.shape[0]), np.float32)
     rewards = np.empty(steps, np.float32)
@@ -275,11 +291,11 @@ def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
 
 
 def _named_environment(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment to evaluate in, as the dataset describes it; nothing where it names none.
+    """The evaluation environment as the dataset describes it; empty if the dataset names no environment.
 
-    Some datasets name one of their own for that, such as the same maze with a fixed goal.
+    Some datasets name a variant of their environment for evaluation, such as the same maze with a fixed goal.
     """
-    collected, stated = (json.loads(metadata.get(name) or "null") for name in ("env_spec", "eval_env_spec"))
-    if stated and collected and stated["id"] == collected["id"]:
-        return stated
-    return collected or {}
+    collected: dict[str, Any]
+    stated: dict[str, Any]
+    collected, stated = (json.loads(metadata.get(name) or "{}") or {} for name in ("env_spec", "eval_env_spec"))
+    return stated if stated and collected and stated["id"] == collected["id"] else collected
