@@ -87,14 +87,14 @@ def _values(kind: Any, limits: Iterable[Any] = ()) -> str:
         return "mapping"
     if kind in (int, float):
         return _numbers("integer" if kind is int else "", limits)
-    return {bool: "true or false", str: "text", Path: "path"}[kind]
+    return {bool: "true or false", str: "string", Path: "path"}[kind]
 
 
 def _many(kind: Any) -> str:
     words = _values(kind)
-    for one, many in (("integer", "integers"), ("text", "texts"), ("path", "paths"), ("mapping", "mappings")):
+    for one in ("integer", "number", "string", "path", "mapping"):
         if words.startswith(one):
-            return words.replace(one, many, 1)
+            return words.replace(one, f"{one}s", 1)
     return f"numbers {words}"
 
 
