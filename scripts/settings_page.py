@@ -38,7 +38,8 @@ Section = tuple[type[Settings] | Mapping[str, type[Settings]], str]
 
 def of_kinds(family: str) -> dict[str, type[Settings]]:
     """The settings class of each registered kind."""
-    return {kind: load_member(family, kind).Settings for kind in registry.FAMILIES[family]}
+    members: dict[str, Any] = {kind: load_member(family, kind) for kind in registry.FAMILIES[family]}
+    return {kind: member.Settings for kind, member in members.items()}
 
 
 def sections() -> dict[str, Section]:
@@ -160,8 +161,8 @@ def by_kinds(members: Mapping[str, type[Settings]]) -> Iterator[tuple[str, list[
     groups: dict[tuple[str, ...], list[str]] = {}
     for line, kinds in owners.items():
         groups.setdefault(tuple(kinds), []).append(line)
-    for kinds, rows in sorted(groups.items(), key=lambda group: -len(group[0])):
-        title = "every kind" if len(kinds) == len(members) else ", ".join(f"`{kind}`" for kind in kinds)
+    for names, rows in sorted(groups.items(), key=lambda group: -len(group[0])):
+        title = "every kind" if len(names) == len(members) else ", ".join(f"`{kind}`" for kind in names)
         yield title, rows
 
 

@@ -1,4 +1,4 @@
-"""Settings of the synthetic suite: the section ``theory`` of ``params.yaml``."""
+"""Settings of the geometric claims: the section ``theory``."""
 
 from __future__ import annotations
 
