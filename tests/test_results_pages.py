@@ -82,10 +82,9 @@ def test_the_regrets_of_the_page_on_choosing_are_those_of_the_report():
     means = {row[0].split(" (scores")[0]: row[3].split(" [")[0] for row in rows}
     assert float(means["`auto`"]) == min(map(float, means.values())), "the least regret"
     page = " ".join((ROOT / "docs/choosing.md").read_text(encoding="utf-8").split())
-    assert (
-        "a mean regret of {} points, against {} for always `spar_proj`, {} for the critic's favourite and {} for "
-        "always the anchor"
-    ).format(*(means[name] for name in ("`auto`", "always `spar_proj`", "best by the critic", "always `anchor`"))) in page
+    names = ("`auto`", "always `spar_proj`", "best by the critic", "always `anchor`")
+    told = "{} points, against {} for always `spar_proj`, {} for the critic's favourite and {} for always the anchor"
+    assert told.format(*(means[name] for name in names)) in page
     metrics = json.loads((ROOT / "reports/choice/metrics.json").read_text())
     lows = [value for name, value in metrics.items() if name.endswith("/auto/gain_low")]
     assert len(lows) == 3 and min(lows) > 0, "shown above its anchor on all three"
