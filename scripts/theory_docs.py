@@ -1,6 +1,6 @@
-"""Put the findings of reports/theory/ into docs/theory.md: `python -m scripts.theory_docs` after `make theory`.
+"""Put the numbers of reports/theory/ into docs/theory.md: `python -m scripts.theory_docs` after `make theory`.
 
-Tables stand between marks such as `<!-- theory:order -->`; numbers in the text are written `order.name = 1.97`.
+Numbers in the text are written `claim.name = 1.97`.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 from spar_core.artifacts import read_json
 from spar_core.theory.claims import CLAIMS
-from spar_core.theory.page import findings_table, significant
+from spar_core.theory.page import significant
 
 PAGE = Path("docs/theory.md")
 
 
-def fill(text: str, results: dict[str, dict]) -> str:
-    """The page with the tables and numbers of ``results`` in place of its own."""
-    for name, result in results.items():
-        begin, end = f"<!-- theory:{name} -->\n", f"\n<!-- /theory:{name} -->"
-        start, stop = text.index(begin) + len(begin), text.index(end)
-        text = text[:start] + findings_table(result) + text[stop:]
+def fill(text: str, results: dict[str, dict[str, Any]]) -> str:
+    """The page with the numbers of ``results`` in place of its own."""
 
     def number(match: re.Match[str]) -> str:
         (finding,) = [f for f in results[match[1]]["findings"] if f["name"] == match[2]]

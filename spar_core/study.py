@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
@@ -29,29 +29,28 @@ class EvaluationCell:
 
 
 class Also(Settings):
-    """Cells beside the product of the study's lists: these rules too, but for these anchors only."""
+    """Cells beside the product of the study's lists: more rules, for some of the anchors only."""
 
-    anchors: tuple[str, ...] = ()
-    improvements: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = Field((), description="anchors of the study that get these rules as well")
+    improvements: tuple[str, ...] = Field((), description="rules beside those of the study")
 
 
 class Study(Settings):
     """The ``study`` section of ``params.yaml``."""
 
-    name: str
-    question: str = ""
-    datasets: tuple[str, ...]
-    anchors: tuple[str, ...]
-    critics: tuple[str, ...]
-    improvements: tuple[str, ...]
-    seeds: tuple[str, ...]
-    also: Also = Also()
-    # Datasets whose policies are also valued from logged data alone; one without an environment has to be among them.
-    estimated: tuple[str, ...] = ()
-    # Anchors that evolve, each made from one before it. Their cells have the critic of their round, and all rules.
-    rounds: tuple[Round, ...] = ()
-    # Datasets whose cells are looked into: geometry of the residuals, and what every rule does.
-    diagnosed: tuple[str, ...] = ()
+    name: str = Field(description="name of the study; its report is written to reports/NAME")
+    question: str = Field("", description="what the study asks; the report's first line")
+    datasets: tuple[str, ...] = Field(description="dataset ids, one for each file datasets/ID.yaml")
+    anchors: tuple[str, ...] = Field(description="variants of the section anchors")
+    critics: tuple[str, ...] = Field(description="variants of the section critics")
+    improvements: tuple[str, ...] = Field(description="variants of the section improvements")
+    seeds: tuple[str, ...] = Field(description="groups of seeds such as 0-3; a group trains together and is one cell")
+    also: Also = Field(Also(), description="cells beside the product of the lists")
+    estimated: tuple[str, ...] = Field((), description="datasets whose policies are also valued from logged data alone")
+    rounds: tuple[Round, ...] = Field((), description="re-anchoring rounds, in order")
+    diagnosed: tuple[str, ...] = Field(
+        (), description="datasets whose cells the stages geometry and diagnose look into"
+    )
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod

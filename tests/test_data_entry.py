@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from spar_core.data.entry import SOURCES, CommonEntry, D4rlEntry, dataset_ids, load_entry, local_path, source_digest
+from spar_core.data.entry import CommonEntry, D4rlEntry, dataset_ids, load_entry, local_path, source_digest
 from spar_core.data.reference import normalised_score, normalised_spread, reference, reference_table
 from spar_core.data.reward_shift import REWARD_SHIFTS, shift_rewards
 from spar_core.errors import SparError
@@ -150,17 +149,3 @@ def test_normalised_scores():
     with pytest.raises(SparError, match="did you mean 'hopper'"):
         reference("hoper")
     assert all(row.source for row in reference_table().values())
-
-
-def _documented(heading: str) -> set[str]:
-    """Keys in the first column of the table below a heading of docs/data.md."""
-    text = (DATASETS.parent / "docs/data.md").read_text().split(f"### {heading}\n", 1)[1].split("\n#", 1)[0]
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-
-
-def test_every_key_is_documented_and_no_other():
-    common = _documented("Keys of every entry")
-    assert common == set(CommonEntry.model_fields) | {"source"}
-    for source, kind in SOURCES.items():
-        assert _documented(f"Keys of `source: {source}`") | common == set(kind.model_fields), source

@@ -1,4 +1,4 @@
-"""The pages of ``docs/`` against the code: metrics, settings, defaults, files and links."""
+"""The pages of ``docs/`` against the code: metrics, sources, files and links."""
 
 from __future__ import annotations
 
@@ -8,19 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spar_core import registry
-from spar_core.choice.decide import DecisionSettings
-from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.evaluation.estimation import EstimationSettings
-from spar_core.evaluation.fqe import FQESettings
-from spar_core.evaluation.rollouts import EvaluationSettings
-from spar_core.evolving.reanchoring import ReanchoringSettings
 from spar_core.registry import load_member
 from spar_core.reporting.page.glossary import explain
-from spar_core.residual import ResidualSettings
-from spar_core.settings import Settings
 from spar_core.training.context import Context
 from tests.fakes import CANDIDATES, ROOT, tiny_settings
 
@@ -33,7 +24,6 @@ every_member = pytest.mark.parametrize(("family", "kind"), MEMBERS, ids=map("-".
 LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 HEADING = re.compile(r"(#{1,6}) +(.+?) *")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-SETTING = re.compile(r"^\| `(\w+)` \| ([^|]+) \|", re.MULTILINE)
 # The first cell of a table's row, and the names of metrics in it.
 FIRST_CELL = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)
 METRIC = re.compile(r"`(\w+/\w+)`")
@@ -84,14 +74,15 @@ def whole(page: Path, anchor: str) -> str:
 
 
 def told(page: Path, anchor: str) -> str:
-    """A section, and those of the same page that it refers to."""
+    """A member's section, those of the same page that it refers to, and what is common to all members."""
     own = whole(page, anchor)
     referred = [link[1:] for link, _ in LINK.findall(own) if link.startswith("#")]
-    return own + "".join(sections(page)[name][1] for name in dict.fromkeys(referred) if name in sections(page))
+    (common,) = (name for name in sections(page) if name.startswith("common-to-every"))
+    return own + "".join(whole(page, name) for name in [common, *dict.fromkeys(referred)] if name in sections(page))
 
 
 def place(page: Path, anchor: str) -> str:
-    return f"docs/{page.name}#{anchor} (or a section of the page that it links to)"
+    return f"docs/{page.name}#{anchor} (or a section of the page that it links to, or the common one)"
 
 
 def explained(text: str) -> set[str]:
@@ -131,49 +122,6 @@ def test_every_metric_of_a_member_is_in_its_section(fitted, family, kind):
     assert kind in sections(page), f"docs/{page.name} has no heading ## `{kind}`"
     missing = sorted((final | curves | counts(family)) - explained(told(page, kind)))
     assert not missing, f"{place(page, kind)} does not explain {missing}"
-
-
-@every_member
-def test_every_setting_of_a_member_is_in_its_section_with_its_default(family, kind):
-    settings = load_member(family, kind).Settings
-    page = DOCS / PAGE_OF[family]
-    assert not (wrong := wrong_rows(settings, told(page, kind))), f"{place(page, kind)}: {wrong}"
-    unknown = sorted({name for name, _ in SETTING.findall(whole(page, kind))} - set(settings.model_fields))
-    assert not unknown, f"docs/{page.name}#{kind} has rows for {unknown}, which are no settings of it"
-
-
-@pytest.mark.parametrize(
-    ("settings", "name", "anchor"),
-    [
-        (ResidualSettings, "improvement", "residual-model-stage-i"),
-        (EvaluationSettings, "evaluation", "settings"),
-        (EstimationSettings, "evaluation", "estimates-from-logged-data"),
-        (FQESettings, "evaluation", "fitted-q-evaluation"),
-        (ReanchoringSettings, "rounds", "the-rule-that-stops"),
-        (DecisionSettings, "choosing", "the-decision"),
-        (DiagnosisSettings, "diagnostics", "settings"),
-    ],
-)
-def test_every_setting_beside_the_members_is_documented(settings, name, anchor):
-    page = DOCS / f"{name}.md"
-    assert not (wrong := wrong_rows(settings, whole(page, anchor))), f"docs/{page.name}#{anchor}: {wrong}"
-
-
-def wrong_rows(settings, text: str) -> list[str]:
-    """What a text's rows ``| `setting` | default |`` say wrongly or leave out; a setting's first row counts."""
-    rows: dict[str, str] = {}
-    for name, default in SETTING.findall(text):
-        rows.setdefault(name, default.strip())
-    wrong = []
-    for name, field in settings.model_fields.items():
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        if name not in rows:
-            wrong.append(f"setting '{name}' has no row")
-        elif isinstance(default, Settings):
-            continue  # a part with a table of its own
-        elif yaml.safe_load(rows[name]) != ("none" if default in (None, []) else default):
-            wrong.append(f"setting '{name}' has the default {default!r}, not {rows[name]}")
-    return wrong
 
 
 @every_member

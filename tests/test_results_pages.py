@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 
 from tests.fakes import ROOT
@@ -67,28 +66,25 @@ def rows_of(study: str, head: str) -> list[list[str]]:
 
 
 def test_the_harm_on_the_page_on_choosing_is_that_of_the_report():
-    frame = pd.DataFrame(rows_of("harm", "| rule | settings | shown below |")).set_index(0)
-    frame.index = frame.index.str.strip("`")
-    frame = frame.loc[:, 1:5].astype(int)
-    frame.columns = ["settings", "below", "above", "seeds", "seeds_below_by_a_tenth"]
-    page = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
-    assert [row[0] for row in told] == frame.index.tolist()
-    columns = ["below", "above", "seeds_below_by_a_tenth"]
-    assert {name: tuple(map(int, rest)) for name, *rest in told} == {
-        name: tuple(row) for name, row in zip(frame.index, frame[columns].to_numpy().tolist(), strict=True)
-    }
-    assert set(frame["settings"]) == {9} and set(frame["seeds"]) == {36}
+    rows = {row[0].strip("`"): [int(cell) for cell in row[1:6]] for row in rows_of("harm", "| rule | settings |")}
+    assert {(settings, seeds) for settings, _, _, seeds, _ in rows.values()} == {(9, 36)}
+    harm = {name: [below, lost] for name, (_, below, _, _, lost) in rows.items()}
+    plain, all_three = harm["spar_mlp"], harm["spar_mlp_safe"]
+    assert [plain] * 4 == [harm[name] for name in ("spar_proj", "spar_mlp_flat", "spar_mlp_prior", "spar_mlp_gate")]
+    page = " ".join((ROOT / "docs/choosing.md").read_text(encoding="utf-8").split())
+    assert "harms {} settings and loses {} seeds".format(*harm["auto_two"]) in page
+    assert "Plain `spar_mlp` and `spar_proj` harm {} and lose {}.".format(*plain) in page
+    assert "Each alone harms {} and loses {}, all three together harm {} and lose {}".format(*plain, *all_three) in page
 
 
 def test_the_regrets_of_the_page_on_choosing_are_those_of_the_report():
     rows = rows_of("choice", "| strategy | datasets | runs | regret |")
-    means = pd.Series({row[0].split(" (scores")[0]: float(row[3].split(" [")[0]) for row in rows})
-    page = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
-    table = page.split("| strategy | mean regret |")[1].split("\n\n")[0]
-    told = dict(re.findall(r"^\| ([^|]+) \| ([-\d.]+) \|$", table, re.MULTILINE))
-    assert told == {name: f"{value:.1f}" for name, value in means.items()}
-    assert list(map(float, told.values())) == sorted(map(float, told.values())), "the least regret first"
+    means = {row[0].split(" (scores")[0]: row[3].split(" [")[0] for row in rows}
+    assert float(means["`auto`"]) == min(map(float, means.values())), "the least regret"
+    page = " ".join((ROOT / "docs/choosing.md").read_text(encoding="utf-8").split())
+    names = ("`auto`", "always `spar_proj`", "best by the critic", "always `anchor`")
+    told = "{} points, against {} for always `spar_proj`, {} for the critic's favourite and {} for always the anchor"
+    assert told.format(*(means[name] for name in names)) in page
     metrics = json.loads((ROOT / "reports/choice/metrics.json").read_text())
     lows = [value for name, value in metrics.items() if name.endswith("/auto/gain_low")]
     assert len(lows) == 3 and min(lows) > 0, "shown above its anchor on all three"

@@ -1,1 +1,1 @@
-"""What a trained cell looks like from inside: the geometry of its residuals, and what its rule does with them."""
+"""Measurements inside a trained cell: the geometry of its residuals, and what its rule does with them."""

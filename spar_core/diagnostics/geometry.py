@@ -1,6 +1,8 @@
-"""The geometry of one seed's residuals: anchor, residual model and data; no critic and no rule."""
+"""The geometry of one seed's residuals, from anchor, residual model and data alone."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from spar_core.diagnostics import residuals
 from spar_core.diagnostics.dimension import Neighbourly, dimensions, neighbourly
 from spar_core.diagnostics.jacobian import Spectrum, contraction, jacobian, spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
-from spar_core.diagnostics.modality import modality
+from spar_core.diagnostics.modality import Modality, modality
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, similar_steps, states_at
 from spar_core.evenly import evenly
@@ -27,15 +29,15 @@ def geometry_of(
     seed: int,
     similar: list[np.ndarray],
 ) -> Findings:
-    """All of it, for frozen parts of one seed.
+    """All measurements of the stage ``geometry``, for the frozen parts of one seed.
 
     Args:
-        dataset: as training sees it.
-        data: the same on the device.
+        dataset: the logged data.
+        data: the dataset's arrays on the device.
         frozen: anchor and residual model.
-        settings: how closely to look.
-        seed: of the parts; it also seeds the bootstrap.
-        similar: the training steps similar to each state of :func:`looked_up`.
+        settings: of the section ``diagnosis``.
+        seed: of the parts. It also seeds the bootstrap.
+        similar: the training steps similar to each step of :func:`looked_up`.
     """
     found = Findings(seed)
     radius = frozen.residual.radius[0].cpu().numpy().astype(np.float64)
@@ -51,13 +53,13 @@ def geometry_of(
 
 
 def looked_up(dataset: Dataset, settings: DiagnosisSettings) -> np.ndarray:
-    """The held-out steps whose similar training steps are looked up; the same for every seed and rule."""
+    """The held-out steps whose similar training steps are looked up, the same for every seed and rule."""
     steps = dataset.heldout_steps
     return evenly(steps, settings.neighbourhoods)
 
 
 def neighbourhoods(dataset: Dataset, settings: DiagnosisSettings) -> list[np.ndarray]:
-    """The training steps similar to each of them."""
+    """The training steps similar to each step of :func:`looked_up`."""
     return similar_steps(dataset, looked_up(dataset, settings), settings.neighbours, settings.spacing)
 
 
@@ -88,7 +90,7 @@ def _local(
     settings: DiagnosisSettings,
     seed: int,
 ) -> None:
-    """The same within neighbourhoods of similar states; intervals are over the held-out episodes asked from."""
+    """Dimension and modality within neighbourhoods, with intervals over the held-out episodes of their states."""
     every = states_at(dataset, data, frozen, np.unique(np.concatenate(similar)))
     clouds, episodes = every.residuals / radius, every.episodes
     rows = [np.searchsorted(every.steps, steps) for steps in similar]
@@ -96,7 +98,7 @@ def _local(
     over = Episodes(asked, settings.resamples, settings.confidence, seed)
     shapes = [modality(clouds[row], settings.cluster_share) for row in rows]
 
-    def values(of) -> np.ndarray:
+    def values(of: Callable[[Modality], float]) -> np.ndarray:
         return np.array([np.nan if shape is None else float(of(shape)) for shape in shapes])
 
     found.add(
@@ -106,7 +108,7 @@ def _local(
         over.mean("geometry/local_clusters", values(lambda shape: shape.clusters)),
         over.mean("geometry/local_fragmentation", values(lambda shape: shape.fragmentation)),
     )
-    # Points of a small neighbourhood have few neighbours of their own.
+    # A neighbourhood is small, so fewer neighbours are used within it.
     k = min(settings.dimension_neighbours, settings.neighbours // 4)
     parts = [neighbourly(clouds[row], episodes[row], k) for row in rows]
     together = Neighbourly(
@@ -121,7 +123,7 @@ def _local(
 def _decoder(
     found: Findings, frozen: Frozen, states: States, radius: np.ndarray, settings: DiagnosisSettings, seed: int
 ) -> None:
-    """Singular values of the decoder's Jacobian, at latent 0 and at draws of the prior, and the box it works in."""
+    """Singular values of the decoder's Jacobian at latent 0 and at draws of the prior, and the volume of its box."""
     over = _over(states, settings, seed)
     size = frozen.residual.latent_size
     drawn = torch.randn(len(states.steps), size, generator=stream(seed, "diagnosis/jacobian"))

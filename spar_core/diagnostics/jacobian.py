@@ -1,12 +1,12 @@
-r"""How the decoder's output moves with its latent: the singular values of :math:`J = \partial G / \partial z`.
+r"""Singular values of the decoder's Jacobian :math:`J = \partial G / \partial z`.
 
 To first order the update of SPAR is :math:`\mathbb{E}[d] + (s_z^2 / (\tau \sigma)) J J^T \nabla_a Q`, so a direction
 of action space is amplified by its squared singular value. J is [A, Z], in units of the action box per standard
 deviation of the prior. Where Z < A the missing directions have the singular value 0.
 
 * *Effective rank* is the participation ratio :math:`(\sum_k s_k^2)^2 / \sum_k s_k^4`, from 1 to A.
-* *Weak* directions are those below a tenth of the largest singular value: what stands for the normal space of the data
-  here. With a full-rank J it is an attenuated space, not an exact one.
+* *Weak* directions are those below a share (by default a tenth) of the largest singular value. They stand for the
+  normal space of the data. With a full-rank J this space is attenuated, not removed.
 
 Source: SPAR (arXiv 2605.27877) for the claim that normal drift is removed; what weak means is this project's reading.
 """
@@ -25,26 +25,28 @@ from spar_core.training.networks import CHUNK
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values [n, A], falling, and the directions [n, A, A] of action space that they belong to (columns)."""
+    """Singular values [n, A] in falling order, and their directions in action space as columns of [n, A, A]."""
 
     values: np.ndarray
     directions: np.ndarray
 
     @property
     def effective_rank(self) -> np.ndarray:
-        """[n]; NaN where the decoder does not move at all."""
+        """Effective rank [n]; NaN where the decoder does not move at all."""
         squared = np.square(self.values)
         below = np.square(squared).sum(-1)
-        return np.divide(np.square(squared.sum(-1)), below, out=np.full(len(below), np.nan), where=below > 0)
+        missing = np.full(len(below), np.nan)
+        rank: np.ndarray = np.divide(np.square(squared.sum(-1)), below, out=missing, where=below > 0)
+        return rank
 
     def weak(self, share: float) -> np.ndarray:
-        """[n, A] bool: directions below ``share`` of the largest singular value, all where that is 0."""
+        """[n, A] bool: whether a direction lies below ``share`` of the largest singular value, or that value is 0."""
         largest = self.values[:, :1]
         return (self.values < share * largest) | (largest <= 0)
 
 
 def jacobian(model: ResidualModel, observations: Tensor, base: Tensor, latents: Tensor) -> np.ndarray:
-    """dG/dz [n, A, Z] of one seed, at observations [1, n, D], anchor actions [1, n, A] and latents [1, n, Z]."""
+    """dG/dz [n, A, Z] of one seed at observations [1, n, D], anchor actions [1, n, A] and latents [1, n, Z]."""
     parts = []
     for o, b, z in zip(*(x.split(CHUNK, 1) for x in (observations, base, latents)), strict=True):
         with torch.enable_grad():
@@ -59,22 +61,22 @@ def jacobian(model: ResidualModel, observations: Tensor, base: Tensor, latents: 
 
 
 def spectrum(jacobians: np.ndarray) -> Spectrum:
-    """Of Jacobians [n, A, Z]."""
+    """The spectrum of Jacobians [n, A, Z]."""
     actions, latents = jacobians.shape[1:]
     left, values, _ = np.linalg.svd(jacobians, full_matrices=True)
     return Spectrum(np.pad(values, ((0, 0), (0, max(0, actions - latents)))), left)
 
 
 def contraction(radius: np.ndarray, base: np.ndarray) -> tuple[float, np.ndarray]:
-    """log10 of the volume of the box of residuals as a share of the action box.
+    """Volume of the box of residuals as a share of the action box, in log10.
 
     Args:
-        radius: [A].
+        radius: rho, [A].
         base: anchor actions [n, A].
 
     Returns:
-        The box [-rho, rho] cut to the half-width of the action box, and [n] what of the box about each anchor action
-        lies inside the action box.
+        The volume of the box [-rho, rho], with half-widths of at most 1; and for each anchor action the volume [n] of
+        the part of the box about it that lies inside the action box.
     """
     box = float(np.log10(np.minimum(radius, 1.0)).sum())
     width = np.minimum(base + radius, 1.0) - np.maximum(base - radius, -1.0)

@@ -1,14 +1,14 @@
-r"""A measured number with an interval over episodes, and the rows that artifacts keep of it.
+r"""Measured numbers with intervals over episodes, and the rows in which artifacts keep them.
 
 States of one episode are alike, so the episode is the independent unit: whole episodes are drawn with replacement,
 
 .. math:: \hat\theta^{(b)} = \frac{\sum_e n_e^{(b)} \sum_{i \in e} x_i}{\sum_e n_e^{(b)} \sum_{i \in e} y_i}
 
-with :math:`n_e^{(b)}` the times that episode e was drawn, and the interval is from quantile to quantile of
-:math:`\hat\theta^{(b)}`. It speaks of other episodes of the same data for one trained seed, and not of other seeds.
+where episode e is drawn :math:`n_e^{(b)}` times. The ends of the interval are quantiles of :math:`\hat\theta^{(b)}`. It
+speaks of other episodes of the same data for one trained seed, and not of other seeds.
 
 Source: the percentile bootstrap of Efron and Tibshirani (1993, chapter 13), for clusters (Davison and Hinkley 1997,
-section 3.8). With few held-out episodes it is too narrow, as any percentile bootstrap is.
+section 3.8). Like any percentile bootstrap, it is too narrow for few episodes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROFILE_COLUMNS = ["seed", "name", "at", "value"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of one seed; ``low`` and ``high`` are None where there is no interval, and so is a missing value."""
+    """One number of one seed. ``value`` is None if it is missing, ``low`` and ``high`` if there is no interval."""
 
     name: str
     value: float | None
@@ -42,7 +42,7 @@ class Measure:
 
 @dataclass
 class Findings:
-    """All that was measured of one seed: numbers, and profiles (name, at, value) such as histograms."""
+    """All measurements of one seed: numbers, profiles (name, at, value) such as histograms, and curves."""
 
     seed: int
     measures: list[Measure] = field(default_factory=list)
@@ -50,52 +50,53 @@ class Findings:
     curves: list[tuple[int, int, str, float]] = field(default_factory=list)
 
     def add(self, *measures: Measure) -> None:
+        """Add measures."""
         self.measures += measures
 
     def number(self, name: str, value: float | None) -> None:
-        """A number without an interval; what is not finite is missing."""
+        """Add a number without an interval. A number that is not finite is missing."""
         self.measures.append(Measure(name, value if value is not None and math.isfinite(value) else None))
 
     def profile(self, name: str, at: Iterable[float], values: Iterable[float]) -> None:
-        """A row a point."""
+        """Add a profile, a row for each point."""
         self.profiles += [(name, float(a), float(v)) for a, v in zip(at, values, strict=True)]
 
     def value(self, name: str) -> float | None:
-        """A number by its name."""
+        """The value of the measure ``name``."""
         return next(measure.value for measure in self.measures if measure.name == name)
 
 
 class Episodes:
-    """Intervals of what was measured at n states, by resampling the episodes that these are from."""
+    """Intervals of numbers that are measured at n states, by resampling the episodes of these states."""
 
     def __init__(self, episodes: np.ndarray, resamples: int, confidence: float, seed: int = 0) -> None:
-        """``episodes`` [n] is the number of each state's episode."""
+        """Args: ``episodes`` [n], the episode of each state; ``seed``, of the resampling."""
         names, self.of_state = np.unique(episodes, return_inverse=True)
         self.n, self.resamples, self.confidence, self.seed = len(names), resamples, confidence, seed
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Times that each episode is drawn in each resample, [R, E]."""
+        """How often each resample draws each episode, [R, E]."""
         draws = np.random.default_rng(self.seed).multinomial(self.n, np.full(self.n, 1 / self.n), self.resamples)
         return draws.astype(np.float64)
 
     def mean(self, name: str, values: np.ndarray) -> Measure:
-        """Mean of one value a state, [n]; states without a value (NaN) are left out."""
+        """Mean of one value for each state, [n]. States with NaN are left out."""
         known = np.isfinite(values)
         return self.ratio(name, np.where(known, values, 0.0), known.astype(np.float64))
 
     def ratio(self, name: str, above: np.ndarray, below: np.ndarray) -> Measure:
-        """Sum of ``above`` [n] over sum of ``below`` [n]."""
+        """The sum of ``above`` [n] divided by the sum of ``below`` [n]."""
         top, bottom = (np.bincount(self.of_state, x.astype(np.float64), self.n) for x in (above, below))
         if bottom.sum() <= 0:
             return Measure(name, None, states=0, episodes=self.n)
-        # A sum of products in a fixed order, where a matrix product might round by the number of threads.
+        # Products are summed in a fixed order. The rounding of a matrix product may depend on the number of threads.
         sums = [(self.counts * column).sum(axis=1) for column in (top, bottom)]
-        drawn = np.divide(*sums, out=np.full(self.resamples, np.nan), where=sums[1] > 0)
+        drawn = np.divide(sums[0], sums[1], out=np.full(self.resamples, np.nan), where=sums[1] > 0)
         return self._measure(name, top.sum() / bottom.sum(), drawn, int((below != 0).sum()))
 
     def statistic(self, name: str, function: Callable[[np.ndarray], float]) -> Measure:
-        """Any function of the indices of states, [m]; a resample holds an episode's states as often as it was drawn."""
+        """A function of the indices [m] of states. A resample repeats an episode's states as often as it is drawn."""
         every = np.arange(len(self.of_state))
         times = self.counts.astype(int)
         drawn = np.array([function(np.repeat(every, row[self.of_state])) for row in times])
@@ -113,7 +114,7 @@ class Episodes:
 
 
 def write_findings(folder: Path, found: Sequence[Findings]) -> None:
-    """``measures.csv`` and ``profiles.csv``, in seed order; floats as their shortest exact text, missing ones empty."""
+    """Write ``measures.csv`` and ``profiles.csv`` in seed order, with exact floats; missing values are empty."""
     rows: list[dict[str, Any]] = [{"seed": f.seed, **vars(measure)} for f in found for measure in f.measures]
     _write(folder / MEASURES, MEASURE_COLUMNS, rows)
     points = [dict(zip(PROFILE_COLUMNS, (f.seed, *row), strict=True)) for f in found for row in f.profiles]
@@ -121,7 +122,7 @@ def write_findings(folder: Path, found: Sequence[Findings]) -> None:
 
 
 def by_name(found: Sequence[Findings]) -> dict[str, list[float | None]]:
-    """The numbers as ``metrics.json`` has them: one value a seed."""
+    """The numbers in the form of ``metrics.json``, one value a seed."""
     names = dict.fromkeys(measure.name for f in found for measure in f.measures)
     known = [{measure.name: measure.value for measure in f.measures} for f in found]
     return {name: [values.get(name) for values in known] for name in names}

@@ -1,18 +1,17 @@
-r"""Is a cloud of residuals in one piece? Hartigan's dip along principal directions, and density clusters.
+r"""Tests whether a cloud of residuals is in one piece: Hartigan's dip along principal directions, and density clusters.
 
-The dip of a sample is the largest distance of its distribution function from the nearest unimodal one; its p-value is
-against the uniform law, the least favourable unimodal one (Hartigan and Hartigan 1985). A cloud is called *split* where
-the smaller p-value of its first two principal directions, times two (Bonferroni), is below the level.
+The dip of a sample is the largest distance of its distribution function from the nearest unimodal one. Its p-value is
+against the uniform law, the least favourable unimodal one (Hartigan and Hartigan 1985). A cloud is called *split* if
+twice the smaller p-value of its first two principal directions (Bonferroni) is below the level.
 
 Clusters are those of HDBSCAN (Campello et al. 2013). The **fragmentation index** is our own definition,
 
 .. math:: F = 1 - \frac{\text{points of the largest cluster}}{\text{points of all clusters}}
 
-with 0 for fewer than two clusters: then there is one piece, or no structure that a density method finds.
+and 0 for fewer than two clusters, which means one piece or no structure that a density method finds.
 
-**Pooled and local are different questions.** Pooled over all states, several modes may only say that unlike states
-leave unlike residuals. Within a neighbourhood of similar states, they say that the data act in several ways in one
-state.
+**Pooled and local modes differ.** Pooled over all states, several modes may only say that unlike states leave unlike
+residuals. Within a neighbourhood of similar states, they say that the data act in several ways in one state.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ import numpy as np
 
 # Principal directions that are tested.
 DIRECTIONS = 2
-# No fewer points make a cluster, and fewer than twice as many are not looked at.
+# Smallest number of points in a cluster. A cloud of fewer than twice as many points is not tested.
 SMALLEST = 5
 
 
 @dataclass(frozen=True)
 class Modality:
-    """Of one cloud: dip along its first principal direction, p-value over both, clusters, fragmentation index."""
+    """One cloud's dip along its first principal direction, p-value of both, number of clusters, fragmentation index."""
 
     dip: float
     p: float
@@ -39,7 +38,7 @@ class Modality:
 
 
 def modality(points: np.ndarray, cluster_share: float) -> Modality | None:
-    """Of points [n, A]; None where they are too few, or all the same."""
+    """The modality of points [n, A]; None if they are too few or all equal."""
     if len(points) < 2 * SMALLEST or float(np.ptp(points, axis=0).max()) == 0:
         return None
     clusters, fragmentation = clusters_of(points, cluster_share)
@@ -48,25 +47,26 @@ def modality(points: np.ndarray, cluster_share: float) -> Modality | None:
 
 
 def dips(points: np.ndarray) -> tuple[float, float]:
-    """Dip along the first principal direction, and the smallest p-value of the first two, times their number."""
+    """Dip of points [n, A] along the first principal direction, and the corrected p-value of the first two."""
     along = principal(points)[:, :DIRECTIONS]
-    # A direction that nothing varies in has no distribution to test.
+    # A direction without variance has no distribution to test.
     kept = [column for column in along.T if float(np.ptp(column)) > 1e-9]
     found = [diptest.diptest(np.sort(column)) for column in kept]
     return float(found[0][0]), min(1.0, len(found) * min(float(p) for _, p in found))
 
 
 def principal(points: np.ndarray) -> np.ndarray:
-    """Coordinates [n, A] along the principal directions, the widest first."""
+    """Coordinates [n, A] of points [n, A] along their principal directions, the widest first."""
     centred = points - points.mean(axis=0)
-    # No matrix product of many rows: that may round by the number of threads.
+    # The rounding of a matrix product of many rows may depend on the number of threads.
     covariance = np.einsum("ni,nj->ij", centred, centred) / len(points)
     _, directions = np.linalg.eigh(covariance)
-    return np.einsum("ni,ij->nj", centred, directions[:, ::-1])
+    along: np.ndarray = np.einsum("ni,ij->nj", centred, directions[:, ::-1])
+    return along
 
 
 def clusters_of(points: np.ndarray, share: float) -> tuple[int, float]:
-    """Clusters (one at least) and the fragmentation index; a cluster holds ``share`` of the points or more."""
+    """Number of clusters, at least 1, and the fragmentation index. A cluster holds at least ``share`` of the points."""
     from sklearn.cluster import HDBSCAN
 
     smallest = max(SMALLEST, round(share * len(points)))

@@ -1,12 +1,12 @@
-r"""How near an action is to what the data did in similar states, with the held-out logged action as the yardstick.
+r"""Distance of an action to the logged actions of similar states. The held-out logged action is the yardstick.
 
-For a held-out state s with the training steps :math:`N(s)` in similar states, and :math:`N_k(s, a)` the k of them whose
-actions are nearest to a:
+For a held-out state s, let :math:`N_k(s, a)` be the k of the training steps in similar states whose actions are nearest
+to a:
 
 .. math:: D(s, a) = \frac{1}{k} \sum_{j \in N_k(s, a)} \lVert a - a_j \rVert
 
-A logged action of the same data has such a distance too, so it says what is normal. Below it is no proof of support: a
-mean of what the data do may lie where nothing was done, and still be near to much.
+The distance of the state's own logged action says what is normal. A smaller distance is no proof of support: a mean of
+logged actions may lie where nothing was done and still be near to many of them.
 
 Source: our definition, after distances to the dataset's nearest neighbours as measures of support (for instance Ran et
 al. 2023, "policy regularization with dataset constraint").
@@ -23,13 +23,13 @@ from spar_core.diagnostics.residuals import SHARES
 
 
 def distances(actions: np.ndarray, similar: Sequence[np.ndarray], logged: np.ndarray, k: int) -> np.ndarray:
-    """D [n] of actions [n, A].
+    """Distances D [n] of actions [n, A].
 
     Args:
-        actions: [n, A] in [-1, 1], one a state.
-        similar: for each state the numbers of the training steps in similar states.
-        logged: [N, A], the actions of all steps.
-        k: logged actions that the distance is a mean over, at most as many as there are.
+        actions: [n, A] in [-1, 1], one for each state.
+        similar: for each state, the numbers of the training steps in similar states.
+        logged: [N, A], actions of all steps.
+        k: logged actions that the distance is averaged over, at most as many as there are.
     """
     found = np.empty(len(actions))
     for row, (action, steps) in enumerate(zip(actions, similar, strict=True)):
@@ -39,12 +39,12 @@ def distances(actions: np.ndarray, similar: Sequence[np.ndarray], logged: np.nda
 
 
 def describe(found: Findings, by_whom: dict[str, np.ndarray], over: Episodes) -> None:
-    """Add means, ratios to the logged actions, and how often an action lies farther from the data than the logged one.
+    """Add mean distances, ratios to the yardstick, and shares of states farther from the data than the yardstick.
 
     Args:
-        found: is added to.
-        by_whom: D [n] by name; "logged" is the yardstick.
-        over: the states' episodes.
+        found: the findings to add to.
+        by_whom: distances D [n] by name; "logged" is the yardstick.
+        over: gives intervals over the states' episodes.
     """
     yardstick = by_whom["logged"]
     for name, values in by_whom.items():

@@ -1,6 +1,6 @@
-"""What each number is: its unit, what it measures, and one plain sentence that reads a value of it.
+"""The meaning of each number: its unit, what it measures, and one plain sentence that reads a value.
 
-The sentences say what the number says and no more; what it cannot say stands in docs/diagnostics.md.
+A sentence says no more than the number does. docs/diagnostics.md says what the number cannot say.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# Values by name, for readings that lay two numbers side by side.
+# Values by name, for sentences that compare two numbers.
 Others = Mapping[str, float]
 Sentence = Callable[[float, Others], str]
 
@@ -19,7 +19,7 @@ Q = "scaled reward units"
 
 @dataclass(frozen=True)
 class Meaning:
-    """Unit of a number, what it is, and the sentence that reads it."""
+    """Unit of a number, what it measures, and the function that writes its sentence."""
 
     unit: str
     what: str
@@ -27,7 +27,7 @@ class Meaning:
 
 
 def percent(share: float) -> str:
-    """``12%``, with a decimal below one in a hundred."""
+    """A share in percent, with one decimal below 1%."""
     return f"{100 * share:.1f}%" if 0 < abs(share) < 0.01 else f"{100 * share:.0f}%"
 
 

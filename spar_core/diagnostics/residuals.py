@@ -1,8 +1,8 @@
-r"""The residuals of an anchor: how long they are, how each action dimension spreads, and how many reach the radius.
+r"""The residuals of an anchor: their lengths, their distribution by action dimension, and how many reach the radius.
 
 With :math:`r = a - a_b` for a logged action a and the anchor's action :math:`a_b`, a residual is *at the radius* in
-dimension d where :math:`|r_d| \ge \rho_d`: there the residual model's targets are clipped. Histograms have fixed bins
-in units of :math:`\rho_d`, so that anchors and dimensions can be laid beside one another.
+dimension d where :math:`|r_d| \ge \rho_d`. There the targets of the residual model are clipped. Histograms have fixed
+bins in units of :math:`\rho_d`, so that anchors and dimensions can be compared.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import numpy as np
 
 from spar_core.diagnostics.measures import Episodes, Findings
 
-# Edges within the radius, in units of it; what lies beyond on either side has a bin of its own.
+# Edges of the bins within the radius, in units of the radius. What lies beyond has a bin on either side.
 EDGES = np.linspace(-1.0, 1.0, 21)
-# Shares of the states, in percent, that quantiles are given at.
+# Quantiles that are given, in percent of the states.
 SHARES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
 def at_radius(residuals: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """[n, A] bool: where a residual reaches the radius [A] or lies beyond it."""
-    return np.abs(residuals) >= radius
+    """[n, A] bool: whether each component of the residuals [n, A] reaches the radius [A]."""
+    reached: np.ndarray = np.abs(residuals) >= radius
+    return reached
 
 
 def histogram(column: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the bins and the share of the residuals [n] in each; the outer two hold what is at the radius."""
+    """Centres of the bins, and the share of the residuals [n] in each bin. The outer bins hold those at the radius."""
     scaled = column / radius
     inside = np.abs(scaled) < 1.0
     counts, _ = np.histogram(scaled[inside], EDGES)
@@ -34,7 +35,7 @@ def histogram(column: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray
 
 
 def describe(found: Findings, split: str, residuals: np.ndarray, radius: np.ndarray, over: Episodes) -> None:
-    """Add all of this about the residuals [n, A] of a split ("train" or "heldout")."""
+    """Add measures and profiles of the residuals [n, A] of a split, "train" or "heldout"."""
     length = np.linalg.norm(residuals, axis=1)
     reached = at_radius(residuals, radius)
     found.add(

@@ -1,4 +1,4 @@
-"""The ``diagnosis`` section of ``params.yaml``: where a trained cell is looked at, and how closely."""
+"""The ``diagnosis`` section of ``params.yaml``: settings of the stages ``geometry`` and ``diagnose``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,25 @@ from spar_core.settings import Settings
 
 
 class DiagnosisSettings(Settings):
-    """Settings of the stages ``geometry`` and ``diagnose``; they change no trained artifact."""
+    """Settings of the stages ``geometry`` and ``diagnose``. They change no trained artifact."""
 
-    # Steps of training and of held-out episodes that are measured, at most, of each.
-    states: PositiveInt = 2000
-    # Held-out states among them whose similar training states are looked up, at most.
-    neighbourhoods: PositiveInt = 300
-    # Training steps that count as similar to one of them.
-    neighbours: int = Field(100, ge=20)
-    # Steps that two of those from one episode lie apart, at least.
-    spacing: PositiveInt = 10
-    # Logged actions of a neighbourhood that the distance to the data is a mean over.
-    nearest: PositiveInt = 5
-    # Latents drawn for the mean candidate.
-    draws: PositiveInt = 64
-    # A direction is weak below this share of the largest singular value.
-    weak_share: float = Field(0.1, gt=0, lt=1)
-    # Neighbours behind the maximum-likelihood estimate of dimension.
-    dimension_neighbours: int = Field(20, ge=3)
-    # Smallest share of the points that is a cluster.
-    cluster_share: float = Field(0.1, gt=0, lt=0.5)
-    # Level of the dip test.
-    dip_level: float = Field(0.05, gt=0, lt=1)
-    # Points of training at which gradients are compared; 0 repeats no training.
-    probes: int = Field(40, ge=0, le=200)
-    # Training steps that the gradients are means over.
-    probe_states: PositiveInt = 512
-    # Resamples of the bootstrap over episodes.
-    resamples: PositiveInt = 500
-    # Coverage of every interval.
-    confidence: float = Field(0.95, gt=0, lt=1)
+    states: PositiveInt = Field(2000, description="most steps measured, of training and of held-out episodes each")
+    neighbourhoods: PositiveInt = Field(300, description="most held-out states whose similar states are looked up")
+    neighbours: int = Field(100, ge=20, description="training steps that count as similar to a state")
+    spacing: PositiveInt = Field(10, description="least distance in steps between similar steps of one episode")
+    nearest: PositiveInt = Field(5, description="logged actions that a distance to the data is averaged over")
+    draws: PositiveInt = Field(64, description="latents drawn for the mean candidate")
+    weak_share: float = Field(
+        0.1, gt=0, lt=1, description="a direction is weak below this share of the largest singular value"
+    )
+    dimension_neighbours: int = Field(
+        20, ge=3, description="neighbours in the maximum-likelihood estimate of dimension"
+    )
+    cluster_share: float = Field(0.1, gt=0, lt=0.5, description="smallest share of the points that is a cluster")
+    dip_level: float = Field(0.05, gt=0, lt=1, description="level of the dip test")
+    probes: int = Field(
+        40, ge=0, le=200, description="training steps at which gradients are compared; 0 repeats no training"
+    )
+    probe_states: PositiveInt = Field(512, description="logged steps that these gradients are averaged over")
+    resamples: PositiveInt = Field(500, description="bootstrap resamples of the episodes")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals in the artifacts")

@@ -1,4 +1,4 @@
-"""The states at which a cell is looked at, and the training states that are similar to them."""
+"""The states at which a cell is measured, and the training states that are similar to them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from spar_core.improvement.base import Frozen
 from spar_core.improvement.split import Probe
 from spar_core.training.networks import CHUNK
 
-# Candidates for each neighbour that is wanted: the nearest are often successive steps of one episode.
+# Steps looked up for each neighbour that is wanted, since the nearest are often successive steps of one episode.
 SPARE = 4
 
 
 @dataclass(frozen=True)
 class States:
-    """n steps of the dataset, and what one seed's anchor does there.
+    """Some steps of the dataset, with the actions of one seed's anchor there.
 
     Attributes:
         steps: [n] int64, numbers of the steps.
-        episodes: [n] int64, the episode of each.
+        episodes: [n] int64, episode of each step.
         observations: [1, n, D], standardised.
         actions: [n, A], logged, in [-1, 1].
         base: [1, n, A], the anchor's deterministic actions.
@@ -39,7 +39,7 @@ class States:
 
     @property
     def residuals(self) -> np.ndarray:
-        """What the anchor leaves unexplained, [n, A]."""
+        """Logged minus anchor actions, [n, A]."""
         return (self.actions - self.base[0]).cpu().numpy().astype(np.float64)
 
     def probe(self, seed: int) -> Probe:
@@ -47,7 +47,7 @@ class States:
         return Probe(self.observations, self.actions, self.base, seed)
 
     def some(self, rows: np.ndarray) -> States:
-        """Those of the given rows."""
+        """The states of the given rows."""
         index = torch.as_tensor(rows)
         steps, episodes = self.steps[rows], self.episodes[rows]
         return States(steps, episodes, self.observations[:, index], self.actions[index], self.base[:, index])
@@ -55,7 +55,7 @@ class States:
 
 @torch.no_grad()
 def states_at(dataset: Dataset, data: DeviceData, frozen: Frozen, steps: np.ndarray) -> States:
-    """The given steps of the dataset; an anchor that looks its training data up leaves the step's episode out."""
+    """The given steps of the dataset. An anchor that looks its data up leaves out the episode of each step."""
     chosen = torch.as_tensor(steps).to(data.index.device)
     observations, actions = data.at(chosen)
     base = torch.cat([frozen.anchor.act_on_steps(data, part.unsqueeze(0)) for part in chosen.split(CHUNK)], dim=1)
@@ -65,9 +65,9 @@ def states_at(dataset: Dataset, data: DeviceData, frozen: Frozen, steps: np.ndar
 def similar_steps(dataset: Dataset, steps: np.ndarray, neighbours: int, spacing: int) -> list[np.ndarray]:
     """For each of the steps, the training steps in the most similar states, the nearest first.
 
-    Similar is near in standardised observations. Of one episode, two of them lie ``spacing`` steps apart at least: what
-    was done within a moment is one decision, not several. There are fewer than ``neighbours`` where the data have no
-    more among the ``SPARE`` times as many nearest.
+    Similar states are near in standardised observations. Two steps of one episode lie at least ``spacing`` steps apart,
+    since actions within a moment are one decision. There are fewer than ``neighbours`` steps if the ``SPARE`` times as
+    many nearest hold no more.
     """
     train = dataset.train_steps
     rows = dataset.observations[dataset.observation_index].astype(np.float64)
@@ -77,7 +77,7 @@ def similar_steps(dataset: Dataset, steps: np.ndarray, neighbours: int, spacing:
 
 
 def _apart(dataset: Dataset, near: np.ndarray, most: int, spacing: int) -> np.ndarray:
-    """The first ``most`` steps of which no two of one episode lie closer than ``spacing``."""
+    """The first ``most`` steps of ``near`` such that no two of one episode lie closer than ``spacing`` steps."""
     kept: list[int] = []
     taken: dict[int, list[int]] = {}
     for step, episode in zip(near.tolist(), dataset.episode[near].tolist(), strict=True):

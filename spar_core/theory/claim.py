@@ -1,4 +1,4 @@
-"""What every claim is: pieces of work, rows measured from them, and findings that say what holds."""
+"""The interface of a claim: pieces of work, rows that are measured, and findings that say what holds."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from spar_core.evaluation.statistics import Estimate, mean_interval
 from spar_core.training.reporter import Reporter
 from spar_core.training.workers import over_seeds
 
-# Digits of every number that is written: more than any reader needs, fewer than processors disagree in.
+# Significant digits of every number that is written. Processors may differ in later digits.
 DIGITS = 6
 
-# A row: names of what was measured, and one value a seed of each quantity.
+# A row: names that say what was measured, and for each quantity a list with one value a seed.
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One checkable sentence: what was measured, with its interval, against what is expected.
+    """One sentence that can be checked.
 
-    ``expected`` is a number in closed form, or None where only a sign or a bound is claimed; ``holds`` says whether the
-    sentence does.
+    Attributes:
+        name: unique within the claim.
+        says: the sentence.
+        value: mean over seeds of what was measured.
+        low, high: its interval; None where there is none.
+        expected: the value in closed form; None where only a sign or a bound is claimed.
+        holds: whether the sentence holds.
     """
 
     name: str
@@ -43,23 +48,23 @@ class Finding:
         cls, name: str, says: str, values: Sequence[float], confidence: float, expected: float | None,
         holds: Callable[[Estimate], bool],
     ) -> Finding:  # fmt: skip
-        """From one value a seed."""
+        """The finding for measured ``values``, one a seed. ``holds`` decides from their mean and interval."""
         estimate = mean_interval([float(value) for value in values], confidence)
         return cls(name, says, estimate.value, estimate.low, estimate.high, expected, bool(holds(estimate)))
 
 
 def within(expected: float, tolerance: float) -> Callable[[Estimate], bool]:
-    """Whether the mean is ``tolerance`` or less from what is expected."""
+    """Test whether the mean lies within ``tolerance`` of the expected value."""
     return lambda estimate: abs(estimate.value - expected) <= tolerance
 
 
 def below(bound: float) -> Callable[[Estimate], bool]:
-    """Whether the whole interval lies below a bound."""
+    """Test whether the whole interval lies below ``bound``."""
     return lambda estimate: estimate.value < bound and (estimate.high is None or estimate.high < bound)
 
 
 def above(bound: float) -> Callable[[Estimate], bool]:
-    """Whether the whole interval lies above a bound."""
+    """Test whether the whole interval lies above ``bound``."""
     return lambda estimate: estimate.value > bound and (estimate.low is None or estimate.low > bound)
 
 
@@ -68,13 +73,14 @@ class Claim:
     """A claim of the method, as functions of the settings (a :class:`~spar_core.theory.settings.TheorySettings`).
 
     Attributes:
-        name: as in ``params.yaml``.
-        title: a heading.
-        question: one sentence.
-        pieces: picklable pieces of work; each holds all seeds, so that shares of workers change no shape.
-        measure: (settings, piece) to rows.
-        findings: (settings, rows) to findings.
-        figure: (settings, rows) to SVG.
+        name: the claim's name in the settings.
+        title: heading of its section in the report.
+        question: the sentence below the heading.
+        pieces: gives the picklable pieces of work. Each piece holds all seeds, so the number of workers changes no
+            tensor's shape.
+        measure: takes the settings and a piece, and gives rows.
+        findings: takes the settings and all rows, and gives findings.
+        figure: takes the settings and all rows, and gives SVG.
     """
 
     name: str
@@ -88,14 +94,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a claim writes: ``result.json``, ``table.csv``, ``figure.svg``, by name to bytes."""
+    """The bytes of the files that a claim writes, by name: ``result.json``, ``table.csv`` and ``figure.svg``."""
 
     files: dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """The work of one process."""
+    """Measures pieces in one process."""
 
     claim: Claim
     settings: Any
@@ -105,7 +111,7 @@ class _Measure:
 
 
 def run_claim(claim: Claim, settings: Any, workers: int) -> Outcome:
-    """Measure a claim; the bytes do not depend on how many processes work."""
+    """Measure a claim with ``workers`` processes, whose number changes no byte."""
     shares = over_seeds(_Measure(claim, settings), claim.pieces(settings), workers)
     rows = [rounded(row) for share in shares for row in share]
     findings = [rounded(asdict(finding)) for finding in claim.findings(settings, rows)]
@@ -125,19 +131,20 @@ def run_claim(claim: Claim, settings: Any, workers: int) -> Outcome:
 
 
 def summary(row: Row, confidence: float) -> Row:
-    """A row with mean and interval in place of the values of seeds."""
-    out: Row = {}
+    """The row with mean and interval in place of each list of values."""
+    shown: Row = {}
     for key, value in row.items():
         if isinstance(value, list):
             estimate = mean_interval(value, confidence)
-            out |= {key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+            shown |= {key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high}
         else:
-            out[key] = value
-    return rounded(out)
+            shown[key] = value
+    out: Row = rounded(shown)
+    return out
 
 
 def rounded(value: Any) -> Any:
-    """Numbers of a JSON-like value at ``DIGITS`` significant digits."""
+    """A JSON-like value with its floats rounded to ``DIGITS`` significant digits."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -148,7 +155,7 @@ def rounded(value: Any) -> Any:
 
 
 def _table(rows: Sequence[Row]) -> bytes:
-    """CSV with the columns of all rows, in the order in which they first come."""
+    """CSV with the columns of all rows, in the order of their first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -158,6 +165,6 @@ def _table(rows: Sequence[Row]) -> bytes:
 
 
 def pick(rows: Sequence[Row], **wanted: Any) -> Row:
-    """The one row that has these values."""
+    """The only row with these values."""
     (found,) = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
     return found

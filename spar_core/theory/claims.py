@@ -1,4 +1,4 @@
-"""The claims by name. This module imports none of them, so that editing one reruns that one alone."""
+"""The claims by name. This module imports none of them, so an edited claim reruns alone."""
 
 from __future__ import annotations
 
@@ -19,4 +19,5 @@ CLAIMS = {
 
 def load_claim(name: str) -> Claim:
     """The claim of a name in ``CLAIMS``."""
-    return importlib.import_module(CLAIMS[name]).CLAIM
+    claim: Claim = importlib.import_module(CLAIMS[name]).CLAIM
+    return claim

@@ -7,22 +7,23 @@ With the loss in two parts (:mod:`spar_core.theory.rules`) and :math:`g` their g
    \qquad \text{cancelled} = 1 - \frac{\lVert g_\text{fit} + g_\text{imp} \rVert}
    {\lVert g_\text{fit} \rVert + \lVert g_\text{imp} \rVert}
 
-**A trap.** Where training has ended, :math:`g_\text{fit} + g_\text{imp} = 0`. Then the cosine is -1 and all is
-cancelled, for *every* rule: that says that it has converged, and nothing of the rule. So the cosine is read on the way,
-at shares of it that are covered,
+**A trap.** Where training has ended, :math:`g_\text{fit} + g_\text{imp} = 0`. The cosine is then -1 for *every* rule,
+which says that training has converged and nothing about the rule. So the cosine is read during training, where given
+shares of the way to the minimiser are covered,
 
 .. math:: p = 1 - \lVert \Delta_\theta - \Delta^* \rVert / \lVert \Delta_0 - \Delta^* \rVert, \qquad
    \Delta^* = \arg\min L \text{ per state}
 
-and with the data's centre **ahead** of the anchor in the direction of growing tangential value, and **behind** it,
-since its sign is that of this choice. What cancels at the end is the displacement that the improvement part asks for,
+and for two problems, since the sign of the cosine depends on this choice: the data's centre lies **ahead** of the
+anchor in the direction of growing tangential value, or **behind** it. What cancels at the end is the displacement that
+the improvement part asks for,
 
 .. math:: v = \arg\min L - \arg\min L_\text{fit} \quad \text{per state}, \qquad
    \text{normal share} = \lVert P_N v \rVert / \lVert v \rVert
 
-against the data's tangent at the fitted action. The part of v in the tangent is what improving *is*; the fitting term
-opposes it as it would oppose any change. The part normal to it is a conflict that no data support. On a curved manifold
-a displacement that follows the curve has a normal share of :math:`\kappa |v| / 2` itself.
+with :math:`P_N` normal to the data's tangent at the fitted action. The tangential part of v is the improvement itself,
+and fitting opposes it as it opposes any change. The normal part is a conflict that no data support. On a curved
+manifold even a displacement along the curve has a normal share of :math:`\kappa |v| / 2`.
 
 Source: "fitting-improvement gradient conflict" in SPAR (arXiv 2605.27877); the decomposition is this project's reading.
 """
@@ -50,22 +51,22 @@ from spar_core.theory.settings import TheorySettings
 from spar_core.training.networks import Adam
 
 MANIFOLDS = ("line", "arc")
-# Where the data's centre lies from the anchor, and the sign of the tangential value that makes it so.
+# The side of the anchor on which the data's centre lies, and the sign of the tangential value that gives this side.
 SIDES = {"ahead": 1.0, "behind": -1.0}
 SAID = {"ahead": "ahead of", "behind": "behind"}
-# A cosine with a fitting gradient this much shorter than the other is that of noise.
+# Below this ratio of the fitting gradient's length to the other's, the cosine is noise.
 NEGLIGIBLE = 0.02
-# Shares of the way at which gradients are taken apart.
+# Shares of the way at which the gradients are compared.
 WAY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def pieces(settings: TheorySettings) -> list[tuple[str, str, str]]:
-    """A manifold, a side and a rule each."""
+    """Triples of a manifold's name, a side and a rule."""
     return [(name, side, rule) for name in MANIFOLDS for side in SIDES for rule in RULES]
 
 
 def measure(settings: TheorySettings, piece: tuple[str, str, str]) -> list[Row]:
-    """A row a share of the way, one of the last step, and one of what each part asks for."""
+    """One row for each share of the way, one for the last step, and one for the displacement that is asked for."""
     name, side, rule = piece
     conflict, seeds = settings.conflict, settings.seed_numbers
     p = settings.problem.model_copy(update={"value_tangent": SIDES[side] * settings.problem.value_tangent})
@@ -79,7 +80,7 @@ def measure(settings: TheorySettings, piece: tuple[str, str, str]) -> list[Row]:
 
 
 def _by_state(problem: Problem, observations: Tensor, values: Tensor) -> Tensor:
-    """Mean of values [S, n, A] at each of the problem's states, [S, H, A]: what a network of the state can follow."""
+    """Mean of ``values`` [S, n, A] at each state of the problem, [S, H, A], which a network of the state can fit."""
     rows = []
     for seen, each in zip(observations[..., 0], values, strict=True):
         rows.append(torch.stack([each[torch.isclose(seen, state)].mean(0) for state in problem.states[:, 0]]))
@@ -89,7 +90,7 @@ def _by_state(problem: Problem, observations: Tensor, values: Tensor) -> Tensor:
 def _along(
     problem: Problem, frozen: Any, parts: Split, wanted: Tensor, settings: TheorySettings
 ) -> list[tuple[Any, dict[str, list[float]]]]:
-    """Train on all data at once, and take the gradients apart where a share of the way is covered first."""
+    """Train on all data at once, and compare the gradients when each share of the way is first covered."""
     conflict, seeds = settings.conflict, settings.seed_numbers
     observations = states_of(problem, seeds)
     base = frozen.anchor.act(observations)
@@ -116,7 +117,7 @@ def _along(
 
 
 def _compare(fit: Tensor, improve: Tensor) -> dict[str, list[float]]:
-    """Cosine, cancelled share, and sizes of two gradients [S, P]."""
+    """Cosine, cancelled share and lengths of two gradients [S, P]."""
     a, b = fit.norm(dim=1), improve.norm(dim=1)
     cosine = (fit * improve).sum(1) / (a * b)
     cancelled = 1 - (fit + improve).norm(dim=1) / (a + b)
@@ -124,7 +125,7 @@ def _compare(fit: Tensor, improve: Tensor) -> dict[str, list[float]]:
 
 
 def _asked(problem: Problem, frozen: Any, fitted: Tensor, wanted: Tensor, seeds: Sequence[int]) -> dict[str, Any]:
-    """Displacement that the improvement part asks of the action, along and across the data's tangent."""
+    """Lengths, along and across the data's tangent, of the displacement that the improvement part asks for."""
     base = frozen.anchor.act(states_of(problem, seeds))
     away = (wanted - fitted).double()
     normal = problem.manifold.normal_part(problem.manifold.project((base + fitted).double()), away)
@@ -135,7 +136,7 @@ def _asked(problem: Problem, frozen: Any, fitted: Tensor, wanted: Tensor, seeds:
 
 
 def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
-    """The trap, the cosine half way, and the normal share of what is asked."""
+    """The trap, the cosines at the start, and the normal shares of the displacement that is asked for."""
     found: list[Finding] = []
 
     def add(name: str, says: str, values: Sequence[float], expected: float | None, holds: Any) -> None:
@@ -164,7 +165,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
     share = p.value_normal / (p.value_normal**2 + p.value_tangent**2) ** 0.5
     for name in MANIFOLDS:
         row = pick(rows, manifold=name, side="ahead", rule="value_gradient", way="asked")
-        # The gradient is constant, and the data's tangent has turned by the shift along the arc.
+        # The gradient is constant, and the data's tangent is turned by the shift along the arc.
         turn = 0.0 if name == "line" else settings.conflict.shift * p.curvature
         expected = math.sin(math.atan2(p.value_normal, p.value_tangent) - turn)
         says = f"value_gradient: normal share of what improvement asks for ({name}), against the closed form"
@@ -183,7 +184,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
 
 
 def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
-    """Cosine along the way on the arc, both sides, and what improvement asks for along and across the tangent."""
+    """Cosine along the way on the arc for both sides, and the displacement that improvement asks for."""
 
     def draw(fig: Figure, axes: Sequence[Axes]) -> None:
         for each, side in zip(axes, SIDES, strict=False):
@@ -204,7 +205,7 @@ def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
                 y = i * (len(RULES) + 0.6) + j
                 ticks.append((y, f"{rule}, {name}"))
                 along, across = (sum(row[k]) / len(row[k]) for k in ("asked_tangent", "asked_normal"))
-                marked = {"edgecolor": INK, "height": 0.36}
+                marked: dict[str, Any] = {"edgecolor": INK, "height": 0.36}
                 labels = ("along the tangent", "normal to it") if y == 0 else (None, None)
                 axes[2].barh(y - 0.19, along, color="white", label=labels[0], **marked)
                 axes[2].barh(y + 0.19, across, color=GREY, label=labels[1], **marked)

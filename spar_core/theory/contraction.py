@@ -6,10 +6,10 @@ With the eigenvalues :math:`\lambda_1 \ge \ldots \ge \lambda_A` of the covarianc
 .. math:: \text{effective dimension} = \frac{(\sum_i \lambda_i)^2}{\sum_i \lambda_i^2}, \qquad
    \log \text{volume} = \sum_i \tfrac{1}{2} \log \max(12 \lambda_i, \epsilon^2) - A \log 2
 
-(the participation ratio; and the box that would have the same covariance if it were filled evenly, against the action
-box :math:`[-1, 1]^A`, in nats). A set of a lower dimension has no volume, so a side is never taken below a resolution
-:math:`\epsilon`, and the volume is one *at that resolution*. On a plane with a chart for a decoder,
-:math:`\lambda_i = w^2 s_z^2` for each of min(Z, m) directions and 0 for the rest, with
+The effective dimension is the participation ratio. The volume is that of the evenly filled box with the same
+covariance, against the action box :math:`[-1, 1]^A`, in nats. A set of lower dimension has no volume, so no side counts
+as shorter than a resolution :math:`\epsilon`. On a plane with a chart for a decoder,
+:math:`\lambda_i = w^2 s_z^2` for min(Z, m) directions, and 0 for the others, with
 
 .. math:: s_z^2 = \operatorname{Var} \mathrm{clip}_{[-c, c]}(z) = 1 - 2 c \phi(c) - 2 (1 - c^2) \Phi(-c)
 
@@ -48,12 +48,12 @@ DECODERS = ("exact", "learned")
 
 
 def pieces(settings: TheorySettings) -> list[tuple[str, str, int]]:
-    """A surface, a decoder and a number of latents each."""
+    """Triples of a surface, a decoder and a number of latents."""
     return [(name, decoder, z) for name in SURFACES for decoder in DECODERS for z in settings.contraction.latents]
 
 
 def measure(settings: TheorySettings, piece: tuple[str, str, int]) -> list[Row]:
-    """One row: effective dimension, volume, and what of the variance is normal."""
+    """One row with effective dimension, volume, and the normal share of the variance."""
     name, decoder, latents = piece
     own, seeds = settings.contraction, settings.seed_numbers
     bend = 0.0 if name == "plane" else settings.problem.curvature
@@ -87,7 +87,7 @@ def measure(settings: TheorySettings, piece: tuple[str, str, int]) -> list[Row]:
 def _spectrum(
     settings: TheorySettings, problem: Problem, frozen: Frozen, seeds: Sequence[int]
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Eigenvalues of the candidates' covariance, and the share of it across the tangent at the anchor, per seed."""
+    """Eigenvalues of the candidates' covariance, and the share of the variance that is normal, for each seed."""
     n, c = settings.contraction.draws, settings.training.latent_clip
     latents = normal(streams(seeds, "theory/candidates"), n, frozen.residual.latent_size).clamp(-c, c)
     state = states_of(problem, seeds).expand(-1, n, -1)
@@ -148,7 +148,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
         below(0.0),
     )
     row = pick(rows, surface="plane", decoder="learned", latents=max(sizes))
-    # Draws along the manifold are clipped, those across it are not.
+    # Draws along the manifold are clipped; draws across it are not.
     wide = INTRINSIC * settings.problem.spread**2 * clipped_variance(REACH)
     across = (settings.contraction.action_size - INTRINSIC) * settings.contraction.normal**2
     says = (

@@ -1,4 +1,4 @@
-"""Panels of the suite's figures, in the look of the report's (:mod:`spar_core.reporting.figures.look`)."""
+"""Panels of the claims' figures, in the style of the report (:mod:`spar_core.reporting.figures.look`)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from spar_core.reporting.figures.look import GREY, INK, LINES, PALE, STYLE, WIDT
 
 __all__ = ["GREY", "INK", "LINES", "MARKS", "PALE", "STYLE", "WIDTH", "panels"]
 
-# Marks of the rules and decoders in a figure, told apart by shape and fill.
+# Marks of rules and decoders in a figure.
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 def panels(
     rows: int, columns: int, height: float, draw: Callable[[Figure, Sequence[Axes]], None], sharey: bool = False
 ) -> bytes:
-    """A figure of panels as SVG without a date; ``draw`` gets the figure and its axes, row by row."""
+    """A figure of panels as SVG without a date. ``draw`` is called with the figure and its axes, row by row."""
     with style.context(["default", STYLE], after_reset=True):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel())
         draw(figure, axes)
         for each in axes:
             each.grid(color="#e6e6e6", linewidth=0.6)

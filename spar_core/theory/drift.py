@@ -1,17 +1,16 @@
-r"""Claim ``drift``: how far each rule leaves the data's manifold, at one step and after training.
+r"""Claim ``drift``: how far each rule leaves the manifold of the data, in one step and after training.
 
-For the action :math:`a = a_b + \Delta` of a rule, with the nearest point :math:`\pi(a)` of the manifold and the
-projection :math:`P_N` on the normal space at the anchor's action (for SPAR-PROJ: at the action of step zero, which is
-on the manifold too):
+For the action :math:`a = a_b + \Delta` of a rule, its nearest point :math:`\pi(a)` on the manifold, and the projection
+:math:`P_N` on the normal space at the rule's action of step zero, which is on the manifold:
 
 .. math:: \text{normal share of a step} = \frac{\lVert P_N \, \delta \rVert}{\lVert \delta \rVert}, \qquad
    \text{drift} = \lVert a - \pi(a) \rVert, \qquad \text{value kept} = Q(\pi(a)) - Q(a_b)
 
-:math:`\delta` is what one step of gradient descent moves the action by. The value kept on the manifold stands beside
-the drift because a rule that does not move does not drift.
+Here :math:`\delta` is the displacement of the action by one step of gradient descent. The value kept stands beside the
+drift because a rule that does not move does not drift.
 
-On a line, with Q linear, training ends in closed form: SPAR and AWR on the line, the value gradient at
-:math:`\mathbb{E}[a] + \tfrac{A}{2} \lambda \nabla Q`, which is :math:`\tfrac{A}{2} \lambda g_n` off it.
+On a line with a linear Q the end of training is known in closed form. SPAR and AWR end on the line. The value gradient
+ends at :math:`\mathbb{E}[a] + \tfrac{A}{2} \lambda \nabla Q`, which lies :math:`\tfrac{A}{2} \lambda g_n` off the line.
 
 Source: "manifold-normal drift" in SPAR (arXiv 2605.27877); how it is measured is this project's reading.
 """
@@ -39,23 +38,23 @@ from spar_core.theory.problem import Problem, states_of
 from spar_core.theory.rules import RULES, imitates, one_step, settings_of, split, trained
 from spar_core.theory.settings import TheorySettings
 
-# What training that starts on the manifold may be off it by and count as on it: rounding of 32-bit floats.
+# An action within this distance counts as on the manifold; it is the rounding of 32-bit floats.
 ROUNDING = 1e-5
 
 
 def manifold_of(settings: TheorySettings, name: str) -> Manifold:
-    """A manifold of the shared sizes."""
+    """The manifold of a name, with the sizes of the settings."""
     p = settings.problem
     return manifold(name, p.curvature, p.half, p.separation)
 
 
 def pieces(settings: TheorySettings) -> list[tuple[str, int]]:
-    """A manifold and a horizon each."""
+    """Pairs of a manifold's name and a horizon."""
     return [(name, horizon) for name in settings.drift.manifolds for horizon in settings.drift.horizons]
 
 
 def measure(settings: TheorySettings, piece: tuple[str, int]) -> list[Row]:
-    """A row a decoder and rule."""
+    """One row for each decoder and rule."""
     name, horizon = piece
     problem = Problem(manifold_of(settings, name), settings.problem, horizon)
     dataset, seeds = problem.dataset(), settings.seed_numbers
@@ -63,7 +62,7 @@ def measure(settings: TheorySettings, piece: tuple[str, int]) -> list[Row]:
     learned = learned_parts(problem, dataset, settings.learned, seeds)
     rows: list[Row] = []
     for decoder, frozen in (("exact", exact), ("exact, wide", exact), ("learned", learned)):
-        # AWR and the value gradient ask no decoder; what they take from it is the radius.
+        # AWR and the value gradient use the radius of a decoder, and nothing else of it.
         wide = decoder == "exact, wide"
         training = settings.training
         if wide:
@@ -88,7 +87,7 @@ def _measure(settings: TheorySettings, problem: Problem, dataset: Dataset, froze
     normal = problem.manifold.normal_part(at, moved.double()).norm(dim=-1)
     action = trained(rule, dataset, frozen, own, seeds).act(observations).double()
     nearest = problem.manifold.point(problem.manifold.project(action))
-    kept = frozen.critic.q(observations, nearest.float()) - settings.problem.value_offset
+    kept = frozen.values.q(observations, nearest.float()) - settings.problem.value_offset
     return {
         "step_normal_share": _over_states(normal / moved.double().norm(dim=-1)),
         "drift": _over_states((action - nearest).norm(dim=-1)),
@@ -107,17 +106,17 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def _minus(ours: Row, theirs: Row) -> list[float]:
-    """Difference of the normal shares of one step."""
+    """Difference of the normal shares of one step, for each seed."""
     return [a - b for a, b in zip(ours["step_normal_share"], theirs["step_normal_share"], strict=True)]
 
 
 def _per_way(row: Row) -> list[float]:
-    """Drift per unit of the way along the manifold: rules move more or less far, by their temperatures."""
+    """Drift over the distance covered along the manifold, since temperatures make rules move more or less far."""
     return _ratio(row["drift"], row["moved"])
 
 
 def arc_distance(settings: TheorySettings) -> float:
-    """Distance from the arc at which SPAR-MLP ends in a bandit, as K grows: the weighted mean over a grid."""
+    """Distance from the arc of the action at which SPAR-MLP ends in a bandit with many candidates."""
     p, t = settings.problem, settings.training
     problem = Problem(manifold_of(settings, "arc"), p, dtype=torch.float64)
     z, weights = clipped_grid(t.latent_clip)
@@ -130,7 +129,7 @@ def arc_distance(settings: TheorySettings) -> float:
 
 
 def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
-    """What holds of the claim."""
+    """The findings of the claim."""
     confidence = settings.confidence
     found = []
 
@@ -165,17 +164,15 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
         add("step_mlp_line", says, mlp["step_normal_share"], 0.0, below(0.01))
         add("mlp_line", "SPAR-MLP with an exact decoder does not drift from a line", mlp["drift"], 0.0, below(1e-3))
         add("awr_line", "Nor does AWR", awr["drift"], 0.0, below(1e-3))
-        # lambda = alpha / mean |Q|, and mean |Q| is the offset up to the mean of the data's advantages.
+        # lambda = alpha / mean |Q|, and mean |Q| is nearly the offset, since the advantages average to nearly 0.
         expected = t.q_weight / p.value_offset * p.value_normal
         says = "The value gradient drifts by lambda g_n A / 2 (here A = 2), the closed form"
         add("value_gradient_line", says, vg["drift"], expected, within(expected, 0.05 * expected))
     for name in dict.fromkeys(row["manifold"] for row in rows):
         if name == "line":
             continue
-        expected = None
-        if name == "arc":
-            expected = arc_distance(settings)
-        mlp = [row for row in rows if (row["manifold"], row["rule"], row["decoder"]) == (name, "spar_mlp", "exact")]
+        closed = arc_distance(settings) if name == "arc" else None
+        ours = [row for row in rows if (row["manifold"], row["rule"], row["decoder"]) == (name, "spar_mlp", "exact")]
         says = f"SPAR-MLP with an exact decoder leaves the {name} of a bandit: its curvature is not removed"
         if name == "arcs":
             says = "SPAR-MLP with an exact decoder leaves the two arcs of a bandit, between which it averages"
@@ -193,8 +190,8 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
             ]  # fmt: skip
             told = f"SPAR-MLP: normal share of one step on the {name} minus the value gradient's, claimed below 0"
             add(f"step_mlp_{name}", told, [max(values) for values in zip(*gaps, strict=True)], None, below(0.0))
-        holds = above(ROUNDING) if expected is None else within(expected, 0.1 * expected)
-        add(f"mlp_{name}", says, mlp[0]["drift"], expected, holds)
+        holds = above(ROUNDING) if closed is None else within(closed, 0.1 * closed)
+        add(f"mlp_{name}", says, ours[0]["drift"], closed, holds)
         for decoder, other, label in (
             ("exact", "value_gradient", "the value gradient"),
             ("exact", "awr", "AWR"),
@@ -212,8 +209,8 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
     ratio = []
     for row in rows:
         if row["rule"] == "spar_proj" and row["decoder"] == "learned":
-            other = pick(rows, manifold=row["manifold"], horizon=row["horizon"], rule="value_gradient")
-            ratio.append(_ratio(_per_way(row), _per_way(other)))
+            climber = pick(rows, manifold=row["manifold"], horizon=row["horizon"], rule="value_gradient")
+            ratio.append(_ratio(_per_way(row), _per_way(climber)))
     add(
         "proj_learned",
         "With the learned decoder SPAR-PROJ drifts too, by less than the value gradient for the same way on every "
@@ -226,7 +223,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
 
 
 def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
-    """Drift after training, a panel a horizon, a row a manifold."""
+    """Drift after training, with a panel for each horizon and a row for each manifold."""
     kinds = list(dict.fromkeys((row["rule"], row["decoder"]) for row in rows))
     names = list(dict.fromkeys(row["manifold"] for row in rows))
     shades = {"learned": "white", "exact, wide": GREY}

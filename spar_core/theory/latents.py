@@ -1,13 +1,13 @@
-r"""Moments of clipped normal latents, as they are and weighted by a value that is linear or known on a grid.
+r"""Moments of clipped normal latents, unweighted and weighted by a linear value.
 
-With z a standard normal clipped to :math:`[-c, c]`, which has mass :math:`\Phi(-c)` at either end:
+For a standard normal z clipped to :math:`[-c, c]`, which has mass :math:`\Phi(-c)` at either end:
 
 .. math:: s_z^2 = 1 - 2 c \phi(c) - 2 (1 - c^2) \Phi(-c), \qquad
    M(\alpha) = \mathbb{E} e^{\alpha z} = 2 \Phi(-c) \cosh(\alpha c)
    + e^{\alpha^2 / 2} \big[\Phi(c - \alpha) - \Phi(-c - \alpha)\big], \qquad
    \mathbb{E}_w z = M'(\alpha) / M(\alpha)
 
-for weights :math:`w \propto e^{\alpha z}`, which is what the softmax over K candidates becomes as K grows.
+for weights :math:`w \propto e^{\alpha z}`, to which the softmax over K candidates tends as K grows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from scipy import stats
 
 
 def clipped_variance(clip: float) -> float:
-    """Variance s_z^2 of a standard normal clipped to [-clip, clip]."""
+    """Variance of a standard normal clipped to [-clip, clip]."""
     return float(1 - 2 * clip * stats.norm.pdf(clip) - 2 * (1 - clip**2) * stats.norm.cdf(-clip))
 
 
 def tilted_mean(alpha: float, clip: float) -> float:
-    """Mean of a clipped standard normal under weights exp(alpha z): M'(alpha) / M(alpha)."""
+    """Mean of a clipped standard normal under weights exp(alpha z), M'(alpha) / M(alpha)."""
     cdf, pdf = stats.norm.cdf, stats.norm.pdf
     inside = math.exp(alpha**2 / 2) * (cdf(clip - alpha) - cdf(-clip - alpha))
     edge = math.exp(alpha**2 / 2) * (pdf(-clip - alpha) - pdf(clip - alpha))
@@ -33,7 +33,7 @@ def tilted_mean(alpha: float, clip: float) -> float:
 
 
 def clipped_grid(clip: float, points: int = 2001) -> tuple[np.ndarray, np.ndarray]:
-    """Values [n + 2] and probabilities [n + 2] that stand for a clipped standard normal: a grid, and the two ends."""
+    """Values [n + 2] and probabilities [n + 2] that approximate a clipped standard normal: the two ends, and a grid."""
     inner = np.linspace(-clip, clip, points)
     weights = stats.norm.pdf(inner)
     weights *= (1 - 2 * stats.norm.cdf(-clip)) / weights.sum()

@@ -1,16 +1,16 @@
-r"""Curves and surfaces that action data lie on, with tangents, curvature and nearest points.
+r"""Curves and surfaces that actions lie on, with tangents, curvature and nearest points.
 
-A **cap** of an m-sphere of curvature :math:`\kappa` in :math:`\mathbb{R}^A`, in geodesic normal coordinates
-:math:`t \in \mathbb{R}^m` about a point that is put at the origin, with :math:`r = |t|`:
+A **cap** is a part of an m-sphere of curvature :math:`\kappa` in :math:`\mathbb{R}^A`. In geodesic normal coordinates
+:math:`t \in \mathbb{R}^m` about a point at the origin, with :math:`r = |t|`:
 
 .. math:: x(t) = \frac{\sin \kappa r}{\kappa r} E t + \frac{1 - \cos \kappa r}{\kappa} n, \qquad
    t(a) = \frac{\theta}{\kappa} \frac{E^\top a}{|E^\top a|}, \quad
    \theta = \operatorname{atan2}\big(|E^\top a|, \; 1/\kappa - n^\top a\big)
 
-(E spans the tangent space at the origin, n is the unit normal). With m = 1 it is an arc, with m = 2 a sphere's patch,
-and with :math:`\kappa = 0` a line or a plane. The **logarithmic spiral** :math:`r = r_0 e^{b \theta}` has arc length
-:math:`s = r \sqrt{1 + b^2} / b` and curvature :math:`1 / (b s)`; its nearest point has no closed form and is found by
-Newton's method from the best of a grid.
+(E spans the tangent space at the origin, and n is the unit normal there). A cap is an arc for m = 1, a patch of a
+sphere for m = 2, and a line or a plane for :math:`\kappa = 0`. The **logarithmic spiral**
+:math:`r = r_0 e^{b \theta}` has arc length :math:`s = r \sqrt{1 + b^2} / b` and curvature :math:`1 / (b s)`. Its
+nearest point has no closed form, and Newton's method finds it from the best point of a grid.
 
 Source: do Carmo, Differential Geometry of Curves and Surfaces, chapters 1 and 4.
 """
@@ -20,30 +20,36 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor
 
 NAMES = ("line", "arc", "sphere", "arcs", "spiral")
-# The spiral's nearest point: points of the grid that Newton's method starts from, and its steps.
+# Points of the grid that the search for the spiral's nearest point starts from, and its steps of Newton's method.
 GRID, NEWTON = 1024, 12
 
 
 def frame(size: int) -> Tensor:
-    """An orthonormal basis [A, A] that no axis of the action space lies in: a Householder reflection."""
+    """An orthonormal basis [A, A] whose vectors are no axes of the action space: a Householder reflection."""
     v = torch.arange(1, size + 1, dtype=torch.float64)
     return torch.eye(size, dtype=torch.float64) - 2 * torch.outer(v, v) / v.square().sum()
 
 
 class Manifold(ABC):
-    """A set of actions in [-1, 1]^A; ``coordinates`` numbers name a point, of which the first ``dim`` are lengths.
+    """A set of actions in [-1, 1]^A.
 
-    All methods keep the floating type of what they are given.
+    The first m = ``dim`` coordinates of a point are lengths. All methods keep the floating type of their arguments.
     """
 
     dim: int
     ambient: int
-    coordinates: int
+
+    @property
+    @abstractmethod
+    def coordinates(self) -> int:
+        """C, numbers that name a point."""
 
     @abstractmethod
     def point(self, t: Tensor) -> Tensor:
@@ -67,10 +73,11 @@ class Manifold(ABC):
 
     def distance(self, actions: Tensor) -> Tensor:
         """Distance [...] to the nearest point, in units of the action box."""
-        return (actions - self.point(self.project(actions))).norm(dim=-1)
+        distance: Tensor = (actions - self.point(self.project(actions))).norm(dim=-1)
+        return distance
 
     def normal_part(self, t: Tensor, vectors: Tensor) -> Tensor:
-        """What of vectors [..., A] is normal to the tangent space at ``t``."""
+        """The part of ``vectors`` [..., A] that is normal to the tangent space at ``t``."""
         basis = self.tangents(t)
         along = (basis * vectors.unsqueeze(-1)).sum(-2, keepdim=True)
         return vectors - (basis * along).sum(-1)
@@ -78,7 +85,7 @@ class Manifold(ABC):
 
 @dataclass(frozen=True)
 class Cap(Manifold):
-    """Points of an m-sphere (m is 1 or 2) within geodesic distance ``half`` of the origin; flat for curvature 0."""
+    """Points of an m-sphere within geodesic distance ``half`` of the origin; m is 1 or 2, and curvature 0 is flat."""
 
     dim: int
     bend: float
@@ -99,12 +106,12 @@ class Cap(Manifold):
         if self.bend == 0:
             return along
         r = t.norm(dim=-1, keepdim=True)
-        # 1 - cos x = 2 sin^2 (x / 2), which does not cancel.
+        # 1 - cos x = 2 sin^2 (x / 2), which does not cancel for small x.
         rise = 2 / self.bend * torch.sin(0.5 * self.bend * r).square()
         return torch.sinc(self.bend * r / math.pi) * along + rise * normal
 
     def _radial(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance from the origin [..., 1], and the direction of it [..., m]."""
+        """Distance from the origin [..., 1], and direction from the origin [..., m]."""
         r = t.norm(dim=-1, keepdim=True)
         first = torch.zeros_like(t)
         first[..., 0] = 1
@@ -113,7 +120,7 @@ class Cap(Manifold):
     def tangents(self, t: Tensor) -> Tensor:
         basis, normal = self._basis(t)
         r, e = self._radial(t)
-        # One orientation on both sides of the origin: towards growing first coordinate.
+        # Orient the tangent towards a growing first coordinate on both sides of the origin.
         side = torch.where(e[..., :1] < 0, -1.0, 1.0).to(t.dtype)
         r, e = side * r, side * e
         columns = [torch.cos(self.bend * r) * _combine(basis, e) + torch.sin(self.bend * r) * normal]
@@ -141,7 +148,7 @@ class Cap(Manifold):
 
 @dataclass(frozen=True)
 class TwoArcs(Manifold):
-    """The same arc twice, ``separation`` apart along its normal; the second coordinate is the side, -1 or 1."""
+    """An arc twice, ``separation`` apart along its normal. The second coordinate is the side, -1 or 1."""
 
     arc: Cap
     separation: float
@@ -150,7 +157,7 @@ class TwoArcs(Manifold):
     coordinates: int = 2
 
     def offset(self, side: Tensor) -> Tensor:
-        """Where a side [...] lies from the middle, [..., A]; sides between -1 and 1 lie between the arcs."""
+        """Displacement [..., A] of a side [...] from the middle. Sides between -1 and 1 lie between the arcs."""
         normal = frame(self.ambient)[:, self.dim].to(side.dtype)
         return 0.5 * self.separation * side.unsqueeze(-1) * normal
 
@@ -173,12 +180,12 @@ class TwoArcs(Manifold):
             t = self.arc.project(actions - self.offset(sides))
             found.append(torch.cat([t, sides.unsqueeze(-1)], dim=-1))
             gaps.append((actions - self.point(found[-1])).norm(dim=-1, keepdim=True))
-        return torch.where(gaps[0] <= gaps[1], *found)
+        return torch.where(gaps[0] <= gaps[1], found[0], found[1])
 
 
 @dataclass(frozen=True)
 class Spiral(Manifold):
-    """A logarithmic spiral from radius ``inner`` to ``outer``; the coordinate is arc length from its middle."""
+    """A logarithmic spiral from radius ``inner`` to ``outer``. The coordinate is the arc length from its middle."""
 
     growth: float
     inner: float
@@ -194,7 +201,7 @@ class Spiral(Manifold):
 
     @property
     def half(self) -> float:
-        """Half of its length."""
+        """Half of the spiral's length."""
         return 0.5 * (self.outer - self.inner) * self._stretch
 
     def _length(self, t: Tensor) -> Tensor:
@@ -226,8 +233,8 @@ class Spiral(Manifold):
     def project(self, actions: Tensor) -> Tensor:
         grid = torch.linspace(-self.half, self.half, GRID, dtype=actions.dtype).unsqueeze(-1)
         points = self.point(grid)
-        gaps = sum((actions[..., i].unsqueeze(-1) - points[:, i]).square() for i in range(self.ambient))
-        t = grid[gaps.argmin(-1)]
+        gaps = [(actions[..., i].unsqueeze(-1) - points[:, i]).square() for i in range(self.ambient)]
+        t = grid[reduce(torch.add, gaps).argmin(-1)]
         for _ in range(NEWTON):
             away = self.point(t) - actions
             slope = (away * self.tangents(t)[..., 0]).sum(-1, keepdim=True)
@@ -237,18 +244,18 @@ class Spiral(Manifold):
 
 
 def _combine(basis: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the columns [A, m] by weights [..., m]; element by element, so that no row's rounding has neighbours."""
-    return sum(weights[..., i : i + 1] * basis[:, i] for i in range(basis.shape[1]))
+    """Weighted sum [..., A] of columns [A, m]. It is elementwise, so no row's rounding depends on other rows."""
+    return cast(Tensor, sum(weights[..., i : i + 1] * basis[:, i] for i in range(basis.shape[1])))
 
 
 def manifold(name: str, bend: float, half: float, separation: float) -> Manifold:
-    """A manifold of ``NAMES``; lengths in units of the action box.
+    """The manifold of a name in ``NAMES``. Lengths are in units of the action box.
 
     Args:
-        name: which one.
+        name: of the manifold.
         bend: curvature of arcs and sphere (the spiral has its own).
-        half: half-length of line, arc and arcs, radius of the sphere's patch.
-        separation: between the two arcs.
+        half: half-length of line, arc and arcs, and radius of the sphere's patch.
+        separation: distance of the two arcs.
     """
     made = {
         "line": Cap(1, 0.0, half, 2),

@@ -5,17 +5,17 @@ the upper one. With p the weight that the upper arc's candidates get, the baryce
 
 .. math:: \text{distance} \approx D \min(p, 1 - p), \qquad p \approx \frac{1}{1 + e^{-2 / \tau}}
 
-from the nearest arc (values of two modes lie one spread on either side of their mean, so the arcs differ by
-:math:`2 / \tau` in the exponent, whatever D is). It vanishes only as :math:`\tau \to 0`, and grows with D.
+from the nearest arc: the values of two modes lie one spread on either side of their mean, so the arcs differ by
+:math:`2 / \tau` in the exponent, whatever D is. The distance grows with D and vanishes only as :math:`\tau \to 0`.
 
-SPAR-PROJ decodes the barycentre :math:`\bar z` of the latents. Where a latent chooses the arc by its **sign**, the
-decoder's image is the data's, and so is what it decodes. A decoder that is **continuous** has to cross the gap
-somewhere: with a gate :math:`\tanh(z / \epsilon)` it decodes
+SPAR-PROJ decodes the barycentre :math:`\bar z` of the latents. A decoder that chooses the arc by the **sign** of a
+latent has the data as its image, so SPAR-PROJ stays on the data. A **continuous** decoder crosses the gap somewhere:
+with a gate :math:`\tanh(z / \epsilon)` it decodes an action at a
 
 .. math:: \text{distance} \approx \tfrac{D}{2} \big(1 - \lvert \tanh(\bar z / \epsilon) \rvert \big)
 
-from an arc, and a mean of clipped latents is small where the arcs' weights are alike. Every network is continuous. The
-learned decoder is measured as it comes; what its latents mean is its own choice.
+from an arc, and the mean of clipped latents is small where the weights of the arcs are alike. Every network is
+continuous. For the learned decoder there is no closed form, since training decides what its latents mean.
 
 Source: the two variants' residual geometry in SPAR (arXiv 2605.27877); that this is why is this project's reading.
 """
@@ -44,17 +44,17 @@ from spar_core.training.context import Context
 
 DECODERS = ("sharp", "smooth", "learned")
 RULES = ("spar_mlp", "spar_proj")
-# A policy this far from the support has left it, as a share of the distance between the arcs.
+# A policy has left the support at this distance, as a share of the distance between the arcs.
 LEFT = 0.05
 
 
 def pieces(settings: TheorySettings) -> list[tuple[str, float]]:
-    """A decoder and a separation each."""
+    """Pairs of a decoder and a separation."""
     return [(decoder, d) for decoder in DECODERS for d in settings.modes.separations]
 
 
 def measure(settings: TheorySettings, piece: tuple[str, float]) -> list[Row]:
-    """A row a temperature and rule."""
+    """One row for each temperature and rule."""
     decoder, separation = piece
     p, own, seeds = settings.problem, settings.modes, settings.seed_numbers
     data = p.model_copy(update={"value_tangent": 0.0, "data_steps": own.states})
@@ -72,7 +72,7 @@ def measure(settings: TheorySettings, piece: tuple[str, float]) -> list[Row]:
             tau=tau, latent_clip=settings.training.latent_clip, candidates=own.candidates, states=own.states
         )
         targets, _ = draw_targets(Context.quiet(dataset, seeds), frozen, rule, 0)
-        # What the two rules converge to in a bandit: the mean of their targets over its one state.
+        # In a bandit both rules converge to the mean of their targets over its one state.
         correction = torch.stack([row.mean(0, keepdim=True) for row in targets.correction])
         latent = torch.stack([row.mean(0, keepdim=True) for row in targets.latent])
         with torch.no_grad():
@@ -96,7 +96,7 @@ def measure(settings: TheorySettings, piece: tuple[str, float]) -> list[Row]:
 
 
 def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
-    """Who leaves the support, and where."""
+    """Findings on which rule leaves the support, and with which decoder."""
     found: list[Finding] = []
     own = settings.modes
 
@@ -139,7 +139,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
 
 
 def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
-    """Distance from the support over tau, a panel a decoder; a mark a separation."""
+    """Distance from the support over tau, with a panel for each decoder and a mark for each separation."""
     own = settings.modes
 
     def draw(fig: Figure, axes: Sequence[Axes]) -> None:
@@ -149,9 +149,9 @@ def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
                 for i, d in enumerate(shown):
                     got = [pick(rows, decoder=decoder, separation=d, tau=tau, rule=rule) for tau in own.taus]
                     means = [sum(row["distance_share"]) / len(row["distance_share"]) for row in got]
-                    look = {"linestyle": LINES[j]["linestyle"], "linewidth": 0.9, "color": INK, "markersize": 5}
-                    face = INK if j == 0 else "white"
-                    each.plot(own.taus, means, marker=MARKS[i], markerfacecolor=face, **look)
+                    look: dict[str, Any] = {"linewidth": 0.9, "color": INK, "markersize": 5, "marker": MARKS[i]}
+                    face, line = INK if j == 0 else "white", LINES[j]["linestyle"]
+                    each.plot(own.taus, means, linestyle=line, markerfacecolor=face, **look)
             grid = [min(own.taus) * (max(own.taus) / min(own.taus)) ** (k / 60) for k in range(61)]
             each.plot(
                 grid, [1 / (1 + math.exp(2 / tau)) for tau in grid], color=GREY, linewidth=2.4, zorder=0, alpha=0.6

@@ -1,15 +1,15 @@
-r"""Claim ``order``: the order of the target's normal part in the clip, the curvature and the singular values.
+r"""Claim ``order``: how the normal part of the target grows with clip, curvature and singular values.
 
 **Rank m (a chart).** For an arc through the anchor, :math:`d_k = x(w z_k) - a_b` has the normal component
-:math:`(1 - \cos \kappa w z_k) / \kappa \approx \tfrac{1}{2} \kappa w^2 z_k^2`, and none of first order. So, with the
-weights of the candidates in the mean,
+:math:`(1 - \cos \kappa w z_k) / \kappa \approx \tfrac{1}{2} \kappa w^2 z_k^2`, which has no term of first order. So,
+with :math:`\mathbb{E}_w` the mean under the candidates' weights,
 
 .. math:: n^\top \sum_k w_k d_k \approx \tfrac{1}{2} \kappa w^2 \, \mathbb{E}_w |z|^2 \sim c^2 \kappa^1, \qquad
    T^\top \sum_k w_k d_k = w \, \mathbb{E}_w[z] \sim c^1
 
 for small clips c, and likewise on a sphere. The weights do not change with c, since values are divided by their spread.
-(:math:`\mathbb{E} z^2` of a clipped normal is :math:`c^2` only in the limit. On any grid the exponent of c is a little
-below 2, and that of the latents' standard deviation nearer to it.) The *distance* of the target from the manifold is
+(:math:`\mathbb{E} z^2` of a clipped normal is :math:`c^2` only in the limit. So the exponent of c is a little below 2,
+and that of the latents' standard deviation is nearer to 2.) The *distance* of the target from the manifold is
 :math:`\tfrac{1}{2} \kappa w^2 \operatorname{Var}_w z`, of the same orders. SPAR-PROJ decodes the mean of the latents,
 and its distance is zero at every order.
 
@@ -50,14 +50,14 @@ from spar_core.theory.settings import TheorySettings
 from spar_core.training.context import Context
 
 SURFACES = {"arc": (1, 2), "sphere": (2, 3)}
-# An exponent is as in theory where it is no further off than this.
+# An exponent agrees with theory within this tolerance.
 TOLERANCE = 0.1
-# The full-rank decoder's clip: nothing of the shipped default's.
+# The clip c of full-rank decoders; it is independent of the shipped default.
 FULL_CLIP = 1.0
 
 
 def pieces(settings: TheorySettings) -> list[tuple[str, str, float]]:
-    """(part, surface, value) each: one point of one series."""
+    """Triples (part, surface, value), each a point of a series."""
     order = settings.order
     points = [("clip", name, c) for name in SURFACES for c in order.clips]
     points += [("curvature", name, k) for name in SURFACES for k in order.curvatures]
@@ -77,7 +77,7 @@ def targets_of(
 
 
 def measure(settings: TheorySettings, piece: tuple[str, str, float]) -> list[Row]:
-    """Normal and tangential parts at one point; a ratio's piece has all of its points."""
+    """Rows with the parts of the target at one point. A piece of part "ratio" gives all points of its series."""
     part, name, value = piece
     if part == "ratio":
         return [_full_rank(settings, value, ratio) for ratio in settings.order.ratios]
@@ -93,7 +93,7 @@ def measure(settings: TheorySettings, piece: tuple[str, str, float]) -> list[Row
     targets, _, frozen = targets_of(problem, settings.seed_numbers, own)
     t = problem.at(targets.observations[:, :1])
     normal, along = problem.manifold.normal(t), problem.manifold.tangents(t)[..., 0]
-    # The target of a network that sees one state: the mean over its rows.
+    # A network that sees one state fits the mean of the targets.
     target = torch.stack([row.mean(0, keepdim=True) for row in targets.correction])
     base = targets.base[:, :1]
     latent = torch.stack([row.mean(0, keepdim=True) for row in targets.latent])
@@ -112,7 +112,7 @@ def measure(settings: TheorySettings, piece: tuple[str, str, float]) -> list[Row
 
 
 def _full_rank(settings: TheorySettings, tau: float, ratio: float) -> Row:
-    """A line with a full-rank decoder: singular values w along it and ``ratio`` times w across."""
+    """The row of a full-rank decoder on a line, with singular values w along it and ``ratio`` times w across it."""
     order = settings.order
     spread = settings.problem.spread
     data = settings.problem.model_copy(update={"data_steps": order.ratio_states})
@@ -141,7 +141,7 @@ def _seeds(values: Tensor) -> list[float]:
 
 
 def exponents(rows: Sequence[Row], series: str, key: str) -> list[float]:
-    """Slope of log ``key`` over log x, of each seed."""
+    """Slope of log ``key`` over log x in a series, for each seed."""
     points = sorted((row for row in rows if row["series"] == series), key=lambda row: row["x"])
     x = np.log([row["x"] for row in points])
     columns = np.log(np.abs(np.array([row[key] for row in points])))
@@ -149,7 +149,7 @@ def exponents(rows: Sequence[Row], series: str, key: str) -> list[float]:
 
 
 def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
-    """The exponents, and what SPAR-PROJ leaves."""
+    """The exponents, the distance that SPAR-PROJ leaves, and the attenuation."""
     found = []
 
     def add(name: str, says: str, values: Sequence[float], expected: float, tolerance: float) -> None:
@@ -190,7 +190,7 @@ def findings(settings: TheorySettings, rows: list[Row]) -> list[Finding]:
 
 
 def figure(settings: TheorySettings, rows: list[Row]) -> bytes:
-    """Log-log: normal part over c and over the curvature, and attenuation over the ratio of singular values."""
+    """Parts of the target over c and curvature, and attenuation over the ratio of singular values, on log-log axes."""
 
     def series(axes: Axes, name: str, key: str, mark: str, face: str, expected: float | None, label: str) -> None:
         points = sorted((row for row in rows if row["series"] == name), key=lambda row: row["x"])

@@ -1,4 +1,4 @@
-"""The claims' results as one Markdown page, and as the tables of ``docs/theory.md``; every number is from the JSON."""
+"""The claims' results as one Markdown page. Every number comes from their ``result.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def significant(value: float | None) -> str:
 
 
 def interval(finding: Mapping[str, Any]) -> str:
-    """The interval of a finding; one value where its ends are the same to three digits."""
+    """The interval of a finding, with three significant digits."""
     low, high = significant(finding["low"]), significant(finding["high"])
     return f"[{low}, {high}]"
 
@@ -40,13 +40,13 @@ def findings_table(result: Mapping[str, Any]) -> str:
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """How many sentences of a claim hold."""
+    """Words that say how many sentences of a claim hold."""
     held = sum(finding["holds"] for finding in result["findings"])
     return f"{held} of {len(result['findings'])} hold"
 
 
 def page(results: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page ``reports/theory/README.md``."""
+    """The page ``reports/theory/README.md``."""
     environment = templating.environment(__file__)
     environment.filters |= {"findings": findings_table, "verdict": verdict}
     return environment.get_template("theory.md.j2").render(results=results)

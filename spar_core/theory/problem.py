@@ -5,12 +5,12 @@ changes the next one. The anchor acts :math:`a_b(s) = x(t_0(s))` on the manifold
 
 .. math:: a = x\big(t_0(s) + \delta + w \, \epsilon\big), \qquad \epsilon \sim \mathcal{N}(0, I), \; |\epsilon_i| \le 2
 
-lie around it, and the value of an action, followed by the anchor's, is
+lie around that point, and the value of an action, followed by actions of the anchor, is
 
 .. math:: Q(s, a) = q_0 + (g_t T(s) + g_n N(s))^\top (a - a_b(s)), \qquad V(s) = q_0
 
-with a unit tangent T and the unit normal N at the anchor's action. So its gradient has the normal part :math:`g_n`,
-everywhere off the manifold too: a critic that is wrong in the normal direction in the simplest way.
+with a unit tangent T and the unit normal N at the anchor's action. So the value's gradient has the normal part
+:math:`g_n` everywhere, off the manifold too: the simplest critic that prefers to leave the data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from spar_core.theory.settings import ProblemSettings
 from spar_core.training.fitted import Fitted
 from spar_core.training.randomness import stream
 
-# Draws along the manifold are clipped here, in standard deviations.
+# Draws along the manifold are clipped at this many standard deviations.
 REACH = 2.0
 
 
@@ -44,8 +44,8 @@ class Problem:
         manifold: where actions lie.
         settings: sizes and values.
         horizon: H, steps of an episode.
-        shift: delta, how far along the manifold the data's centre lies from the anchor's action.
-        dtype: floating type of anchor and values; training needs float32.
+        shift: delta, distance along the manifold of the data's centre from the anchor's action.
+        dtype: floating type of anchor and values. Training needs float32.
     """
 
     manifold: Manifold
@@ -61,7 +61,7 @@ class Problem:
         return even.unsqueeze(-1)
 
     def at(self, observations: Tensor, shift: float = 0.0) -> Tensor:
-        """Coordinates [..., C] of the anchor's action, moved by ``shift`` along the first of them."""
+        """Coordinates [..., C] of the anchor's action, with ``shift`` added to the first coordinate."""
         t = observations.new_zeros(*observations.shape[:-1], self.manifold.coordinates, dtype=self.dtype)
         t[..., 0] = self.settings.reach * observations[..., 0].to(self.dtype) + shift
         if self.manifold.coordinates > self.manifold.dim:
@@ -69,7 +69,7 @@ class Problem:
         return t
 
     def centre(self, observations: Tensor) -> Tensor:
-        """Coordinates [..., C] of the data's centre, on the anchor's own side."""
+        """Coordinates [..., C] of the data's centre; of two arcs, on the arc of the anchor."""
         return self.at(observations, self.shift)
 
     def gradient(self, observations: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Problem:
         return self.settings.value_tangent * along + self.settings.value_normal * self.manifold.normal(t)
 
     def dataset(self, seed: int = 0) -> Dataset:
-        """Episodes of the data, all of them for training; the same for every seed of a rule."""
+        """Episodes of the data, all for training. Every seed of a rule gets the same data, drawn from ``seed``."""
         h, n = self.horizon, self.settings.data_steps
         episodes = n // h
         rng = stream(seed, "theory/data")
@@ -92,15 +92,15 @@ class Problem:
             t[..., -1] = 1.0 - 2.0 * torch.randint(2, (len(states),), generator=rng)
         actions = self.manifold.point(t)
         noise = torch.randn(actions.shape, generator=rng).double()
-        actions = (actions + self.settings.noise * noise).numpy().astype(np.float32)
+        logged = (actions + self.settings.noise * noise).numpy().astype(np.float32)
         rows = torch.cat([self.states, self.states[-1:]]).repeat(episodes, 1).numpy()
         a = self.manifold.ambient
         scaler = Scaler(np.zeros(1, np.float32), np.ones(1, np.float32), *(np.full(a, b, np.float32) for b in (-1, 1)))
         ends = np.ones(episodes, bool)
         return Dataset(
             rows.astype(np.float32),
-            actions,
-            np.zeros(len(actions), np.float32),
+            logged,
+            np.zeros(len(logged), np.float32),
             np.full(episodes, h, np.int64),
             ends,
             ~ends,
@@ -109,7 +109,7 @@ class Problem:
 
 
 class OnManifold(Anchor):
-    """The anchor of a problem: a function of the state, on the manifold."""
+    """The anchor of a problem: a known function of the state, on the manifold."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -127,7 +127,7 @@ class OnManifold(Anchor):
 
 
 class LinearCritic(Critic):
-    """The values of a problem."""
+    """The known values of a problem."""
 
     conservatism = "none: the values are the true ones"
 
@@ -158,5 +158,5 @@ class LinearCritic(Critic):
 
 
 def states_of(problem: Problem, seeds: Sequence[int]) -> Tensor:
-    """The states of a problem for S seeds, [S, H, 1]."""
+    """The states of a problem, repeated for each seed, [S, H, 1]."""
     return problem.states.expand(len(seeds), -1, -1).contiguous()
