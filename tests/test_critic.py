@@ -10,7 +10,7 @@ import torch
 
 from spar_core.critics.base import reward_scale
 from spar_core.critics.calibration import BEFORE_TERMINATION, calibrate
-from spar_core.critics.iql import IQLCritic, IQLSettings, expectile_loss, td_loss
+from spar_core.critics.iql import IQLCritic, IQLSettings, expectile_loss, iql_loss
 from spar_core.critics.stacked import Problem
 from spar_core.critics.warm_start import return_loss
 from spar_core.data.returns import discounted_returns
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:An input array is constant")
 LEARN = {"hidden": (32,), "batch_size": 64, "learning_rate": 1e-2, "target_rate": 0.05, "layer_norm": False}
 
 
-def linear_critic(observations: int, actions: int, *, q: tuple[list, list], v: list, bias: float = 0.0) -> IQLCritic:
+def linear_critic(
+    observations: int, actions: int, *, q: tuple[list, list], v: list, bias: float = 0.0, **settings
+) -> IQLCritic:
     """Q_i = q_i . (s, a) and V = v . s + bias, for one seed."""
     twins = Stack(MLPShape(observations + actions, (), 1), 2)
     for row, weights in enumerate(q):
@@ -33,7 +35,7 @@ def linear_critic(observations: int, actions: int, *, q: tuple[list, list], v: l
     value = Stack(MLPShape(observations, (), 1), 1)
     value.parameters["0.weight"][0, :, 0] = torch.tensor(v)
     value.parameters["0.bias"].fill_(bias)
-    return IQLCritic(twins, value, IQLSettings())
+    return IQLCritic(twins, value, IQLSettings(hidden=(), layer_norm=False, **settings))
 
 
 # --- losses ---
@@ -49,11 +51,16 @@ def three_ends():
     return dataset_from(rows, actions, rewards, lengths, terminated, [False] * 3)
 
 
+def losses(critic, target, scale):
+    """The loss at all steps of ``three_ends``, with rewards times ``scale``."""
+    problem = Problem(Context.quiet(three_ends(), (0,)), critic.settings, scale)
+    return iql_loss(critic, target, problem, torch.arange(6).unsqueeze(0))
+
+
 def test_td_targets_go_through_truncations_and_stop_at_terminations():
     dataset = three_ends()
-    critic = linear_critic(1, 1, q=([0.5, 0.25], [0.1, -1.0]), v=[2.0], bias=7.0)
+    critic = linear_critic(1, 1, q=([0.5, 0.25], [0.1, -1.0]), v=[2.0], bias=7.0, discount=0.9, expectile=0.8)
     target = linear_critic(1, 1, q=([0.3, 2.0], [0.4, 1.0]), v=[0.0]).networks
-    settings = IQLSettings(hidden=(), layer_norm=False, discount=0.9, expectile=0.8)
     scale, here = 3.0, [0, 1, 3, 4, 5, 7]  # rows 2, 6 and 8 are last observations
     actions = dataset.actions[:, 0]
     # Step 1 ends episode 0 and step 5 episode 2, both terminated; step 4 is cut, and bootstraps from row 6.
@@ -66,8 +73,7 @@ def test_td_targets_go_through_truncations_and_stop_at_terminations():
         q_errors += [(0.5 * s + 0.25 * a - backup) ** 2, (0.1 * s - a - backup) ** 2]
         u = min(0.3 * s + 2.0 * a, 0.4 * s + a) - (2.0 * s + 7.0)
         v_errors.append((0.8 if u > 0 else 0.2) * u**2)
-    problem = Problem(Context.quiet(dataset, (0,)), settings, scale)
-    loss, info = td_loss(critic, target, problem, torch.arange(6).unsqueeze(0))
+    loss, info = losses(critic, target, scale)
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(2 * np.mean(q_errors) + np.mean(v_errors), rel=1e-5)
@@ -77,12 +83,10 @@ def test_td_gradients_reach_q_and_v_but_not_through_the_backup_or_the_target():
     dataset = three_ends()
     critic = linear_critic(1, 1, q=([0.5, 0.25], [0.1, -1.0]), v=[2.0], bias=7.0)
     target = critic.networks.copy()
-    settings = IQLSettings(hidden=(), layer_norm=False)
     leaves = [critic.networks.leaves["0.weight"], critic.state_value.leaves["0.weight"]]
     for leaf in leaves:
         leaf.requires_grad_()
-    problem = Problem(Context.quiet(dataset, (0,)), settings, 1.0)
-    loss, info = td_loss(critic, target, problem, torch.arange(6).unsqueeze(0))
+    loss, info = losses(critic, target, 1.0)
     q_gradient, v_gradient = torch.autograd.grad(loss, leaves)
     assert q_gradient.any() and not info["critic/q_loss"].requires_grad
     # V's gradient is that of the expectile loss alone: sum of -2 w u s over the steps.

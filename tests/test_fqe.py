@@ -182,17 +182,16 @@ def test_no_held_out_step_is_fitted_to(endless):
 def test_the_loss_bootstraps_with_the_given_actions_within_the_bounds(endless):
     settings = FQESettings(**TINY)
     problem = Problem.of(Context.quiet(endless, (0,)), settings)
-    critic = PolicyValue.fresh(problem)
+    critic = PolicyValue.fresh(problem).of_policies(torch.zeros(1, len(endless.actions), 1))
     target = critic.networks.copy()
     target.parameters["2.bias"].fill_(1e6)
     steps = torch.as_tensor(endless.train_steps[:5]).unsqueeze(0)
     bounds = value_bounds(problem)
-    critic.follow(torch.zeros(1, len(endless.actions), 1))
-    loss, info = fqe_loss(critic, target, problem, steps, bounds)
+    loss, info = fqe_loss(critic, target, problem, bounds, steps)
+    data = problem.context.data
     with torch.no_grad():
-        inputs = torch.cat([problem.data.observations[problem.data.index[steps]], problem.data.actions[steps]], -1)
-        q = critic.networks(inputs).squeeze(-1)
-        backup = problem.scale * problem.data.rewards[steps] + GAMMA * bounds[1]
+        q = critic.networks(torch.cat(data.at(steps), -1)).squeeze(-1)
+        backup = problem.scale * data.rewards[steps] + GAMMA * bounds[1]
     assert loss.item() == pytest.approx((q - backup).square().mean().item(), rel=1e-4)
     assert info["fqe/clipped_share"].tolist() == [1.0]
     largest = problem.scale * endless.rewards[endless.train_steps].max() / (1 - GAMMA)

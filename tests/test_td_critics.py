@@ -56,6 +56,11 @@ def three_ends():
     return dataset_from(rows, actions, np.array([1.0, 2.0, -1.0, 0.5, 3.0, -2.0]), lengths, terminated, [False] * 3)
 
 
+def scaled(dataset, critic, scale: float) -> Problem:
+    """The problem of one seed, with rewards times ``scale``."""
+    return Problem(Context.quiet(dataset, (0,)), critic.settings, scale)
+
+
 HERE = [0, 1, 3, 4, 5, 7]
 ALL_STEPS = torch.arange(6).unsqueeze(0)
 
@@ -115,8 +120,7 @@ def test_each_member_bootstraps_from_itself():
             q_errors.append((q - (3.0 * float(dataset.rewards[step]) + 0.9 * after)) ** 2)
             u = follower - slope * s
             v_errors.append((0.7 if u > 0 else 0.3) * u**2)
-    problem = Problem(Context.quiet(dataset, (0,)), critic.settings, 3.0)
-    loss, info = ensemble_loss(critic, target, problem, ALL_STEPS)
+    loss, info = ensemble_loss(critic, target, scaled(dataset, critic, 3.0), ALL_STEPS)
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(3 * (np.mean(q_errors) + np.mean(v_errors)), rel=1e-5)
@@ -157,8 +161,7 @@ def test_sarsa_targets_take_the_logged_next_action_v_at_a_cut_and_nothing_after_
         q_errors += [(0.5 * s + 0.25 * a - backup) ** 2, (0.1 * s - a - backup) ** 2]
         v_errors.append((follower(s, a) - (2.0 * s + 7.0)) ** 2)
     target = linear([0.3, 2.0], [0.4, 1.0])
-    problem = Problem(Context.quiet(dataset, (0,)), settings, 3.0)
-    loss, info = sarsa_loss(critic, target, problem, ALL_STEPS)
+    loss, info = sarsa_loss(critic, target, scaled(dataset, critic, 3.0), ALL_STEPS)
     assert info["critic/q_loss"].item() == pytest.approx(np.mean(q_errors), rel=1e-5)
     assert info["critic/v_loss"].item() == pytest.approx(np.mean(v_errors), rel=1e-5)
     assert loss.item() == pytest.approx(2 * np.mean(q_errors) + np.mean(v_errors), rel=1e-5)
@@ -168,8 +171,7 @@ def test_a_cut_at_the_very_last_step_of_the_data_bootstraps_from_v():
     dataset = dataset_from(np.arange(3.0)[:, None], np.ones((2, 1)), np.zeros(2), [2], [False], [False])
     settings = SARSASettings(hidden=(), layer_norm=False, discount=0.5)
     critic = SARSACritic(linear([0.0, 0.0], [0.0, 0.0]), linear([0.0], bias=4.0), settings)
-    problem = Problem(Context.quiet(dataset, (0,)), settings, 1.0)
-    _, info = sarsa_loss(critic, linear([1.0, 0.0]), problem, torch.tensor([[1]]))
+    _, info = sarsa_loss(critic, linear([1.0, 0.0]), scaled(dataset, critic, 1.0), torch.tensor([[1]]))
     assert info["critic/q_loss"].item() == pytest.approx((0.5 * 4.0) ** 2)
 
 
@@ -241,14 +243,14 @@ def tiny_problem(member=CQLCritic, seeds=(0, 1), **values) -> Problem:
 
 def test_the_actor_climbs_the_smallest_q():
     problem = tiny_problem(hidden=(16,), learning_rate=1e-2, layer_norm=False)
-    actor, critic = Actor(problem), CQLCritic.fresh(problem)
+    actor, critic = Actor(problem.context, problem.settings), CQLCritic.fresh(problem)
     # Of both seeds, the first network is 4 (1 + first action) and the second one the same of the second action.
     hidden, last = (critic.networks.parameters[name] for name in ("0.weight", "1.weight"))
     for weight in (hidden, last, critic.networks.parameters["0.bias"]):
         weight.zero_()
     critic.networks.parameters["0.bias"][:, 0, 0], last[:, 0, 0] = 4.0, 1.0
     hidden[0::2, 5, 0] = hidden[1::2, 6, 0] = 4.0
-    observations = problem.data.observations[:20].expand(2, -1, -1)
+    observations = problem.context.data.observations[:20].expand(2, -1, -1)
     before = actor.sample(observations)[0].mean((0, 1, 2))
     for _ in range(100):
         info = actor.improve(critic, observations)
@@ -259,8 +261,8 @@ def test_the_actor_climbs_the_smallest_q():
 
 def test_the_temperature_falls_while_the_policy_is_more_random_than_wanted():
     problem = tiny_problem(learning_rate=1e-2)
-    actor, critic = Actor(problem), CQLCritic.fresh(problem)
-    observations = problem.data.observations[:20].expand(2, -1, -1)
+    actor, critic = Actor(problem.context, problem.settings), CQLCritic.fresh(problem)
+    observations = problem.context.data.observations[:20].expand(2, -1, -1)
     info = actor.improve(critic, observations)
     assert (info["critic/actor_entropy"] > -3).all() and (info["critic/actor_temperature"] == 1).all()
     assert all(log < 0 for log in actor.log_temperature)
@@ -271,7 +273,7 @@ def test_backups_ask_the_target_about_the_actors_actions(entropy):
     dataset = three_ends()
     settings = CQLSettings(hidden=(), layer_norm=False, discount=0.9, backup_entropy=entropy, return_range=1.0)
     problem = Problem.of(Context.quiet(dataset, (0,)), settings)
-    actor, again = Actor(problem), Actor(problem)
+    actor, again = Actor(problem.context, settings), Actor(problem.context, settings)
     actor.log_temperature = [math.log(0.5)]
     target = linear([0.3, 2.0], [0.4, 1.0])
     backup, v_target = actor_targets(actor, target, problem, ALL_STEPS)
@@ -284,8 +286,8 @@ def test_backups_ask_the_target_about_the_actors_actions(entropy):
     after = smaller(rows + 1, next_actions[:, :, 0]).view(1, 6) - entropy * 0.5 * log_probability[:, :, 0]
     alive = torch.tensor([1.0, 0, 1, 1, 1, 0])
     expected = problem.scale * torch.as_tensor(dataset.rewards) + 0.9 * alive * after
-    torch.testing.assert_close(backup, expected)
-    torch.testing.assert_close(v_target, smaller(rows, actions[:, :, 0]).view(1, 6))
+    torch.testing.assert_close(backup, expected.view(1, 1, 6))
+    torch.testing.assert_close(v_target, smaller(rows, actions[:, :, 0]).view(1, 1, 6))
 
 
 @pytest.mark.parametrize(("member", "name"), [(CQLCritic, "twins"), (EDACCritic, "members")])
@@ -306,9 +308,9 @@ def bandit(actions: np.ndarray, rewards: np.ndarray):
 
 def test_the_integral_is_that_of_the_exponential():
     settings = CQLSettings(hidden=(), layer_norm=False)
-    problem = Problem.of(Context.quiet(three_ends(), (0,)), settings)
+    context = Context.quiet(three_ends(), (0,))
     networks, observations = linear([0.5, 1.5], [0.0, -3.0]), torch.tensor([[[0.0], [2.0]]])
-    actions, log_densities = mixed_actions(Actor(problem), streams((0,), "uniform"), observations, 20_000)
+    actions, log_densities = mixed_actions(Actor(context, settings), streams((0,), "uniform"), observations, 20_000)
     # The integral of exp(b + w a) over [-1, 1] is exp(b) 2 sinh(w) / w.
     shapes = [math.log(2 * math.sinh(w) / w) for w in (1.5, 3.0)]
     truth = torch.tensor([[shapes[0], shapes[0] + 1.0], [shapes[1], shapes[1]]])
@@ -357,7 +359,7 @@ def test_a_gradient_of_zero_has_no_direction():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_the_similarity_differentiates_through_the_networks(layer_norm):
     problem = tiny_problem(EDACCritic, seeds=(0,), layer_norm=layer_norm)
-    critic, data = EDACCritic.fresh(problem), problem.data
+    critic, data = EDACCritic.fresh(problem), problem.context.data
     observations, actions = (value.unsqueeze(0) for value in data.at(torch.arange(8)))
     leaf = critic.networks.leaves["0.weight"].requires_grad_()
 

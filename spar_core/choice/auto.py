@@ -2,10 +2,10 @@ r"""The rule ``auto``: fit several candidate rules, weigh the evidence for each 
 
 .. math:: \Delta = \Delta_{j^*}, \qquad j^* = \mathrm{decide}(\text{evidence}) \in \{\text{anchor}, 1, \dots, J\}
 
-The candidates differ in variant (SPAR-MLP, SPAR-PROJ), latent radius c and temperature tau; each is fitted as it would
+The candidates differ in variant (SPAR-MLP, SPAR-PROJ), latent radius c and temperature tau. Each is fitted as it would
 be alone, to the last bit. The evidence (:mod:`spar_core.choice.evidence`) and the decision
 (:mod:`spar_core.choice.decide`) use logged data only. Each seed chooses for itself, so that a seed's policy does not
-depend on the seeds beside it. What was chosen, and why, is written beside the weights as ``choice.json``.
+depend on the seeds beside it. The file ``choice.json`` beside the weights says what was chosen, and why.
 
 Source: this project's own; the paper (arXiv 2605.27877) names the automatic choice of a variant as open.
 """
@@ -39,15 +39,20 @@ CHOSEN = "chosen"
 
 
 class AutoSettings(Settings):
-    """Candidates by name, each with its ``kind`` and settings as in the section ``improvements``."""
+    """Settings of the choice among rules."""
 
-    candidates: dict[str, dict[str, Any]] = Field({"spar_proj": {}, "spar_mlp": {}})
-    # Candidates of this kind win ties. The order of a mapping is kept neither by DVC nor in an artifact.
-    preferred: str = "spar_proj"
-    # Held-out states at most on which a candidate is measured.
-    states: PositiveInt = 5000
-    fqe: FQESettings = FQESettings()
-    decision: DecisionSettings = DecisionSettings()
+    candidates: dict[str, dict[str, Any]] = Field(
+        {"spar_proj": {}, "spar_mlp": {}},
+        description="rules by name, each with its ``kind`` and settings as in the section ``improvements``",
+    )
+    # Neither DVC nor an artifact keeps the order of a mapping, so the order cannot break ties.
+    preferred: str = Field("spar_proj", description="kind of the candidates that win ties")
+    states: PositiveInt = Field(5000, description="held-out states at which a candidate is measured, at most")
+    fqe: FQESettings = Field(FQESettings(), description="fitted-Q evaluation of each candidate")
+    decision: DecisionSettings = Field(
+        DecisionSettings(),
+        description="when a candidate is refused, and which of the others is preferred",
+    )
 
     @field_validator("candidates")
     @classmethod
@@ -65,7 +70,7 @@ class AutoSettings(Settings):
 
     @property
     def names(self) -> list[str]:
-        """Candidates of the preferred kind first, then by name."""
+        """Names of the candidates: those of the preferred kind first, each group in alphabetical order."""
         return sorted(self.candidates, key=lambda name: (self._kind(name) != self.preferred, name))
 
     def _kind(self, name: str) -> str:
@@ -77,13 +82,20 @@ class AutoSettings(Settings):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one seed: of all candidates, and of fitted-Q evaluation of each and of the anchor."""
+        """Optimiser steps of one seed: fits of all candidates, and fitted-Q evaluation of each and of the anchor."""
         fitting = sum(getattr(settings, "steps", 0) for _, settings in self.members().values())
         return fitting + self.fqe.warm_start_steps + (len(self.candidates) + 1) * self.fqe.steps
 
 
 class Auto(Improvement):
-    """One of several rules for each seed, or none."""
+    """One of several rules for each seed, or none.
+
+    Args:
+        frozen: the frozen parts of the seeds.
+        settings: of the choice.
+        rules: by name, those that some seed chose.
+        chosen: [S] each seed's choice: 0 for the anchor, j for the j-th of ``AutoSettings.names``.
+    """
 
     Settings = AutoSettings
 
@@ -99,27 +111,26 @@ class Auto(Improvement):
 
     @classmethod
     def fit(cls, context: Context, frozen: Frozen, settings: AutoSettings) -> Fitted:
-        seeds, report = context.seeds, context.report
         fitted = Fitted()
         rules: dict[str, Improvement] = {}
         for name, (member, of_member) in settings.members().items():
-            inner = replace(context, report=Nested(report, name, prefix=name))
-            found = member.fit(inner, frozen, of_member)
+            within = replace(context, report=Nested(context.report, name, prefix=name))
+            found = member.fit(within, frozen, of_member)
             rules[name] = member.restore(frozen, of_member, found.tensors, context.device)
             fitted.tensors |= under(name, found.tensors)
         anchor = AnchorAlone(frozen, AnchorAlone.Settings())
-        inner = replace(context, report=Nested(report, "evidence", prefix=None))
-        evidence = gather(inner, anchor, rules, settings.states, settings.fqe)
+        within = replace(context, report=Nested(context.report, "evidence", prefix=None))
+        evidence = gather(within, anchor, rules, settings.states, settings.fqe)
         trust = trust_in(frozen.values, context)
-        of_seed = [{name: rows[row] for name, rows in evidence.items()} for row in range(len(seeds))]
+        of_seed = [{name: rows[row] for name, rows in evidence.items()} for row in range(len(context.seeds))]
         choices = [decide(*known, settings.decision) for known in zip(trust, of_seed, strict=True)]
         names = [ANCHOR, *settings.names]
         chosen = [names.index(choice.name) for choice in choices]
         fitted.tensors[CHOSEN] = torch.tensor(chosen).unsqueeze(1)
         fitted.metrics = {"improvement/chosen": [float(index) for index in chosen]}
-        fitted.curves = report.rows
+        fitted.curves = context.report.rows
         fitted.documents[Path(CHOICE).stem] = [
-            document(*known) for known in zip(seeds, trust, of_seed, choices, strict=True)
+            document(*known) for known in zip(context.seeds, trust, of_seed, choices, strict=True)
         ]
         return fitted
 
@@ -129,7 +140,8 @@ class Auto(Improvement):
     ) -> Auto:
         chosen = tensors[CHOSEN].squeeze(1).tolist()
         members = list(settings.members().items())
-        # Only what some seed chose: a policy is loaded for one seed, and acts at the cost of the rule it chose.
+        # Only rules that some seed chose are restored: a policy is loaded for one seed, and then acts at the cost of
+        # the one rule that it chose.
         needed = [members[index - 1] for index in sorted(set(chosen) - {0})]
         rules = {
             name: member.restore(frozen, of_member, only(name, tensors), device) for name, (member, of_member) in needed
@@ -137,7 +149,7 @@ class Auto(Improvement):
         return cls(frozen, settings, rules, chosen)
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
-        """The correction of the rule that each seed chose, behind the gate of that rule."""
+        """The correction [S, B, A] of the rule that each seed chose, behind that rule's gate."""
         names = [ANCHOR, *self.settings.names]
         each = {name: rule.deployed(observations, base) for name, rule in self.rules.items()}
         none = base.new_zeros(base.shape)

@@ -1,18 +1,19 @@
 """From evidence to a choice: the anchor, unless a candidate passes every test.
 
 1. **Trust.** A critic whose values lie far below the observed returns of the best held-out episodes, or far above them
-   shortly before terminations, has not converged, and every rule that trusts it may ruin the anchor. Nothing that it
-   weighed is deployed then. Passing is necessary; it certifies nothing.
-2. **Tests.** A candidate is refused where its gain in the critic's own eyes is not positive by ``errors`` standard
-   errors after ``doubt`` times what the critic's networks disagree about; where fitted-Q evaluation puts it below the
-   anchor by more than ``fqe_margin`` of the anchor's own estimate (fits err by half of that and more); and where
-   it is off support at more states than the anchor by more than ``off_support``.
-3. **Preference.** Greed moves a policy far for little: of those left whose gain after doubt is within ``slack`` of the
-   largest, the one that moves least. What moves as little, within ``ties``, goes to the candidate that comes first in
-   the evidence; ``auto`` puts those of its ``preferred`` kind first, SPAR-PROJ, which cannot leave the decoder's image.
+   shortly before terminations, has not converged, and every rule that trusts it may ruin the anchor. Then the anchor
+   is kept. Passing this step is necessary; it certifies nothing.
+2. **Tests.** A candidate is refused in three cases: its gain in the critic's eyes, less ``doubt`` times the networks'
+   disagreement about it, does not exceed 0 by ``errors`` standard errors; fitted-Q evaluation puts it below the anchor
+   by more than ``fqe_margin`` of the anchor's own estimate (such estimates err by half of that and more); or it is off
+   support at more states than the anchor, by more than ``off_support``.
+3. **Preference.** The last bit of gain often moves a policy far. So among the candidates whose gain after doubt is
+   within ``slack`` of the largest, the one that moves least is chosen. Where several move equally little, within
+   ``ties``, the one that comes first in the evidence is chosen; ``auto`` puts its ``preferred`` kind first, SPAR-PROJ,
+   which cannot leave the decoder's image.
 
-Each step is this project's reading of the paper's open point "no automatic choice of the variant". What it costs
-against the best choice in hindsight is measured in the study ``choice``.
+Each step is this project's reading of the paper's open point "no automatic choice of the variant". The study ``choice``
+measures what the choice costs against the best one in hindsight.
 """
 
 from __future__ import annotations
@@ -32,28 +33,47 @@ ANCHOR = "anchor"
 class DecisionSettings(Settings):
     """The thresholds of a choice."""
 
-    # Standard deviations of held-out returns by which Q_c may lie below the best episodes' returns ...
-    largest_underestimate: float = Field(1.0, gt=0)
-    # ... and above what was observed shortly before terminations.
-    largest_overestimate: float = Field(1.0, gt=0)
-    errors: float = Field(2.0, ge=0)
-    doubt: float = Field(1.0, ge=0)
-    fqe_margin: float = Field(0.5, ge=0)
-    off_support: float = Field(0.05, ge=0, le=1)
-    slack: float = Field(0.1, ge=0, lt=1)
-    ties: float = Field(0.1, ge=0)
+    largest_underestimate: float = Field(
+        1.0, gt=0, description="the critic on the best episodes below their returns, in standard deviations, at most"
+    )
+    largest_overestimate: float = Field(
+        1.0, gt=0, description="the critic before terminations above the returns there, in standard deviations, at most"
+    )
+    errors: float = Field(2.0, ge=0, description="standard errors by which a gain has to exceed zero")
+    doubt: float = Field(
+        1.0, ge=0, description="weight, against the gain, of what the critic's networks disagree about"
+    )
+    fqe_margin: float = Field(
+        0.5, ge=0, description="fitted-Q estimate below the anchor's that is accepted, as a share of the anchor's"
+    )
+    off_support: float = Field(
+        0.05, ge=0, le=1, description="share of states off support, beyond the anchor's own share, that is accepted"
+    )
+    slack: float = Field(0.1, ge=0, lt=1, description="gains up to this share below the largest count as equal")
+    ties: float = Field(0.1, ge=0, description="corrections up to this share longer than the shortest count as equal")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is deployed for one seed, and why: a sentence a step, the last one about the choice itself."""
+    """What is deployed for one seed, and why.
+
+    Attributes:
+        name: of a candidate, or :data:`ANCHOR`.
+        reasons: one sentence for each step of the decision; the last one is about the choice itself.
+    """
 
     name: str
     reasons: tuple[str, ...]
 
 
 def decide(trust: Trust, evidence: Mapping[str, Evidence], settings: DecisionSettings) -> Choice:
-    """Choose among the candidates of one seed, or the anchor."""
+    """Choose one of the candidates of one seed, or the anchor.
+
+    Args:
+        trust: calibration of the critic.
+        evidence: on each candidate; the order breaks ties.
+        settings: the thresholds.
+    """
     reasons = []
     doubts = distrust(trust, settings)
     if doubts is not None:
@@ -82,7 +102,7 @@ def decide(trust: Trust, evidence: Mapping[str, Evidence], settings: DecisionSet
 
 
 def distrust(trust: Trust, settings: DecisionSettings) -> str | None:
-    """Why the critic is not trusted; None where it is, or where nothing is known of it."""
+    """Why the critic is not trusted. None where it is trusted, or where its calibration is unknown."""
     low, high = trust.gap_best_tenth, trust.gap_before_termination
     if not math.isnan(low) and low < -settings.largest_underestimate:
         return (
@@ -98,7 +118,7 @@ def distrust(trust: Trust, settings: DecisionSettings) -> str | None:
 
 
 def refuse(found: Evidence, settings: DecisionSettings) -> str | None:
-    """Why a candidate is not deployed; None where every test is passed."""
+    """Why a candidate is not deployed. None where it passes every test."""
     gain = doubted_gain(found, settings)
     if not gain > 0:
         return f"its gain in the critic's eyes is {gain:.3g} after doubt, not above 0"
@@ -111,5 +131,5 @@ def refuse(found: Evidence, settings: DecisionSettings) -> str | None:
 
 
 def doubted_gain(found: Evidence, settings: DecisionSettings) -> float:
-    """Lower end of the gain in the critic's eyes: less its standard errors, less what its networks disagree about."""
+    """The gain in the critic's eyes, less its standard errors and less the networks' disagreement about it."""
     return found.critic_gain - settings.errors * found.critic_gain_error - settings.doubt * found.doubt

@@ -1,21 +1,23 @@
 r"""What logged data alone say for and against a candidate policy, beside the anchor that it would replace.
 
-All on held-out episodes, one number a seed. With :math:`\pi` the candidate, :math:`a_b` the anchor's action,
-:math:`Q_c` the study's critic and :math:`Q_m` its networks:
+Everything is measured on held-out episodes, one number a seed. With :math:`\pi` the candidate, :math:`a_b` the anchor's
+action, :math:`Q_c` the study's critic and :math:`Q_m` its networks:
 
 * ``critic_gain``: mean of :math:`Q_c(s, \pi(s)) - Q_c(s, a_b)`, in units of the critic's scaled returns; ``_error`` is
   its standard error over episodes;
-* ``doubt``: mean of :math:`\mathrm{std}_m (Q_m(s, \pi(s)) - Q_m(s, a_b))`, what the critic's networks disagree about;
+* ``doubt``: mean of :math:`\mathrm{std}_m (Q_m(s, \pi(s)) - Q_m(s, a_b))`, the disagreement of the critic's networks
+  about the gain;
 * ``fqe_gain``: mean over episode starts of the fitted-Q estimate of :math:`\pi` minus that of the anchor, a discounted
-  return in the dataset's own rewards; ``_error`` over episodes; ``fqe_clipped`` the share of clipped backups;
+  return in the dataset's own rewards; ``_error`` is its standard error over episodes; ``fqe_clipped`` is the share of
+  clipped backups;
 * ``off_support``: share of states where the action is off support (:mod:`spar_core.evaluation.support`); the anchor's
-  share is measured too;
+  share is ``off_support_anchor``;
 * ``reach``: mean length of the correction, as a share of the length of the radius.
 
-And of the critic, whatever the candidate, its one-sided calibration (:mod:`spar_core.critics.calibration`).
+One more piece of evidence concerns the critic alone: its calibration (:mod:`spar_core.critics.calibration`).
 
-Standard errors are over held-out episodes as units, since steps of one episode are not independent. They say how well
-the mean over *these logged* states is known, and nothing of how wrong critic and estimate are beyond them.
+Standard errors take held-out episodes as units, since steps of one episode are not independent. They say how well
+the mean over *these logged* states is known, and nothing about how wrong critic and estimate are beyond them.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from spar_core.training.networks import CHUNK
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one candidate and one seed; the module says what each number is."""
+    """Evidence on one candidate for one seed. The module's docstring defines each number."""
 
     critic_gain: float
     critic_gain_error: float
@@ -53,25 +55,25 @@ class Evidence:
     reach: float
 
     def numbers(self) -> dict[str, float]:
-        """By name."""
+        """All numbers by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Trust:
-    """A critic's calibration, for one seed: gaps in standard deviations of the held-out returns; NaN where unknown."""
+    """A critic's calibration for one seed: gaps in standard deviations of the held-out returns, NaN where unknown."""
 
     gap_best_tenth: float
     gap_before_termination: float
 
 
 def trust_in(critic: Critic, context: Context) -> list[Trust]:
-    """Calibration of the critic of each seed; NaN where the critic has no discount or no scale of rewards."""
+    """Calibration of each seed's critic. It is NaN for a critic without settings of its discount and reward scale."""
     settings = getattr(critic, "settings", None)
-    if not hasattr(settings, "discount") or not hasattr(settings, "return_range"):
+    discount, return_range = getattr(settings, "discount", None), getattr(settings, "return_range", None)
+    if discount is None or return_range is None:
         return [Trust(float("nan"), float("nan"))] * len(context.seeds)
-    scale = reward_scale(context.dataset, settings.return_range)
-    found = calibrate(critic, context, settings.discount, scale)
+    found = calibrate(critic, context, discount, reward_scale(context.dataset, return_range))
     pairs = zip(found["critic/gap_best_tenth"], found["critic/gap_before_termination"], strict=True)
     return [Trust(*pair) for pair in pairs]
 
@@ -82,19 +84,19 @@ def gather(
     """Evidence for each candidate, one entry a seed.
 
     Args:
-        context: candidates are measured on its held-out episodes; fitted-Q evaluation is fitted to the others.
+        context: evidence is measured on its held-out episodes; fitted-Q evaluation is fitted to the others. Its
+            reporter counts one unit for each step of fitted-Q evaluation and seed.
         anchor: the rule that corrects nothing, of the same frozen parts.
         candidates: restored rules of the seeds by name; their frozen parts hold the critic.
-        states: held-out states at most.
+        states: held-out states that are measured, at most.
         fqe: settings of fitted-Q evaluation.
 
     Raises:
         SparError: fitted-Q evaluation diverged.
     """
-    everyone = {"anchor": anchor, **candidates}
-    acts = [_act(rule, len(context.seeds)) for rule in everyone.values()]
+    acts = [_act(rule, len(context.seeds)) for rule in (anchor, *candidates.values())]
     estimates = evaluate_in_turn(context, acts, fqe)
-    anchor_estimate = next(estimates)
+    of_anchor = next(estimates)
     view = _View.of(context, anchor, states)
     return {
         name: view.evidence(rule, estimate, anchor_estimate)
@@ -109,7 +111,16 @@ def _act(rule: Improvement, seeds: int) -> ActOfSeeds:
 
 @dataclass(frozen=True)
 class _View:
-    """Held-out states [B], and what does not depend on a candidate."""
+    """Held-out states [B], and what is known there before any candidate is looked at.
+
+    Attributes:
+        observations: [B, D], standardised.
+        episode: [B], the number of each state's episode.
+        base: [S, B, A], the anchor's actions.
+        similar: [B, k, A], logged actions of similar states.
+        yardstick: [B], distance of the logged action to those.
+        anchor_off: [S], share of states where the anchor's action is off support.
+    """
 
     observations: Tensor
     episode: np.ndarray
@@ -120,19 +131,19 @@ class _View:
 
     @classmethod
     def of(cls, context: Context, anchor: Improvement, states: int) -> _View:
-        dataset, seeds = context.dataset, len(context.seeds)
+        dataset = context.dataset
         steps = heldout_steps(dataset, states)
         plain = dataset.observations[dataset.observation_index[steps]]
         observations = torch.as_tensor(plain).to(context.device)
-        base = in_chunks(_act(anchor, seeds), observations)
+        base = in_chunks(_act(anchor, len(context.seeds)), observations)
         similar = Support(dataset).similar(plain)
         yardstick = Support.distance(similar, dataset.actions[steps])
         off = [float(off_support(Support.distance(similar, a), yardstick).mean()) for a in base.cpu().numpy()]
         return cls(observations, dataset.episode[steps], base, similar, yardstick, off)
 
     @torch.no_grad()
-    def evidence(self, rule: Improvement, estimate: Estimates, anchor_estimate: Estimates) -> list[Evidence]:
-        """The evidence for one candidate, one entry a seed."""
+    def evidence(self, rule: Improvement, estimate: Estimates, of_anchor: Estimates) -> list[Evidence]:
+        """Evidence on one candidate, one entry a seed."""
         seeds = len(self.base)
         actions = in_chunks(_act(rule, seeds), self.observations)
         gains, doubts = self._critic(rule, actions)
@@ -160,9 +171,8 @@ class _View:
         return found
 
     def _critic(self, rule: Improvement, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain in Q_c, and disagreement about the gain, both [S, B]."""
-        critic = rule.frozen.critic
-        assert critic is not None
+        """Gain in Q_c, and the networks' disagreement about it, both [S, B]."""
+        critic = rule.frozen.values
         gains, doubts = [], []
         for start in range(0, actions.shape[1], CHUNK):
             rows = slice(start, start + CHUNK)
@@ -174,7 +184,7 @@ class _View:
 
 
 def by_episode(values: np.ndarray, episode: np.ndarray) -> tuple[float, float]:
-    """Mean over episodes of the mean of ``values`` [B] within each, and its standard error; 0 for one episode."""
+    """Mean over episodes of the mean of ``values`` [B] within each, and its standard error (0 for one episode)."""
     _, rows = np.unique(episode, return_inverse=True)
     means = np.bincount(rows, weights=values.astype(np.float64)) / np.bincount(rows)
     error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else 0.0

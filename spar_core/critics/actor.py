@@ -1,4 +1,4 @@
-r"""The actor that CQL and EDAC train beside their Q networks and throw away, and the losses they share.
+r"""The actor that CQL and EDAC train beside their Q networks and throw away, and the losses that they share.
 
 A tanh-Gaussian policy :math:`\pi` with automatic temperature :math:`\alpha_t` (Haarnoja et al. 2018, arXiv 1812.05905):
 
@@ -9,10 +9,10 @@ A tanh-Gaussian policy :math:`\pi` with automatic temperature :math:`\alpha_t` (
    L_V &= \mathbb{E}_{s, a \sim \pi} \big( \min_i \bar Q_i(s, a) - V(s) \big)^2
 
 The bracketed entropy is left out unless ``backup_entropy``. V, the value of the actor, is this project's addition:
-with it the critic stands without its actor, which no policy here is built on. The temperature takes one plain
+with it the critic stands without its actor, on which no policy here is built. The temperature takes one plain
 gradient step on eq. 18 per update, towards an entropy of minus the number of action dimensions.
 
-Whatever could round differently beside other seeds (exponentials, sums) is done seed by seed.
+Exponentials and sums are computed seed by seed, because they could round differently beside other seeds.
 """
 
 from __future__ import annotations
@@ -22,33 +22,39 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
-from spar_core.critics.td import TDSettings
-from spar_core.training.networks import Adam, MLPShape, Stack, per_seed_mean
+from spar_core.critics.stacked import Problem, StackedCritic, smallest_q, v_values
+from spar_core.critics.td import TDSettings, mean_errors
+from spar_core.training.context import Context
+from spar_core.training.loop import Info
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
 from spar_core.training.randomness import normal, streams
 
+# Bounds of the logarithm of the policy's standard deviation.
 LOG_DEVIATIONS = (-5.0, 2.0)
 
 
 class ActorCriticSettings(TDSettings):
-    """Settings of every critic that is trained beside an actor."""
+    """Settings of every critic that trains an actor beside itself."""
 
-    backup_entropy: bool = Field(False, description="count the actor's entropy as reward")
+    steps: NonNegativeInt = Field(
+        5000, description="steps of temporal differences, each several times as dear as one of iql"
+    )
+    backup_entropy: bool = Field(False, description="whether the actor's entropy counts as reward")
 
 
 class Actor:
     """Policies of S seeds, of the shape of the critic's networks, with their own optimiser and random streams."""
 
-    def __init__(self, problem: Problem) -> None:
-        settings, seeds, dataset = problem.settings, problem.seeds, problem.dataset
-        self.action_size, self.learning_rate = dataset.action_size, settings.learning_rate
-        shape = MLPShape(dataset.observation_size, settings.hidden, 2 * self.action_size, settings.layer_norm)
-        self.network = Stack(shape, len(seeds), problem.device).initialise(streams(seeds, "critic/actor"))
+    def __init__(self, context: Context, settings: ActorCriticSettings) -> None:
+        self.settings, self.action_size = settings, context.dataset.action_size
+        inputs, seeds = context.dataset.observation_size, context.seeds
+        shape = MLPShape(inputs, settings.hidden, 2 * self.action_size, settings.layer_norm)
+        self.network = Stack(shape, len(seeds), context.device).initialise(streams(seeds, "critic/actor"))
         self.noise = streams(seeds, "critic/actor_noise")
-        self.adam = Adam(settings.learning_rate, self.network)
+        self.adam = settings.adam(self.network)
         self.log_temperature = [0.0] * len(seeds)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -67,17 +73,16 @@ class Actor:
         return torch.stack([actions for actions, _ in pairs]), torch.stack([log for _, log in pairs])
 
     def temperature(self, device: torch.device) -> Tensor:
-        """One temperature a seed, [S, 1]."""
+        """The temperature of each seed, [S, 1]."""
         return torch.tensor([[math.exp(log)] for log in self.log_temperature], device=device)
 
-    def improve(self, critic: StackedCritic, observations: Tensor) -> dict[str, Tensor]:
-        """One step of the policies up the smallest Q, and one of the temperatures."""
+    def improve(self, critic: StackedCritic, observations: Tensor) -> Info:
+        """Take one step of the policies up the smallest Q, and one of the temperatures."""
         loss, info = actor_loss(self, critic.networks, observations)
         self.adam.minimise(loss)
         excess = [entropy + self.action_size for entropy in info["critic/actor_entropy"].tolist()]
-        self.log_temperature = [
-            log - self.learning_rate * more for log, more in zip(self.log_temperature, excess, strict=True)
-        ]
+        rate = self.settings.learning_rate
+        self.log_temperature = [log - rate * more for log, more in zip(self.log_temperature, excess, strict=True)]
         return info
 
 
@@ -92,11 +97,11 @@ def tanh_gaussian(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return unsquashed.tanh(), (gaussian - shrinkage).sum(-1)
 
 
-def actor_loss(actor: Actor, networks: Stack, observations: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The policies' loss at the observations [S, B, D]."""
+def actor_loss(actor: Actor, networks: Stack, observations: Tensor) -> tuple[Tensor, Info]:
+    """Equation 7 at the observations [S, B, D]."""
     actions, log_probability = (drawn.squeeze(2) for drawn in actor.sample(observations))
     temperature = actor.temperature(observations.device)
-    q = q_values(networks, observations, actions).min(dim=1).values
+    q = smallest_q(networks, observations, actions).squeeze(1)
     info = {
         "critic/actor_entropy": -per_seed_mean(log_probability.detach()),
         "critic/actor_temperature": temperature.squeeze(1),
@@ -106,29 +111,22 @@ def actor_loss(actor: Actor, networks: Stack, observations: Tensor) -> tuple[Ten
 
 @torch.no_grad()
 def actor_targets(actor: Actor, target: Stack, problem: Problem, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Backups y of Q and targets of V at the steps [S, B]: both ask the target networks about the actor's actions."""
-    data, settings = problem.data, problem.settings
-    observations, next_observations = data.observations[data.index[steps]], data.observations[data.index[steps] + 1]
+    """Targets of Q (equation 5) and targets of V, both [S, 1, B], at the steps [S, B].
+
+    Both are the target networks' values of actions that the actor draws.
+    """
+    observations, _, next_observations = problem.at(steps)
     next_actions, log_probability = (drawn.squeeze(2) for drawn in actor.sample(next_observations))
-    next_value = q_values(target, next_observations, next_actions).min(dim=1).values
-    if settings.backup_entropy:
-        next_value = next_value - actor.temperature(next_value.device) * log_probability
-    backup = problem.scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
+    next_values = smallest_q(target, next_observations, next_actions)
+    if actor.settings.backup_entropy:
+        next_values = next_values - (actor.temperature(next_values.device) * log_probability).unsqueeze(1)
     actions = actor.sample(observations)[0].squeeze(2)
-    return backup, q_values(target, observations, actions).min(dim=1).values
+    return problem.backups(steps, next_values), smallest_q(target, observations, actions)
 
 
 def squared_errors(
     critic: StackedCritic, q: Tensor, observations: Tensor, targets: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Mean squared errors [S] of the values ``q`` [S, M, B] and of V to their targets [S, B], and their curves."""
-    v = v_values(critic.state_value, observations).squeeze(1)
-    q_loss = per_seed_mean((q - targets[0].unsqueeze(1)).square())
-    v_loss = per_seed_mean((v - targets[1]).square())
-    info = {
-        "critic/q_loss": q_loss.detach(),
-        "critic/v_loss": v_loss.detach(),
-        "critic/q_mean": per_seed_mean(q.detach()),
-        "critic/v_mean": per_seed_mean(v.detach()),
-    }
-    return q_loss, v_loss, info
+) -> tuple[Tensor, Tensor, Info]:
+    """Mean squared errors [S] of the values ``q`` [S, M, B] and of V to their targets, and values for the curve."""
+    v = v_values(critic.state_value, observations)
+    return mean_errors(q, v, (q - targets[0]).square(), (v - targets[1]).square())

@@ -1,4 +1,4 @@
-"""What every critic is: a frozen, conservative estimate of the return of an action, for a group of seeds."""
+"""The interface of every critic: a frozen, conservative estimate of the return of an action, for a group of seeds."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ class Critic(ABC):
     """Values are in scaled reward units (see :func:`reward_scale`); only their differences matter to SPAR."""
 
     Settings: ClassVar[type[BaseSettings]]
-    # In a few words, what makes Q_c conservative, such as "minimum of two networks".
+    # What makes Q_c conservative, in a few words such as "minimum of two networks".
     conservatism: ClassVar[str]
 
     @classmethod
     @abstractmethod
     def fit(cls, context: Context, settings: Any) -> Fitted:
-        """Fit to the training episodes, once a seed. No policy or anchor is involved."""
+        """Fit one critic for each seed to the training episodes. No policy or anchor takes part.
+
+        Raises:
+            SparError: the fit diverged.
+            Interrupted: the reporter asked to stop.
+        """
 
     @classmethod
     @abstractmethod
@@ -37,7 +42,7 @@ class Critic(ABC):
     def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Q_c [S, B] of actions [S, B, A] at standardised observations [S, B, D], differentiable in the actions.
 
-        For comparators that take a value gradient. Everything else asks :meth:`q`.
+        Only comparators that follow the value gradient call this. Everything else calls :meth:`q`.
         """
 
     @torch.no_grad()
@@ -47,12 +52,12 @@ class Critic(ABC):
 
     @torch.no_grad()
     def members(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Values of each of the critic's networks [S, M, B], in units of Q_c; Q_c itself where there is one network."""
+        """Values of the M networks of each seed, [S, M, B], in units of Q_c. A critic of one network gives Q_c."""
         return self.q(observations, actions).unsqueeze(1)
 
     @abstractmethod
     def uncertainty(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Standard deviation of the critic's own networks [S, B], in units of Q_c; 0 where there is one network."""
+        """Standard deviation over the networks of each seed, [S, B], in units of Q_c. It is 0 for one network."""
 
     @abstractmethod
     def v(self, observations: Tensor) -> Tensor:
@@ -60,28 +65,28 @@ class Critic(ABC):
 
 
 def reward_scale(dataset: Dataset, return_range: float) -> float:
-    """Factor that stretches the range of episode returns to ``return_range``.
+    """Factor of the rewards that makes the returns of the training episodes span ``return_range``.
 
-    The convention of IQL (Kostrikov et al. 2022, section 5 and its code), so that one learning rate and one
-    AWR temperature serve tasks of different reward sizes. Fitted to the training episodes only.
+    IQL scales rewards like this (Kostrikov et al. 2022, section 5 and its code), so that one learning rate and one
+    AWR temperature serve tasks whose rewards differ in size.
     """
     returns = dataset.episode_returns[~dataset.heldout]
     span = float(returns.max() - returns.min())
-    # A dataset whose episodes all return the same has no range to stretch.
+    # Where all episodes return the same there is no range to stretch.
     return return_range / span if span > 1e-6 else 1.0
 
 
 def mean_of(values: Tensor) -> Tensor:
-    """Mean over the networks of [S, M, B], [S, B].
+    """Mean over the networks, [S, B], of values [S, M, B].
 
-    Networks are added one by one: the order of a reduction's sum may depend on how many seeds lie side by side.
+    Networks are added one by one, because the order of a reduction's sum may depend on the number of seeds.
     """
     networks = values.unbind(1)
     return reduce(torch.add, networks) / len(networks)
 
 
 def spread_of(values: Tensor) -> Tensor:
-    """Standard deviation over the networks of [S, M, B], [S, B]; where it is 0, so is its gradient."""
+    """Standard deviation over the networks, [S, B], of values [S, M, B]. Where it is 0, its gradient is 0 too."""
     mean = mean_of(values)
     variance = mean_of(torch.stack([(network - mean).square() for network in values.unbind(1)], dim=1))
     some = variance > 0

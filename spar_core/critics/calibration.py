@@ -1,9 +1,9 @@
 """Does the critic agree with the observed returns? A one-sided check on held-out episodes.
 
-On the best tenth of the held-out episodes the critic must not lie below the observed returns; shortly before
-terminations it must not lie far above them. A critic that has not converged is too flat and fails both, and rules that
-trust it produce policies that fall. The check is necessary and not sufficient: a critic fitted to returns passes by
-construction, an expectile rightly exceeds poor behaviour, and neither tells how actions rank.
+On the best tenth of the held-out episodes the critic must not lie below the observed returns, and shortly before
+terminations it must not lie far above them. An unconverged critic fails both, because it is too flat, and every rule
+that trusts it fails with it. Passing is necessary and not sufficient: a critic that is fitted to returns passes by
+construction, an expectile rightly exceeds poor behaviour, and neither check says how the critic ranks actions.
 """
 
 from __future__ import annotations
@@ -21,17 +21,25 @@ from spar_core.training.context import Context
 from spar_core.training.networks import CHUNK
 from spar_core.training.randomness import stream
 
-# The last steps before a fall that count as "shortly before".
+# Steps before a termination that count as "shortly before".
 BEFORE_TERMINATION = 20
 # Share of held-out episodes, by return, that counts as the best.
 BEST_SHARE = 0.1
 
 
 def calibrate(critic: Critic, context: Context, discount: float, scale: float) -> dict[str, list[float]]:
-    """Mean gaps between Q_c and observed discounted returns on held-out episodes, one value a seed.
+    """Compare Q_c with observed discounted returns on held-out episodes.
 
-    Gaps are shares of the standard deviation of the observed returns over all held-out steps, so that 0 is
-    agreement, -1 an underestimate by one standard deviation. NaN where there are no such steps.
+    Args:
+        critic: of the context's seeds.
+        context: the data and seeds.
+        discount: gamma of the critic.
+        scale: factor of the rewards that the critic was fitted to.
+
+    Returns:
+        One value a seed by metric. Gaps are means of Q_c minus the return, in standard deviations of the observed
+        returns over all held-out steps: 0 is agreement, -1 an underestimate by one standard deviation. A gap is NaN
+        where there are no such steps.
     """
     dataset, data, seeds = context.dataset, context.data, len(context.seeds)
     steps = dataset.heldout_steps
@@ -56,12 +64,12 @@ def calibrate(critic: Critic, context: Context, discount: float, scale: float) -
 
 
 def uncertainty_levels(critic: Critic, context: Context) -> dict[str, list[float]]:
-    """Mean uncertainty at held-out observations, of the logged actions and of uniformly drawn ones, one value a seed.
+    """Mean uncertainty at held-out observations, one value a seed: of the logged actions, and of uniform ones.
 
-    The drawn actions are the same for every seed. Only a critic that is less certain about them can tell the data's
-    actions from others.
+    The uniform actions are the same for every seed. A critic that tells the data's actions from others is more
+    uncertain of the uniform ones.
     """
-    dataset, data = context.dataset, context.data
+    dataset, data, seeds = context.dataset, context.data, len(context.seeds)
     steps = torch.as_tensor(dataset.heldout_steps)
     uniform = torch.rand(len(steps), dataset.action_size, generator=stream(0, "critic/uncertainty_random")) * 2 - 1
     everywhere = torch.zeros_like(data.actions)
@@ -74,17 +82,17 @@ def uncertainty_levels(critic: Critic, context: Context) -> dict[str, list[float
     return {name: [_mean(row.astype(np.float64)) for row in rows.cpu().numpy()] for name, rows in levels.items()}
 
 
-def values_at(critic: Critic, context: Context, steps: Tensor) -> Tensor:
-    """Q_c of the logged actions at the steps [n], in chunks, [S, n]."""
-    return _in_chunks(critic.q, context, steps, context.data.actions)
+def values_at(critic: Critic, data: DeviceData, steps: Tensor, seeds: int) -> Tensor:
+    """Q_c of the logged actions at the steps [n], [S, n]."""
+    return _in_chunks(critic.q, data, steps, data.actions, seeds)
 
 
 @torch.no_grad()
 def _in_chunks(
     function: Callable[[Tensor, Tensor], Tensor], context: Context, steps: Tensor, actions: Tensor
 ) -> Tensor:
-    """``function`` at the observations of the steps [n] and their rows of ``actions`` [N, A], for all seeds: [S, n]."""
-    data, seeds, parts = context.data, len(context.seeds), []
+    """``function`` of all seeds, [S, n], at the observations of the steps [n] and their rows of ``actions`` [N, A]."""
+    parts = []
     for chunk in steps.split(CHUNK):
         observations = data.observations[data.index[chunk]]
         parts.append(function(observations.expand(seeds, -1, -1), actions[chunk].expand(seeds, -1, -1)))
@@ -103,7 +111,8 @@ def _best_episodes(dataset: Dataset) -> np.ndarray:
 def _before_termination(dataset: Dataset) -> np.ndarray:
     """[N] bool: the last steps of terminated episodes."""
     to_end = (dataset.starts + dataset.lengths)[dataset.episode] - np.arange(dataset.n_steps)
-    return dataset.terminated[dataset.episode] & (to_end <= BEFORE_TERMINATION)
+    late: np.ndarray = dataset.terminated[dataset.episode] & (to_end <= BEFORE_TERMINATION)
+    return late
 
 
 def _mean(values: np.ndarray) -> float:
@@ -112,7 +121,7 @@ def _mean(values: np.ndarray) -> float:
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation."""
-    # Here, not at the top: acting with a critic needs no SciPy.
+    # Imported here, because acting with a critic needs no SciPy.
     from scipy.stats import spearmanr
 
     return float(spearmanr(a, b).statistic) if len(a) > 1 else float("nan")

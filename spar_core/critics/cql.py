@@ -8,8 +8,8 @@ With twin networks :math:`Q_i` and the backup :math:`y` of a throw-away actor (:
 
 The integral is estimated by importance sampling (appendix F): half of the actions uniform in the box, half the
 actor's at s, each weighted by one over its density. Deviations: no actions drawn at s'; a fixed :math:`\alpha`, no
-Lagrange multiplier; the warm start by observed returns in place of cloning into the actor first; V, regressed on
-:math:`\min_i \bar Q_i` of the actor's actions, so that the critic stands without its actor.
+Lagrange multiplier; the warm start by observed returns, where the paper first clones behaviour into the actor; V,
+regressed on :math:`\min_i \bar Q_i` of the actor's actions, so that the critic stands without its actor.
 
 Rewards are scaled (``return_range``), so :math:`\alpha` means about the same on every task.
 The conservative value is :math:`Q_c = \min_i Q_i`.
@@ -26,15 +26,17 @@ from torch import Tensor
 from spar_core.critics.actor import Actor, ActorCriticSettings, actor_targets, squared_errors
 from spar_core.critics.stacked import Problem, q_values
 from spar_core.critics.td import Objective, TDCritic
+from spar_core.training.loop import Info
 from spar_core.training.networks import Stack, per_seed_mean
 from spar_core.training.randomness import streams
 
 
 class CQLSettings(ActorCriticSettings):
-    steps: int = Field(5000, ge=0, description="optimiser steps, each several times as dear as one of iql")
-    alpha: float = Field(5.0, ge=0, description="weight of the penalty")
+    """Settings of conservative Q-learning."""
+
+    alpha: float = Field(5.0, ge=0, description="weight of the penalty on actions outside the data")
     samples: PositiveInt = Field(
-        4, description="uniform actions for each state in the penalty, and as many of the actor's"
+        4, description="uniform actions a state in the estimate of the integral, and as many of the actor's"
     )
 
 
@@ -43,15 +45,17 @@ class CQLCritic(TDCritic):
 
     Settings = CQLSettings
     conservatism = "values of actions outside the data pushed down, and the minimum of two networks"
-    # The penalty lowers values on purpose, and backups carry this on. Values above need no more room: the penalty lifts
-    # a logged action by at most alpha over its backup.
+    # The penalty lowers values on purpose, and backups pass the lower values on. Above, no more room is needed: a
+    # logged action is lifted by at most alpha over its backup.
     room_below = 10.0
+    settings: CQLSettings
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        actor, uniform = Actor(problem), streams(problem.seeds, "critic/uniform_actions")
+        actor = Actor(problem.context, self.settings)
+        uniform = streams(problem.context.seeds, "critic/uniform_actions")
 
-        def loss(steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            learnt = actor.improve(self, problem.data.at(steps)[0])
+        def loss(steps: Tensor) -> tuple[Tensor, Info]:
+            learnt = actor.improve(self, problem.at(steps)[0])
             total, info = cql_loss(self, target, actor, uniform, problem, steps)
             return total, {**info, **learnt}
 
@@ -60,10 +64,10 @@ class CQLCritic(TDCritic):
 
 def cql_loss(
     critic: CQLCritic, target: Stack, actor: Actor, uniform: list[torch.Generator], problem: Problem, steps: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 4 and V's squared error at the steps [S, B]."""
-    settings: CQLSettings = critic.settings
-    observations, actions = problem.data.at(steps)
+) -> tuple[Tensor, Info]:
+    """Equation 4 and V's squared error at the steps [S, B]."""
+    settings = critic.settings
+    observations, actions, _ = problem.at(steps)
     q = q_values(critic.networks, observations, actions)
     targets = actor_targets(actor, target, problem, steps)
     q_loss, v_loss, info = squared_errors(critic, q, observations, targets)

@@ -19,48 +19,44 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spar_core.critics.stacked import Problem, q_values, v_values
-from spar_core.critics.td import Objective, TDCritic, TDSettings
-from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.critics.stacked import Problem, q_values, smallest_q, v_values
+from spar_core.critics.td import Objective, TDCritic, TDSettings, mean_errors
+from spar_core.training.loop import Info
+from spar_core.training.networks import Stack
 
 
 class IQLSettings(TDSettings):
+    """Settings of implicit Q-learning."""
+
     expectile: float = Field(
         0.7, gt=0, lt=1, description="0.5 is the mean of the data's actions, towards 1 the best of them"
     )
-
-
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
-    """Asymmetric squared error, elementwise (eq. 5): weight ``expectile`` above zero, 1 - it below."""
-    weight = torch.where(difference > 0, expectile, 1.0 - expectile)
-    return weight * difference.square()
 
 
 class IQLCritic(TDCritic):
     """Twin Q networks and a V network, S seeds side by side."""
 
     Settings = IQLSettings
+    settings: IQLSettings
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
-        return Objective(lambda steps: td_loss(self, target, problem, steps))
+        return Objective(lambda steps: iql_loss(self, target, problem, steps))
 
 
-def td_loss(critic: IQLCritic, target: Stack, problem: Problem, steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eqs. 5 and 6 on the steps [S, B]: bootstrapping goes through truncations and stops at terminations."""
-    data, settings = problem.data, problem.settings
-    observations, actions = data.at(steps)
+def iql_loss(critic: IQLCritic, target: Stack, problem: Problem, steps: Tensor) -> tuple[Tensor, Info]:
+    """Equations 5 and 6 at the steps [S, B]."""
+    observations, actions, next_observations = problem.at(steps)
     with torch.no_grad():
-        next_value = critic.v(data.observations[data.index[steps] + 1])
-        backup = problem.scale * data.rewards[steps] + settings.discount * data.alive[steps] * next_value
-        follower = q_values(target, observations, actions).min(dim=1).values
+        q_targets = problem.backups(steps, v_values(critic.state_value, next_observations))
+        v_targets = smallest_q(target, observations, actions)
     q = q_values(critic.networks, observations, actions)
-    v = v_values(critic.state_value, observations).squeeze(1)
-    q_loss = per_seed_mean((q - backup.unsqueeze(1)).square())
-    v_loss = per_seed_mean(expectile_loss(follower - v, settings.expectile))
-    info = {
-        "critic/q_loss": q_loss.detach(),
-        "critic/v_loss": v_loss.detach(),
-        "critic/q_mean": per_seed_mean(q.detach()),
-        "critic/v_mean": per_seed_mean(v.detach()),
-    }
+    v = v_values(critic.state_value, observations)
+    v_errors = expectile_loss(v_targets - v, critic.settings.expectile)
+    q_loss, v_loss, info = mean_errors(q, v, (q - q_targets).square(), v_errors)
     return (q.shape[1] * q_loss + v_loss).sum(), info
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """Asymmetric squared error, elementwise (equation 5): its weight is ``expectile`` above zero, 1 - it below."""
+    weight = torch.where(difference > 0, expectile, 1.0 - expectile)
+    return weight * difference.square()

@@ -4,12 +4,11 @@ r"""Regression on observed discounted returns, and nothing else (Monte Carlo).
    L = \mathbb{E} \Big[ \sum_i \big( Q_i(s_t, a_t) - R_t \big)^2 + \big( V(s_t) - R_t \big)^2 \Big],
    \quad R_t = \sum_{k=t}^{T-1} \gamma^{k-t} r_k + \gamma^{T-t} (1 - \mathrm{terminated}) V(s_T)
 
-Source: the plainest value estimate there is; as the critic of weighted regression it is that of Peng et al. 2019
-(AWR, arXiv 1910.00177). Deviation: truncated tails are continued by V, as the warm start of the other
-critics does it (:mod:`spar_core.critics.warm_start`, which this is): half of the steps see nearly whole returns
-only, the other half all, with the tails as V stood between the halves.
+Source: the plainest value estimate there is; Peng et al. 2019 (AWR, arXiv 1910.00177) use it as the critic of weighted
+regression. Deviation: V continues truncated episodes, as in the warm start of the other critics. This critic is that
+warm start (:mod:`spar_core.critics.warm_start`) and no more.
 
-On data of several policies it credits an action with what the policy that took it did later.
+On data of several policies, an action is credited with what the policy that took it did later.
 The conservative value is :math:`Q_c = \min_i Q_i` of twins.
 """
 
@@ -24,7 +23,7 @@ from spar_core.training.fitted import Fitted
 
 
 class ReturnsSettings(StackedSettings):
-    """The settings of every critic that is made of networks."""
+    """Settings of the regression on returns."""
 
 
 class ReturnsCritic(StackedCritic):
@@ -34,7 +33,7 @@ class ReturnsCritic(StackedCritic):
     conservatism = "minimum of two networks, of observed returns"
 
     @classmethod
-    def fit(cls, context: Context, settings: Any) -> Fitted:
+    def fit(cls, context: Context, settings: ReturnsSettings) -> Fitted:
         problem = Problem.of(context, settings)
         critic = cls.fresh(problem)
         warm_start(critic, problem, settings.steps, settings.adam(critic.networks, critic.state_value))

@@ -1,14 +1,13 @@
 """The frame of every critic that learns by temporal differences.
 
-A critic states its networks and its objective. The frame does the rest: the warm start by observed returns, the loop
+A critic names its networks and its objective. This module holds the rest: the warm start by observed returns, the loop
 with a slowly following target copy of the Q networks, the learning curve, the stop at divergence, and the calibration.
-Bootstrapping goes through truncations and stops at terminations.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,25 +19,22 @@ from spar_core.critics.warm_start import beyond_rewards, stop_if, warm_start
 from spar_core.training.checkpoints import Kept
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
-from spar_core.training.loop import Info, minimise
-from spar_core.training.networks import Adam, Stack
+from spar_core.training.loop import Info, Loss, minimise
+from spar_core.training.networks import Adam, Stack, per_seed_mean
 from spar_core.training.randomness import Minibatches
-
-# Takes steps [S, B]; gives the summed loss, and values [S] for the curve, "critic/q_mean" among them.
-StepsLoss = Callable[[Tensor], tuple[Tensor, Info]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A critic's loss, and what the loss changes besides the critic.
+    """What a critic minimises.
 
     Attributes:
-        loss: of the steps of a minibatch.
-        kept: what else an update changes, such as an actor or random streams.
-        capture: whether an update can be captured as a CUDA graph: it draws nothing and reads nothing back.
+        loss: takes steps [S, B] and gives the summed loss, and values [S] for the curve, "critic/q_mean" among them.
+        kept: what the loss changes besides the critic, by name, such as an actor or random streams.
+        capture: whether an update may be captured as a CUDA graph: it draws nothing and reads nothing back.
     """
 
-    loss: StepsLoss
+    loss: Loss
     kept: Mapping[str, Kept] = field(default_factory=dict)
     capture: bool = True
 
@@ -46,8 +42,9 @@ class Objective:
 class TDSettings(StackedSettings):
     """Settings of every critic that learns by temporal differences."""
 
-    warm_start_steps: int = Field(
-        5000, ge=0, description="steps of regression on observed returns, before any bootstrapping"
+    steps: NonNegativeInt = Field(10_000, description="steps of temporal differences")
+    warm_start_steps: NonNegativeInt = Field(
+        5000, description="steps of regression on observed returns, before any bootstrapping"
     )
     target_rate: float = Field(0.005, gt=0, le=1, description="how fast the target networks follow, per step")
 
@@ -55,17 +52,17 @@ class TDSettings(StackedSettings):
 class TDCritic(StackedCritic):
     """A critic that is warm-started by observed returns, and then learns by temporal differences."""
 
-    Settings = TDSettings
-    # Values below -1 times the bound on what rewards allow count as divergence. A critic that is pushed down on purpose
-    # gets more room.
+    # A mean value below -room_below times the bound on what rewards allow counts as divergence. A critic that is
+    # pushed down on purpose gets more room.
     room_below: ClassVar[float] = 1.0
+    settings: TDSettings
 
     @abstractmethod
     def objective(self, problem: Problem, target: Stack) -> Objective:
         """The loss to minimise, given the target copy of the Q networks."""
 
     @classmethod
-    def fit(cls, context: Context, settings: Any) -> Fitted:
+    def fit(cls, context: Context, settings: TDSettings) -> Fitted:
         problem = Problem.of(context, settings)
         critic = cls.fresh(problem)
         adam = settings.adam(critic.networks, critic.state_value)
@@ -73,17 +70,21 @@ class TDCritic(StackedCritic):
         critic.learn(problem, adam)
         return critic.finish(problem)
 
-    def learn(self, problem: Problem, adam: Adam) -> None:
-        """Temporal differences, with a slowly following target copy of the Q networks.
+    def learn(self, problem: Problem, adam: Adam, name: str = "temporal_differences") -> None:
+        """Take the steps of temporal differences.
+
+        Args:
+            problem: what the critic is fitted to.
+            adam: holds the networks that are trained.
+            name: of the loop; it names the checkpoint.
 
         Raises:
-            SparError: the fit diverged.
+            SparError: the mean value left what rewards allow.
         """
-        context, settings, target = problem.context, problem.settings, self.networks.copy()
+        context, settings = problem.context, self.settings
+        target, bound = self.networks.copy(), beyond_rewards(problem)
         objective = self.objective(problem, target)
-        steps, purpose = context.dataset.bootstrap_steps, "critic/batches"
-        batches = Minibatches(steps, context.seeds, settings.batch_size, purpose, context.device)
-        bound = beyond_rewards(problem)
+        choices, purpose = context.dataset.bootstrap_steps, "critic/batches"
 
         def follow() -> None:
             target.flat.lerp_(self.networks.flat.detach(), settings.target_rate)
@@ -99,8 +100,8 @@ class TDCritic(StackedCritic):
             objective.loss,
             context,
             adam,
-            {"batches": batches},
-            name="temporal_differences",
+            {"batches": Minibatches(choices, context.seeds, settings.batch_size, purpose, context.device)},
+            name=name,
             steps=settings.steps,
             logged_from=settings.warm_start_steps,
             after=follow,
@@ -108,3 +109,22 @@ class TDCritic(StackedCritic):
             kept={"target": target, **objective.kept},
             capture=objective.capture,
         )
+
+
+def mean_errors(q: Tensor, v: Tensor, q_errors: Tensor, v_errors: Tensor) -> tuple[Tensor, Tensor, Info]:
+    """Mean errors of Q and of V, [S] each, and the values for the learning curve.
+
+    Args:
+        q: values of the Q networks, [S, M, B].
+        v: values of the V networks, [S, M, B].
+        q_errors: error of each of ``q``.
+        v_errors: error of each of ``v``.
+    """
+    q_loss, v_loss = per_seed_mean(q_errors), per_seed_mean(v_errors)
+    info = {
+        "critic/q_loss": q_loss.detach(),
+        "critic/v_loss": v_loss.detach(),
+        "critic/q_mean": per_seed_mean(q.detach()),
+        "critic/v_mean": per_seed_mean(v.detach()),
+    }
+    return q_loss, v_loss, info

@@ -1,13 +1,15 @@
-"""Regression of Q and V on observed discounted returns.
+r"""Regression of Q and V on observed discounted returns.
 
-This is the warm start of every temporal-difference critic, and the whole of the critic ``returns``. It is this
-project's
-addition: temporal differences alone take several times as many steps to learn that a fall is near, and a critic that
-    has
-not learnt that yet ruins a good anchor.
+.. math::
+   L = \mathbb{E} \Big[ \sum_i \big( Q_i(s_t, a_t) - R_t \big)^2 + \sum_m \big( V_m(s_t) - R_t \big)^2 \Big],
+   \quad R_t = \sum_{k=t}^{T-1} \gamma^{k-t} r_k + \gamma^{T-t} (1 - \mathrm{terminated}) V(s_T)
 
-The first half of the steps regresses on nearly whole returns, those of steps far from a cut. The second half takes all
-steps, and continues truncated returns by V as it stands at that time (by the mean V where a seed has several).
+Every temporal-difference critic starts with this regression, and the critic ``returns`` is this regression alone. It is
+this project's addition: temporal differences alone take several times as many steps to learn that a fall is near, and a
+critic that has not learnt it yet ruins a good anchor.
+
+The first half of the steps sees only steps far from a cut, whose returns are nearly whole. The second half sees all
+steps; there V as it stood after the first half continues truncated episodes (the mean V, where a seed has several).
 """
 
 from __future__ import annotations
@@ -25,15 +27,16 @@ from spar_core.training.randomness import Minibatches
 
 
 def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam) -> None:
-    """Regress all Q and V networks on returns: nearly whole ones first, then all, continued by V.
+    """Regress all Q and V networks on returns: nearly whole ones first, then all of them.
 
     Raises:
-        SparError: the fit diverged.
+        SparError: the error to the returns left what rewards allow.
     """
-    context, settings, data = problem.context, problem.settings, problem.data
-    train = problem.dataset.train_steps
-    whole = train[far_from_cut(problem.dataset, settings.discount)[train]]
-    largest = beyond_rewards(problem)
+    context, settings = problem.context, problem.settings
+    dataset, data, rows = context.dataset, context.data, context.rows
+    largest, half = beyond_rewards(problem), steps // 2
+    train = dataset.train_steps
+    whole = train[far_from_cut(dataset, settings.discount)[train]]
 
     def curve(step: int, info: Info) -> Info:
         error = max(value.max().sqrt().item() for value in info.values())
@@ -41,36 +44,43 @@ def warm_start(critic: StackedCritic, problem: Problem, steps: int, adam: Adam) 
         stop_if(not error < largest, what, "lower its learning_rate")
         return info
 
-    half = steps // 2
-    for phase, (before, phase_steps) in enumerate(((0, half), (half, steps - half))):
-        choices = whole if phase == 0 and len(whole) else train
-        targets = scaled_returns(critic if phase == 1 else None, problem)
+    for phase, choices in enumerate((whole if len(whole) else train, train)):
+        targets = observed_returns(problem, critic if phase else None)
+        purpose = f"critic/warm_start/{phase}"
 
         def loss(picked: Tensor, targets: Tensor = targets) -> tuple[Tensor, Info]:
-            return return_loss(critic, *data.at(picked), targets[context.rows, picked])
+            return return_loss(critic, *data.at(picked), targets[rows, picked])
 
-        purpose = f"critic/warm_start/{phase}"
-        draws = {"batches": Minibatches(choices, context.seeds, settings.batch_size, purpose, context.device)}
-        name = f"warm_start-{phase}"
-        minimise(loss, context, adam, draws, name=name, steps=phase_steps, before=before, total=steps, curve=curve)
+        minimise(
+            loss,
+            context,
+            adam,
+            {"batches": Minibatches(choices, context.seeds, settings.batch_size, purpose, context.device)},
+            name=f"warm_start-{phase}",
+            steps=steps - half if phase else half,
+            before=half if phase else 0,
+            total=steps,
+            curve=curve,
+        )
 
 
-def scaled_returns(critic: StackedCritic | None, problem: Problem) -> Tensor:
-    """Scaled discounted returns [S, N] of all steps. A critic's V continues truncated episodes; without one, 0 does."""
-    dataset, data, n = problem.dataset, problem.data, len(problem.seeds)
+def observed_returns(problem: Problem, critic: StackedCritic | None) -> Tensor:
+    """Scaled discounted returns of every step and seed, [S, N].
+
+    Rewards beyond a cut count as zero; with a critic, its V at the last observation stands in for them.
+    """
+    context, discount = problem.context, problem.settings.discount
+    n = len(context.seeds)
     tails: list[np.ndarray | None] = [None] * n
     if critic is not None:
-        ends = torch.as_tensor(last_observations(dataset)).to(data.observations.device)
-        values = critic.v(data.observations[ends].expand(n, -1, -1))
+        ends = torch.as_tensor(last_observations(context.dataset)).to(context.device)
+        values = critic.v(context.data.observations[ends].expand(n, -1, -1))
         tails = [row.cpu().numpy() / problem.scale for row in values]
-    discount = problem.settings.discount
-    rows = [torch.as_tensor(discounted_returns(dataset, discount, tail)) * problem.scale for tail in tails]
-    return torch.stack(rows).to(data.observations.device)
+    returns = [torch.as_tensor(discounted_returns(context.dataset, discount, tail)) for tail in tails]
+    return torch.stack([row * problem.scale for row in returns]).to(context.device)
 
 
-def return_loss(
-    critic: StackedCritic, observations: Tensor, actions: Tensor, returns: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def return_loss(critic: StackedCritic, observations: Tensor, actions: Tensor, returns: Tensor) -> tuple[Tensor, Info]:
     """Squared error of every Q network and of every V network to scaled observed returns [S, B]."""
     q = q_values(critic.networks, observations, actions)
     v = v_values(critic.state_value, observations)
@@ -81,16 +91,16 @@ def return_loss(
 
 
 def beyond_rewards(problem: Problem) -> float:
-    """A bound on estimates: 10 times the largest discounted sum of scaled rewards."""
-    largest = float(np.abs(problem.dataset.rewards).max())
-    return 10.0 * problem.scale * largest / (1 - problem.settings.discount) + 1.0
+    """10 times the largest discounted sum of scaled rewards that the data allow. Larger values mean divergence."""
+    largest = float(np.abs(problem.context.dataset.rewards).max())
+    return 10 * problem.scale * largest / (1 - problem.settings.discount) + 1.0
 
 
 def stop_if(diverged: bool, what: str, hint: str) -> None:
     """End a fit that has diverged.
 
     Raises:
-        SparError: ``diverged`` is true.
+        SparError: where ``diverged``; its line says ``what`` was seen.
     """
     if diverged:
         raise SparError(f"the critic diverged: {what}, beyond what rewards allow", hint)

@@ -1,10 +1,11 @@
-"""Scores of several tasks as one number with its uncertainty, as Agarwal et al. (2021) define them.
+"""Scores of several tasks as one number with its uncertainty.
 
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (https://arxiv.org/abs/2108.13264). Scores map a
-task (a dataset) to one value a run; a run is a training seed, its value the mean over its episodes. Functions of scores
-also take arrays ``[..., runs]`` and keep the leading axes, which is how all resamples are evaluated at once.
+The statistics are those of Agarwal et al. 2021 ("Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+https://arxiv.org/abs/2108.13264). Scores map a task (a dataset) to one value a run. A run is a training seed; its value
+is the mean over its episodes. Statistics also take arrays ``[..., runs]`` and return ``[...]``; all resamples are
+evaluated at once in this way.
 
-An interval is given only where it was shown to cover (``benchmarks/interval_coverage.py``); elsewhere it is None.
+An interval is given only where ``benchmarks/interval_coverage.py`` showed that it covers; elsewhere it is None.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from spar_core.errors import SparError
 from spar_core.evaluation.statistics import Estimate
 
 Scores = Mapping[str, ArrayLike]
-# A float for plain scores, an array where they have leading axes.
+# A float for plain scores, an array for scores with leading axes.
 Number = Any
 
 RESAMPLES = 2000
-# A difference below this share of the value is rounding.
+# Differences below this share of the value come from rounding.
 ROUNDING = 1e-10
-# By statistic the fewest runs a task, and the fewest tasks, from which on its interval holds the truth in 93 to 97% of
-# cases with the populations "returns" and "normal" of benchmarks/interval_coverage.py: mean 93.1 to 96.2, interquartile
-# mean 93.8 to 96.2, median 94.0 to 96.2, probability of improvement 95.6 to 96.4. Others have no interval: they were
-# outside at up to 20 runs with some number of tasks (optimality gap from 89.0, profile from 88.5 to 100).
+# For each statistic the smallest number of runs a task, and of tasks, from which on its interval holds the truth in 93
+# to 97% of cases with the populations "returns" and "normal" of benchmarks/interval_coverage.py: mean 93.1 to 96.2,
+# interquartile mean 93.8 to 96.2, median 94.0 to 96.2, probability of improvement 95.6 to 96.4. Other statistics have
+# no interval: with up to 20 runs, their coverage left this range for some number of tasks (optimality gap from 89.0,
+# profile from 88.5 to 100).
 SHOWN = {"mean": (3, 1), "iqm": (3, 5), "median": (20, 1), "probability_of_improvement": (20, 3)}
 
 
@@ -42,7 +44,10 @@ def mean(scores: Scores) -> Number:
 
 
 def iqm(scores: Scores) -> Number:
-    """Interquartile mean: all runs of all tasks in one row, without a quarter of them (rounded down) at either end."""
+    """Interquartile mean: the mean of all runs of all tasks without the lowest and the highest quarter.
+
+    A quarter is rounded down to whole runs.
+    """
     return stats.trim_mean(np.concatenate(_arrays(scores), axis=-1), 0.25, axis=-1)
 
 
@@ -52,7 +57,7 @@ def median(scores: Scores) -> Number:
 
 
 def optimality_gap(scores: Scores, target: float = 100.0) -> Number:
-    """By how much runs miss the target on average; a run beyond it counts as on it. Each task weighs the same."""
+    """Mean shortfall of runs from the target; a run beyond the target has none. Each task weighs the same."""
     return target - np.mean(_task_means([np.minimum(runs, target) for runs in _arrays(scores)]), axis=0)
 
 
@@ -65,7 +70,9 @@ AGGREGATES: dict[str, Callable[..., Number]] = {
 
 
 def probability_of_improvement(ours: Scores, other: Scores) -> Number:
-    """Mean over tasks of the chance that a run of ours beats one of the other; a tie counts half (Mann-Whitney).
+    """Mean over tasks of the chance that a run of ``ours`` beats a run of ``other`` (Mann-Whitney).
+
+    A tie counts half.
 
     Raises:
         SparError: the two do not have the same tasks, or a task has no run.
@@ -79,9 +86,9 @@ def probability_of_improvement(ours: Scores, other: Scores) -> Number:
 
 
 def performance_profile(scores: Scores, thresholds: Sequence[float]) -> np.ndarray:
-    """``[..., thresholds]`` share of runs above each threshold, each task weighing the same."""
+    """Share of runs above each threshold, ``[..., thresholds]``. Each task weighs the same."""
     levels = np.asarray(thresholds, dtype=float)
-    return np.mean([(runs[..., None] > levels).mean(axis=-2) for runs in _arrays(scores)], axis=0)
+    return np.asarray(np.mean([(runs[..., None] > levels).mean(axis=-2) for runs in _arrays(scores)], axis=0))
 
 
 def aggregate_interval(
@@ -95,14 +102,15 @@ def aggregate_interval(
 
     Args:
         scores: task to the values of its runs.
-        statistic: one of :data:`AGGREGATES`, or a function that takes the same and is called in the same way.
+        statistic: one of :data:`AGGREGATES`, or a function with the same arguments.
         confidence: coverage in (0, 1).
-        resamples: how often the runs are drawn anew, within each task.
+        resamples: number of times that the runs of each task are drawn anew.
         seed: of the resampling; the same scores and seed give the same bytes, whatever the order of tasks and runs.
 
     Returns:
-        The value, and as ``n`` the runs of the task that has the fewest. The ends are None where that is too few for
-        the statistic (:func:`interval_is_shown`), or where no resample differs from the value.
+        The value with its interval; ``n`` is the number of runs of the task that has the fewest. The ends are None
+        where there are too few runs or tasks for the statistic (:func:`interval_is_shown`), or where no resample
+        differs from the value.
 
     Raises:
         SparError: there is no task, or a task has no run.
@@ -118,9 +126,9 @@ def aggregate_interval(
 def improvement_interval(
     ours: Scores, other: Scores, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """:func:`probability_of_improvement` with its interval: the runs of both sides drawn anew, each by itself.
+    """:func:`probability_of_improvement` with its interval. The runs of each side are drawn anew by themselves.
 
-    Arguments, result and errors as those of :func:`aggregate_interval`.
+    Arguments, result and errors are those of :func:`aggregate_interval`.
     """
     value = float(probability_of_improvement(ours, other))
     fewest = min(_fewest(ours), _fewest(other))
@@ -136,9 +144,10 @@ def improvement_interval(
 def profile_band(
     scores: Scores, thresholds: Sequence[float], confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Estimate]:
-    """:func:`performance_profile` with an interval at each threshold by itself (not for the whole curve at once).
+    """:func:`performance_profile` with an interval at each threshold, one estimate a threshold.
 
-    Arguments and errors as those of :func:`aggregate_interval`; one estimate a threshold.
+    Each interval covers at its own threshold; the whole curve is covered less often. Arguments and errors are those of
+    :func:`aggregate_interval`.
     """
     profile, fewest = performance_profile(scores, thresholds), _fewest(scores)
     if not interval_is_shown("performance_profile", fewest, len(scores)):
@@ -150,7 +159,13 @@ def profile_band(
 
 
 def interval_is_shown(statistic: str, runs: int, tasks: int) -> bool:
-    """Whether the interval of a statistic was shown to cover with so many runs a task (of the shortest) and tasks."""
+    """Whether the interval of a statistic was shown to cover with this number of tasks and of runs a task.
+
+    Args:
+        statistic: name of the statistic.
+        runs: of the task that has the fewest.
+        tasks: number of tasks.
+    """
     fewest_runs, fewest_tasks = SHOWN.get(statistic, (math.inf, math.inf))
     return runs >= fewest_runs and tasks >= fewest_tasks
 
@@ -159,8 +174,9 @@ def interval_is_shown(statistic: str, runs: int, tasks: int) -> bool:
 class Resamples:
     """Runs drawn with replacement within each task.
 
-    ``values`` maps a task to ``[resamples, runs]``, ``counts`` says for each task how often each run was drawn, in the
-    same shape.
+    Attributes:
+        values: task to the drawn values, ``[resamples, runs]``.
+        counts: for each task how often each run was drawn, ``[resamples, runs]``.
     """
 
     values: dict[str, np.ndarray]
@@ -168,7 +184,10 @@ class Resamples:
 
 
 def resample(scores: Scores, resamples: int, seed: int, side: str = "") -> Resamples:
-    """Draw the runs of each task anew; the draws depend on the seed, the side, the task's name and its runs' number."""
+    """Draw the runs of each task anew.
+
+    The draws of a task depend on the seed, the side, the task's name and its number of runs.
+    """
     values, counts = {}, []
     for task in sorted(scores):
         runs = _checked(task, scores[task])
@@ -188,41 +207,43 @@ def student_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Student t-interval whose standard error is the bootstrap's.
 
-    Resampling n runs makes a task's variance ``(n - 1) / n`` of what it should be, and normal quantiles take that
-    variance as known: with few runs both make an interval too short. So the resampled statistic is regressed on how
-    often each run was drawn. The squared coefficients of a task's runs add up to what the task adds to the variance
-    (the infinitesimal jackknife of Efron 2014, https://doi.org/10.1080/01621459.2013.823775, freed of the noise of
-    resampling as far as the statistic is linear); the residuals are what is not. A task's part is scaled by
-    ``n / (n - 1)``, and the parts give the degrees of freedom as Welch and Satterthwaite do. For the mean over tasks
-    that is Welch's t-interval, and over one task :func:`spar_core.evaluation.statistics.mean_interval`.
+    With few runs a plain bootstrap interval is too short, for two reasons: resampling n runs makes a task's variance
+    ``(n - 1) / n`` of what it should be, and normal quantiles take that variance as known. So the resampled statistic
+    is regressed on how often each run was drawn. The squared coefficients of a task's runs add up to the task's part of
+    the variance. This is the infinitesimal jackknife (Efron 2014, https://doi.org/10.1080/01621459.2013.823775) without
+    the noise of resampling, as far as the statistic is linear; the residuals hold what is not linear. Each task's part
+    is then scaled by ``n / (n - 1)``, and the parts give the degrees of freedom by the formula of Welch and
+    Satterthwaite. For the mean over tasks the result is Welch's t-interval, and for one task
+    :func:`spar_core.evaluation.statistics.mean_interval`.
 
     Args:
         value: ``[...]`` the statistic.
         resampled: ``[..., resamples]`` the statistic of each resample.
         counts: for each task ``[resamples, runs]`` how often each run was drawn, runs at least 2.
         confidence: coverage in (0, 1).
-        share: the statistic is one, in [0, 1]: the interval is made on the scale of its log-odds, and stays inside.
+        share: whether the statistic is a share in [0, 1]. Its interval is made on the scale of its log-odds, which
+            keeps it inside [0, 1].
 
     Returns:
-        Lower and upper ends ``[...]``; NaN where no resample differs from the others.
+        Lower and upper ends ``[...]``. They are NaN where all resamples are equal.
     """
     size, freedom = len(counts[0]), np.array([count.shape[1] - 1 for count in counts], dtype=float)
     centred = resampled - resampled.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1)
-    # What rounding alone makes differ does not differ.
+    # Resamples that differ by rounding alone count as equal.
     variance = np.where(variance > (ROUNDING * np.maximum(1, np.abs(value))) ** 2, variance, np.nan)
     design = np.concatenate([count - count.mean(axis=0) for count in counts], axis=1)
     products = centred @ design
-    # The draws of a task add up to its runs: the pseudo-inverse is of a matrix that lacks that direction.
+    # The counts of a task add up to its number of runs, so the matrix is singular and takes a pseudo-inverse.
     slopes = products @ np.linalg.pinv(design.T @ design, hermitian=True)
     left = np.maximum(variance - (products * slopes).sum(axis=-1) / size, 0) * size / max(size - design.shape[1], 1)
     starts = np.cumsum([0, *(count.shape[1] for count in counts[:-1])])
     parts = np.add.reduceat(slopes**2, starts, axis=-1) - left[..., None] * freedom / size
-    # A task that adds nothing gets a little, so that there is something to divide by.
+    # A task that adds nothing gets a small part, against a division by zero.
     parts = np.maximum(parts, 1e-6 * variance[..., None])
     variance = parts.sum(axis=-1) + left
     scaled = parts * (freedom + 1) / freedom
-    with np.errstate(divide="ignore", invalid="ignore"):  # a share of 0 or 1, which has no interval
+    with np.errstate(divide="ignore", invalid="ignore"):  # a share of 0 or 1 has no interval
         error = np.sqrt(variance * scaled.sum(axis=-1) / parts.sum(axis=-1))
         degrees = scaled.sum(axis=-1) ** 2 / (scaled**2 / freedom).sum(axis=-1)
         half = stats.t.ppf(0.5 + confidence / 2, degrees) * error
@@ -234,26 +255,33 @@ def student_interval(
 
 
 def _estimate(value: float, low: np.ndarray, high: np.ndarray, n: int) -> Estimate:
-    """The ends, or None where they are not numbers; without the digits that depend on how many threads there are."""
+    """The value with its ends, which are None where they are not finite.
+
+    Ends keep ten digits, because later ones depend on the number of threads.
+    """
     if not (np.isfinite(low) and np.isfinite(high)):
         return Estimate(value, None, None, n)
     return Estimate(value, float(f"{low:.10g}"), float(f"{high:.10g}"), n)
 
 
 def _fewest(scores: Scores) -> int:
-    """Runs of the task that has the fewest."""
-    return min(runs.shape[-1] for runs in _arrays(scores))
+    """Number of runs of the task that has the fewest."""
+    return min(int(runs.shape[-1]) for runs in _arrays(scores))
 
 
 def _arrays(scores: Scores) -> list[np.ndarray]:
-    """``[..., runs]`` of each task, in the order of their names."""
+    """Runs of each task, ``[..., runs]``, in the order of the tasks' names."""
     if not scores:
         raise SparError("no task to take scores of")
     return [_checked(task, scores[task]) for task in sorted(scores)]
 
 
 def _checked(task: str, values: ArrayLike) -> np.ndarray:
-    """``[..., runs]`` of a task in rising order, so that none counts; at least one and all finite."""
+    """Runs of a task, ``[..., runs]``, sorted so that their order changes no result.
+
+    Raises:
+        SparError: there is no run, or a score is not finite.
+    """
     runs = np.asarray(values, dtype=float)
     if runs.ndim == 0 or runs.shape[-1] == 0:
         raise SparError(f"task '{task}' has no run")
@@ -263,5 +291,5 @@ def _checked(task: str, values: ArrayLike) -> np.ndarray:
 
 
 def _task_means(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """``[tasks, ...]`` mean over the runs of each task."""
+    """Mean over the runs of each task, ``[tasks, ...]``."""
     return np.stack([runs.mean(axis=-1) for runs in arrays])

@@ -1,6 +1,6 @@
-"""What logged data alone say of a policy, beside its value: how far, and in which directions, it leaves its anchor.
+"""What logged data alone say about a policy, beside its value: how far it leaves its anchor, and in which directions.
 
-Corrections are measured at the observations of held-out episodes, as quantiles, which need no bins to be chosen.
+Corrections are measured at the observations of held-out episodes, as quantiles, which need no choice of bins.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spar_core.data.dataset import Dataset
@@ -20,16 +20,15 @@ from spar_core.improvement.base import Improvement
 from spar_core.settings import Settings
 from spar_core.training.networks import CHUNK
 
-# Shares of the states, in percent: every fifth, and the ends.
+# Shares of the states whose quantiles are given, in percent.
 SHARES = tuple(range(0, 101, 5))
 
 
 class EstimationSettings(Settings):
-    """The ``estimation`` section of ``params.yaml``."""
+    """Settings of the values and corrections that are estimated from logged data alone."""
 
-    # Held-out states at which corrections are measured, at most.
-    states: PositiveInt = 5000
-    fqe: FQESettings = FQESettings()
+    states: PositiveInt = Field(5000, description="held-out states at which corrections are measured, at most")
+    fqe: FQESettings = Field(FQESettings(), description="fitted-Q evaluation of each policy")
 
 
 def heldout_observations(dataset: Dataset, states: int) -> Tensor:
@@ -38,13 +37,16 @@ def heldout_observations(dataset: Dataset, states: int) -> Tensor:
 
 
 def heldout_steps(dataset: Dataset, most: int) -> np.ndarray:
-    """Steps of held-out episodes [B], evenly spread, ``most`` at most."""
+    """Steps of held-out episodes, evenly spread and ``most`` at most, [B]."""
     return evenly(dataset.heldout_steps, most)
 
 
 @torch.no_grad()
 def corrections(rule: Improvement, observations: Tensor) -> Tensor:
-    """What one seed's policy adds to its anchor's action, clipping included, [B, A], with actions in [-1, 1]."""
+    """What the policy of one seed adds to its anchor's actions at observations [B, D], [B, A].
+
+    Actions lie in [-1, 1] and are clipped before they are compared.
+    """
     found = []
     for chunk in observations.split(CHUNK):
         batch = chunk.unsqueeze(0)
@@ -58,11 +60,11 @@ def correction_rows(seed: int, values: Tensor, radius: Sequence[float]) -> list[
     Args:
         seed: of the policy.
         values: corrections [B, A].
-        radius: of the residual model, [A]; the length's is that of the box's corner.
+        radius: of the residual model, [A]; the radius of the length is the distance of the box's corner.
 
     Returns:
-        One row a quantity ("length", "action 0", ...) and share: seed, quantity, share (percent of the states that
-        lie at or below), value, radius.
+        One row for each quantity ("length", "action 0", ...) and share, with the columns seed, quantity, share (percent
+        of the states whose value is not larger), value and radius.
     """
     array = values.numpy().astype(np.float64)
     columns = {"length": np.linalg.norm(array, axis=1)} | {f"action {i}": array[:, i] for i in range(array.shape[1])}

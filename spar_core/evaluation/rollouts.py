@@ -1,8 +1,8 @@
 """Roll a policy out in its environment, and keep every episode as a row.
 
-The unit of work is a block: at most ``BLOCK`` episodes of one seed, which run in lock-step, always as a batch of the
-same shape (a finished episode keeps its row until all are done). Blocks follow from the settings alone, so what a
-policy is asked, and how its matrix products round, never depends on how many workers share the blocks.
+The unit of work is a block: at most ``BLOCK`` episodes of one seed, which run in lock-step as a batch of fixed shape (a
+finished episode keeps its row until all are done). Blocks follow from the settings alone. So the observations that a
+policy gets together, and the rounding of its matrix products, do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -21,32 +21,47 @@ from spar_core.errors import SparError
 from spar_core.settings import Settings
 from spar_core.training.workers import Job, over_seeds
 
-# Episodes that step together. A policy's time a step is mostly overhead, which a batch shares; with far more of them,
-# few seeds would make too few blocks for the workers.
+# Episodes that step together. A policy's time a step is mostly overhead, which a batch shares. With far larger blocks,
+# a few seeds would give too few blocks for the workers.
 BLOCK = 20
-# What worker processes take to start: Python, Torch, the environments.
+# Seconds that worker processes take to start: Python, Torch, the environments.
 START_UP_SECONDS = 3.0
 MAZE = re.compile(r"(Point|Ant)Maze")
 
 
 class EvaluationSettings(Settings):
-    """The ``evaluation`` section of ``params.yaml``."""
+    """Settings of the rollouts of final policies."""
 
-    episodes: PositiveInt = 20
-    # In mazes an episode says little more than success or failure, so it takes more of them.
-    maze_episodes: PositiveInt = 100
-    # Environment seeds start here: far from every training seed and from those of the built-in data.
-    first_env_seed: NonNegativeInt = 1_000_000
-    protocol: str = Field("last", pattern="^last$")
+    episodes: PositiveInt = Field(20, description="episodes a seed")
+    maze_episodes: PositiveInt = Field(
+        100, description="episodes a seed in mazes, where an episode says little more than success or failure"
+    )
+    # Far from every training seed and from the seeds of the built-in data.
+    first_env_seed: NonNegativeInt = Field(
+        1_000_000, description="first environment seed; no training uses this seed or a later one"
+    )
+    protocol: str = Field(
+        "last", pattern="^last$", description="the policy after the last step; no checkpoint is ever selected"
+    )
 
     def episodes_in(self, env_id: str) -> int:
-        """Episodes a seed in this environment."""
+        """Number of episodes a seed in an environment."""
         return self.maze_episodes if MAZE.match(env_id) else self.episodes
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One finished episode: undiscounted raw return, steps, and how it ended."""
+    """One finished episode.
+
+    Attributes:
+        seed: training seed of the policy.
+        episode: number among the seed's episodes.
+        env_seed: seed from which the environment started.
+        total: undiscounted return, in the environment's rewards.
+        length: environment steps.
+        terminated: whether the episode ended in a terminal state.
+        success: whether the task was solved; None where the environment does not say.
+    """
 
     seed: int
     episode: int
@@ -57,7 +72,7 @@ class EpisodeResult:
     success: bool | None
 
     def row(self) -> dict[str, Any]:
-        """Columns of ``episodes.csv``; ``success`` is empty where the environment does not say."""
+        """The row of ``episodes.csv``. ``success`` is empty where the environment does not say."""
         values = asdict(self)
         values["return"] = values.pop("total")
         values["success"] = "" if self.success is None else self.success
@@ -66,7 +81,13 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Block:
-    """Episodes of one training seed that step together: their numbers, and the seeds their environments start from."""
+    """Episodes of one training seed that step together.
+
+    Attributes:
+        seed: training seed of the policy.
+        first_episode: number of the first episode; the others follow it.
+        env_seeds: seed of each episode's environment.
+    """
 
     seed: int
     first_episode: int
@@ -74,13 +95,13 @@ class Block:
 
 
 def env_seeds(settings: EvaluationSettings, seed: int, episodes: int) -> list[int]:
-    """Environment seeds of a training seed: the same for every rule, so that comparisons are paired."""
+    """Environment seeds of a training seed. They are the same for every rule, so that comparisons are paired."""
     first = settings.first_env_seed + seed * episodes
     return list(range(first, first + episodes))
 
 
 def blocks(settings: EvaluationSettings, env_id: str, seeds: Sequence[int]) -> list[Block]:
-    """All episodes of a group in blocks of nearly equal size, in seed and episode order."""
+    """All episodes of a group of seeds in blocks of nearly equal size, ordered by seed and episode."""
     episodes = settings.episodes_in(env_id)
     count = -(-episodes // BLOCK)
     bounds = [round(i * episodes / count) for i in range(count + 1)]
@@ -97,10 +118,10 @@ def over_blocks(
     workers: int,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> list[EpisodeResult]:
-    """All episodes of some blocks, in their order; the number of workers changes the time they take and nothing else.
+    """Roll out some blocks, and give their episodes in the same order. The number of workers changes no result.
 
     Args:
-        job: rolls out the blocks of a share (see :func:`spar_core.training.workers.over_seeds`).
+        job: rolls out a share of the blocks (see :func:`spar_core.training.workers.over_seeds`).
         work: the blocks.
         workers: processes at most.
         on_steps: called with the number of environment steps just taken.
@@ -113,7 +134,7 @@ def over_blocks(
     begun = time.perf_counter()
     first, rest = run(work[:1], 1), work[1:]
     left = (time.perf_counter() - begun) * len(rest)
-    # Most policies are so cheap that all is done before another process has imported what it needs.
+    # Most policies are so cheap that the work is done before another process has started.
     worthwhile = left * (1 - 1 / workers) > START_UP_SECONDS
     return first + (run(rest, workers if worthwhile else 1) if rest else [])
 
@@ -124,12 +145,12 @@ def roll_out(
     block: Block,
     report: Callable[[int], None] = lambda steps: None,
 ) -> list[EpisodeResult]:
-    """The E episodes of a block, in lock-step.
+    """Roll out the E episodes of a block, in lock-step.
 
     Args:
-        act: raw observations [E, D] to actions [E, A], of the policy of the block's seed.
+        act: takes raw observations [E, D] and gives actions [E, A], of the policy of the block's seed.
         make_env: makes one Gymnasium environment.
-        block: which episodes.
+        block: names the episodes.
         report: called with the number of environment steps just taken.
 
     Raises:
@@ -159,7 +180,7 @@ def roll_out(
                     successes[i] = bool(successes[i]) or bool(success)
                 terminations[i] = terminated
                 running[i] = not (terminated or truncated)
-                # An episode may end because its state is no number any more; nobody is asked about it.
+                # The last observation of an episode may be NaN; the policy is not queried there.
                 if running[i]:
                     observations[i] = observation
             report(len(active))

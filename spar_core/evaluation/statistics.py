@@ -1,7 +1,6 @@
-"""Statistics over seeds: the seed is the unit, since episodes of one seed share one trained policy.
+"""Statistics over seeds. The seed is the unit, since episodes of one seed share one trained policy.
 
-A small number of seeds is the rule here, so every estimate carries its ``n``, and an interval that
-cannot be had (one seed) is ``None``, never a number that looks like one.
+Studies have few seeds, so every estimate carries its ``n``. One seed gives no interval; its ends are then None.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from spar_core.errors import SparError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity of ``n`` seeds with its interval; ``low`` and ``high`` are None where there is no interval."""
+    """A quantity of ``n`` seeds with its interval. Its ends ``low`` and ``high`` are None where there is none."""
 
     value: float
     low: float | None
@@ -27,7 +26,7 @@ class Estimate:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the whole interval lies above or below zero, else 0 (also without an interval)."""
+        """1 where the whole interval lies above zero, -1 where it lies below, else 0 (also without an interval)."""
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
@@ -41,7 +40,7 @@ def seed_means(seeds: Iterable[int], values: Iterable[float]) -> dict[int, float
         values: ``[episodes]`` a quantity of each episode, in any unit.
 
     Returns:
-        Seed to mean, in rising order of seed.
+        The mean of each seed, in rising order of seeds.
     """
     groups: dict[int, list[float]] = {}
     for seed, value in zip(seeds, values, strict=True):
@@ -52,13 +51,13 @@ def seed_means(seeds: Iterable[int], values: Iterable[float]) -> dict[int, float
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Mean and two-sided Student t-interval of independent values, ``mean +- t * s / sqrt(n)``.
 
-    It was measured to hold the mean in 93 to 95 of 100 cases with 3 to 20 values as skewed as the returns of this
-    repository, and in fewer where a rare value lies far off, which no interval from few values can allow for
-    (``benchmarks/interval_coverage.py``).
+    With 3 to 20 values as skewed as the returns of this repository, the interval held the mean in 93 to 95 of 100 cases
+    (``benchmarks/interval_coverage.py``). It holds the mean less often where a rare value lies far off, which no
+    interval from few values can allow for.
 
     Args:
         values: ``[n]`` one value a seed, n at least 1.
-        confidence: coverage in (0, 1) that the interval has where the values are normal.
+        confidence: coverage in (0, 1), exact for normal values.
 
     Raises:
         SparError: there is no value.
@@ -89,14 +88,14 @@ def paired_difference(ours: Mapping[int, float], other: Mapping[int, float], con
 
 
 def sample_std(values: Sequence[float]) -> float | None:
-    """Standard deviation with ``n - 1`` in the denominator; None below two values."""
+    """Standard deviation with ``n - 1`` in the denominator. None for fewer than two values."""
     return float(np.std(np.asarray(values, dtype=float), ddof=1)) if len(values) > 1 else None
 
 
 def pooled_std(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Pooled standard deviation of two sets of seed means, each weighted by its degrees of freedom.
 
-    ``sqrt(((n1 - 1) s1^2 + (n2 - 1) s2^2) / (n1 + n2 - 2))``; None where a set has fewer than two values.
+    It is ``sqrt(((n1 - 1) s1^2 + (n2 - 1) s2^2) / (n1 + n2 - 2))``, and None where a set has fewer than two values.
     """
     a, b = sample_std(first), sample_std(second)
     if a is None or b is None:
@@ -106,7 +105,7 @@ def pooled_std(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def gain_in_pooled_stds(ours: Sequence[float], other: Sequence[float]) -> float | None:
-    """Difference of the means in units of :func:`pooled_std`; None where that is missing or zero."""
+    """Difference of the means in units of :func:`pooled_std`. None where the pooled deviation is None or zero."""
     pooled = pooled_std(ours, other)
     if not pooled:
         return None
@@ -114,10 +113,10 @@ def gain_in_pooled_stds(ours: Sequence[float], other: Sequence[float]) -> float 
 
 
 def normalised_score(value: float, low: float, high: float) -> float:
-    """D4RL's score of a return: 0 at the reference ``low``, 100 at ``high``."""
+    """D4RL's normalised score of a return: 0 at the reference return ``low``, 100 at ``high``."""
     return 100.0 * (value - low) / (high - low)
 
 
 def normalised_spread(std: float, low: float, high: float) -> float:
-    """A standard deviation in points of the normalised score: scaled, and never shifted by ``low``."""
+    """A standard deviation of returns in points of the normalised score. It is scaled, and not shifted by ``low``."""
     return 100.0 * std / (high - low)
