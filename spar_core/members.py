@@ -17,17 +17,20 @@ from spar_core.errors import SparError
 from spar_core.settings import Settings, nearest, parse
 
 
-def load_member(family: str, kind: str) -> type:
+def load_member(family: str, kind: str, where: str = "") -> type[Any]:
     """The class registered as ``kind`` in ``family`` ("anchor", "critic" or "improvement").
+
+    ``where`` is the place that names it, for the error line.
 
     Raises:
         SparError: no member has that name; the nearest one is named.
     """
     table = registry.FAMILIES[family]
     if kind not in table:
-        raise SparError(f"there is no {family} kind '{kind}'", nearest(kind, list(table)))
+        raise SparError(f"{where}there is no {family} kind '{kind}'", nearest(kind, list(table)))
     module, name = table[kind].split(":")
-    return getattr(importlib.import_module(module), name)
+    member: type[Any] = getattr(importlib.import_module(module), name)
+    return member
 
 
 def variant_kind(variant: str, values: Any) -> str:
@@ -42,16 +45,21 @@ def variant_kinds(variant: str, values: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in candidates.items())]))
 
 
-def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[type, Settings]:
-    """The class and the validated settings of the variant ``name`` in a section of ``params.yaml``.
+def parse_variant(
+    family: str, variants: Mapping[str, Any], name: str, where: str = "params.yaml"
+) -> tuple[type[Any], Settings]:
+    """The class and the validated settings of the variant ``name`` in a section; ``where`` is its file, for errors.
 
     Raises:
         SparError: the variant is not there, or one of its keys is wrong.
     """
     if name not in variants:
-        raise SparError(f"params.yaml has no {family} '{name}'", nearest(name, list(variants)))
+        raise SparError(f"{where} has no {family} '{name}'", nearest(name, list(variants)))
+    here = f"{where}, {family} '{name}'"
+    if not isinstance(variants[name] or {}, Mapping):
+        raise SparError(f"{here}: expected a mapping, got {type(variants[name]).__name__}")
     values = dict(variants[name] or {})
     if family == "anchor":
         values.pop("residual", None)
-    member = load_member(family, values.pop("kind", name))
-    return member, parse(member.Settings, values, f"params.yaml, {family} '{name}'")
+    member = load_member(family, values.pop("kind", name), f"{here}: ")
+    return member, parse(member.Settings, values, here)

@@ -6,8 +6,9 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
@@ -31,27 +32,34 @@ class EvaluationCell:
 class Also(Settings):
     """Cells beside the product of the study's lists: these rules too, but for these anchors only."""
 
-    anchors: tuple[str, ...] = ()
-    improvements: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = Field((), description="Anchors of the study that get more rules")
+    improvements: tuple[str, ...] = Field((), description="Those rules, none of which is among the study's own")
 
 
 class Study(Settings):
     """The ``study`` section of ``params.yaml``."""
 
-    name: str
-    question: str = ""
-    datasets: tuple[str, ...]
-    anchors: tuple[str, ...]
-    critics: tuple[str, ...]
-    improvements: tuple[str, ...]
-    seeds: tuple[str, ...]
-    also: Also = Also()
-    # Datasets whose policies are also valued from logged data alone; one without an environment has to be among them.
-    estimated: tuple[str, ...] = ()
-    # Anchors that evolve, each made from one before it. Their cells have the critic of their round, and all rules.
-    rounds: tuple[Round, ...] = ()
-    # Datasets whose cells are looked into: geometry of the residuals, and what every rule does.
-    diagnosed: tuple[str, ...] = ()
+    name: str = Field(description="Name of the study and of the folder of its report")
+    question: str = Field("", description="What the study asks, for its report")
+    datasets: tuple[str, ...] = Field(description="Dataset ids, as in datasets/<id>.yaml")
+    anchors: tuple[str, ...] = Field(description="Variants of the section anchors")
+    critics: tuple[str, ...] = Field(description="Variants of the section critics")
+    improvements: tuple[str, ...] = Field(description="Variants of the section improvements")
+    seeds: tuple[str, ...] = Field(description="Groups such as '0-3'; a group trains side by side and is cached apart")
+    also: Also = Field(Also(), description="Cells beside the product of the lists")
+    estimated: tuple[str, ...] = Field(
+        (), description="Datasets whose policies are valued from logged data too; needed where there is no environment"
+    )
+    rounds: tuple[Round, ...] = Field(
+        (), description="Anchors that evolve, each made from one before it; all rules run on them, with their critic"
+    )
+    diagnosed: tuple[str, ...] = Field(
+        (), description="Datasets on which the geometry of residuals, and what every rule does, is measured"
+    )
+    params: dict[str, Any] = Field(
+        {},
+        description="Settings that this study changes: a tree over the sections of params.yaml, new variants included",
+    )
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
     @classmethod
@@ -141,6 +149,11 @@ class Study(Settings):
     def all_rules(self) -> tuple[str, ...]:
         """Every improvement rule that some cell has."""
         return self.improvements + self.also.improvements
+
+    def variants(self) -> dict[str, tuple[str, ...]]:
+        """Every variant that some cell has, by its section of params.yaml."""
+        anchors = (*self.anchors, *(made.anchor for made in self.rounds))
+        return {"anchors": anchors, "critics": self.critics, "improvements": self.all_rules()}
 
     def cells(self) -> Iterator[EvaluationCell]:
         """Every cell, in the order of the lists, those of the rounds last within a dataset."""

@@ -14,7 +14,7 @@ from spar_core.seeds import parse_seeds
 from spar_core.study import Study
 from stages.layout import Layout
 
-# The members whose code a stage runs, beside its own; the same entries of digests.yaml stand in dvc.yaml.
+# The members whose code a stage runs, beside its own; the same entries of plan.json stand in dvc.yaml.
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "download": (),
     "fit_bc": ("anchor",),
@@ -96,14 +96,14 @@ class Cell:
         taught = {f"spar.round.{name}": value for name, value in self.round or () if name != "anchor"}
         return {"spar.stage": self.stage, **{axis: value for axis, value in axes.items() if value}, **taught}
 
-    def code_digest(self, digests: Mapping[str, Any]) -> str:
-        """The digest of the code that makes this cell, out of the content of ``digests.yaml``."""
-        code = digests.get("code", {})
+    def code_digest(self, plan: Mapping[str, Any]) -> str:
+        """The digest of the code that makes this cell, out of the content of ``plan.json``."""
+        code = plan.get("code", {})
         entries = [code.get("stage", {}).get(self.stage)]
         names = {family: getattr(self, family) or getattr(self.round, family, None) for family in _MEMBERS[self.stage]}
         entries += [code.get(family, {}).get(name) for family, name in names.items()]
         if None in entries:
-            raise SparError(f"artifacts/digests.yaml has no code digest for '{self.name}'", "run `dvc repro`")
+            raise SparError(f"artifacts/plan.json has no code digest for '{self.name}'", "run `dvc repro`")
         return digest_value(entries)
 
 

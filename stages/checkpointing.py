@@ -70,9 +70,9 @@ def seconds_between() -> float:
 def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Digest of all that the weights of a cell depend on, to the last bit.
 
-    The code's digest is taken from the files that run, not from ``digests.yaml``: a stage may be called alone.
+    The code's digest is taken from the files that run, not from ``plan.json``: a stage may be called alone.
     """
-    variants = read_params(layout)
+    variants = read_params(layout, cell.dataset)
     modules = [f"stages.{cell.stage}"]
     for family in ("anchor", "critic", "improvement"):
         name = getattr(cell, family) or getattr(cell.round, family, None)

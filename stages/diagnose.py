@@ -133,7 +133,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.diagnose``."""
     args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
     layout = Layout()
-    settings = section(layout, "diagnosis", DiagnosisSettings)
+    settings = section(layout, "diagnosis", DiagnosisSettings, args.dataset)
     cell = Cell("diagnose", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
     policy = layout.policy(*vars(args).values())
     read_meta(policy, KIND)

@@ -119,7 +119,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.estimate``."""
     args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
     layout = Layout()
-    settings = section(layout, "estimation", EstimationSettings)
+    settings = section(layout, "estimation", EstimationSettings, args.dataset)
     cell = Cell("estimate", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
     seeds = parse_seeds(args.seeds)
     folders = {

@@ -135,7 +135,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.evaluate``."""
     args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
     layout = Layout()
-    settings = section(layout, "evaluation", EvaluationSettings)
+    settings = section(layout, "evaluation", EvaluationSettings, args.dataset)
     cell = Cell("evaluate", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)
     seeds = parse_seeds(args.seeds)
     data, policy = layout.data(args.dataset), layout.policy(*vars(args).values())

@@ -1,6 +1,6 @@
 """Fit the residual model G and its radius rho to what the anchor leaves unexplained (SPAR, stage i).
 
-Reads the dataset, the anchor, and ``residual`` of params.yaml (with what the anchor's own entry changes in it).
+Reads the dataset, the anchor, and ``residual`` of params.yaml (with what the anchor's variant changes in it).
 Writes artifacts/residual/<dataset>/<anchor>/<seeds>/: decoder, radius, curves.
 """
 
@@ -42,7 +42,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.fit_residual``."""
     args = cell_arguments(__doc__, "dataset", "anchor").parse_args(argv)
     layout = Layout()
-    params = read_params(layout)
+    params = read_params(layout, args.dataset)
     settings = settings_for(args.anchor, params["residual"], params["anchors"])
     cell = Cell("fit_residual", args.dataset, anchor=args.anchor, seeds=args.seeds)
     fit_cell(

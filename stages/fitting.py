@@ -93,7 +93,7 @@ class FitMember:
 
 def fit_member(layout: Layout, cell: Cell, family: str, name: str) -> None:
     """Fit the variant ``name`` of a family ("anchor" or "critic") and write its artifact."""
-    variants = read_params(layout)[f"{family}s"]
+    variants = read_params(layout, cell.dataset)[f"{family}s"]
     member, settings = parse_variant(family, variants, name)
     kind = variant_kind(name, variants[name])
     fit_cell(

@@ -56,7 +56,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.geometry``."""
     args = cell_arguments(__doc__, "dataset", "anchor").parse_args(argv)
     layout = Layout()
-    settings = section(layout, "diagnosis", DiagnosisSettings)
+    settings = section(layout, "diagnosis", DiagnosisSettings, args.dataset)
     cell = Cell("geometry", args.dataset, anchor=args.anchor, seeds=args.seeds)
     folders = {kind: folder for kind, folder in cell.parts(layout).items() if kind != "critic"}
     look_into(

@@ -133,7 +133,8 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--of", required=True, help="the anchor whose policy is distilled")
     args = parser.parse_args(argv)
     layout = Layout()
-    variants, rule = read_params(layout)["anchors"], section(layout, "reanchoring", ReanchoringSettings)
+    variants = read_params(layout, args.dataset)["anchors"]
+    rule = section(layout, "reanchoring", ReanchoringSettings, args.dataset)
     check_student(args.anchor, args.of, variants)
     member, settings = parse_variant("anchor", variants, args.anchor)
     made = Round(anchor=args.anchor, of=args.of, critic=args.critic, improvement=args.improvement)

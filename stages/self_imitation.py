@@ -58,7 +58,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.self_imitation``."""
     args = cell_arguments(__doc__, "dataset", "anchor", "critic", "improvement").parse_args(argv)
     layout = Layout()
-    variants = read_params(layout)["improvements"]
+    variants = read_params(layout, args.dataset)["improvements"]
     member, settings = parse_variant("improvement", variants, args.improvement)
     kind = variant_kind(args.improvement, variants[args.improvement])
     cell = Cell("self_imitation", args.dataset, args.anchor, args.critic, args.improvement, args.seeds)

@@ -19,6 +19,8 @@ from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, nearest, parse
 
 DATASETS = "datasets"
+# Keys of an entry that change nothing in its data.
+DESCRIBING = frozenset({"title", "description", "license", "settings"})
 BEHAVIOUR = "behaviour"  # Snapshots lie in datasets/behaviour/; they are no dataset entries.
 # The version at the end, and two letters before a slash, are what Minari asks of an id: our datasets open
 # with Minari itself.
@@ -47,6 +49,8 @@ class CommonEntry(Settings):
             rounding noise and are always clipped; whatever is clipped is counted in the manifest.
         not_finite: ``refuse`` a NaN or an infinity, or ``drop_episodes`` that hold one, which are counted.
         allow_environment_mismatch: accept data of another environment version; the manifest says so.
+        settings: a tree over params.yaml and the study, for the cells of this dataset alone, such as
+            ``{critics: {iql: {expectile: 0.9}}}`` (``stages.params``).
     """
 
     title: str
@@ -63,6 +67,7 @@ class CommonEntry(Settings):
     out_of_bounds_actions: Literal["clip", "refuse"] = "refuse"
     not_finite: Literal["refuse", "drop_episodes"] = "refuse"
     allow_environment_mismatch: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_reason(self) -> CommonEntry:

@@ -60,7 +60,7 @@ class Outcome:
 
 
 def packed(root: Path) -> bytes:
-    """The project's own files as they are now, tracked or new, with the plan's digests; an archive that only depends
+    """The project's own files as they are now, tracked or new, with what plan wrote; an archive that only depends
     on their contents."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -71,7 +71,7 @@ def packed(root: Path) -> bytes:
     names = {os.fsdecode(name) for name in listed if name} - {LOCK}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in sorted({*names, "artifacts/digests.yaml"}):
+        for name in sorted({*names, "artifacts/plan.json"}):
             path = root / name
             if path.is_file():
                 info = tarfile.TarInfo(name)
