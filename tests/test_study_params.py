@@ -51,15 +51,12 @@ def base(tmp_path_factory) -> Clone:
             folder.mkdir(parents=True)
             (folder / "meta.json").write_text("{}")
     clone.run("python", "-m", "stages.plan")
-    report = layout.report("plain")
-    for out in yaml.safe_load((clone.folder / "dvc.yaml").read_text())["stages"]["report"]["outs"]:
-        path = (
-            clone.folder / next(iter(out)).replace("${study.name}", "plain") if isinstance(out, dict) else report / "x"
-        )
+    report = yaml.safe_load((clone.folder / "dvc.yaml").read_text())["stages"]["report"]
+    for out in [*report["outs"], *report["metrics"]]:
+        path = clone.folder / (out if isinstance(out, str) else next(iter(out))).replace("${study.name}", "plain")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    (report / "metrics.json").write_text("{}")
-    clone.run("dvc", "commit", "--force", "--quiet")
+        path.write_text("{}")
+    clone.run("dvc", "commit", "--force")
     clone.commit()
     assert changed(clone) == set()
     return clone
