@@ -79,7 +79,7 @@ def spar(folder: Path, environment: dict[str, str], dataset: str) -> list[dict[s
     """Points of SPAR, with and without the warm start, and of its anchor."""
     points = []
     for share in SHARES:
-        set_params(folder, share)
+        set_params(folder, share, params={"critics": {"iql_cold": {"like": "iql", "warm_start_steps": 0}}})
         cloned = run_stages(folder, environment, "fit_bc", dataset=dataset, anchor="mlp")
         fitted = run_stages(folder, environment, "fit_residual", dataset=dataset, anchor="mlp")
         for critic, name in WAYS.items():

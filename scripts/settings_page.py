@@ -17,7 +17,7 @@ from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.evaluation.estimation import EstimationSettings
 from spar_core.evaluation.rollouts import EvaluationSettings
 from spar_core.evolving.reanchoring import ReanchoringSettings
-from spar_core.members import load_member
+from spar_core.registry import load_member
 from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings
 from spar_core.settings import Settings

@@ -54,15 +54,17 @@ IMPROVEMENTS = {
 FAMILIES = {"anchor": ANCHORS, "critic": CRITICS, "improvement": IMPROVEMENTS}
 
 
-def load_member(family: str, kind: str) -> type[Any]:
+def load_member(family: str, kind: str, where: str = "") -> type[Any]:
     """The class registered as ``kind`` in ``family`` ("anchor", "critic" or "improvement").
+
+    ``where`` is the place that names the kind, for the error line.
 
     Raises:
         SparError: no member has that name; the nearest one is named.
     """
     table = FAMILIES[family]
     if kind not in table:
-        raise SparError(f"there is no {family} kind '{kind}'", nearest(kind, list(table)))
+        raise SparError(f"{where}there is no {family} kind '{kind}'", nearest(kind, list(table)))
     module, name = table[kind].split(":")
     member: type[Any] = getattr(importlib.import_module(module), name)
     return member
@@ -80,16 +82,21 @@ def variant_kinds(variant: str, values: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in candidates.items())]))
 
 
-def parse_variant(family: str, variants: Mapping[str, Any], name: str) -> tuple[type[Any], Settings]:
-    """The class and the validated settings of the variant ``name`` in a section of ``params.yaml``.
+def parse_variant(
+    family: str, variants: Mapping[str, Any], name: str, where: str = "params.yaml"
+) -> tuple[type[Any], Settings]:
+    """The class and the validated settings of the variant ``name`` in a section; ``where`` is its file, for errors.
 
     Raises:
         SparError: the variant is not there, or one of its keys is wrong.
     """
     if name not in variants:
-        raise SparError(f"params.yaml has no {family} '{name}'", nearest(name, list(variants)))
+        raise SparError(f"{where} has no {family} '{name}'", nearest(name, list(variants)))
+    here = f"{where}, {family} '{name}'"
+    if not isinstance(variants[name] or {}, Mapping):
+        raise SparError(f"{here}: expected a mapping, got {type(variants[name]).__name__}")
     values = dict(variants[name] or {})
     if family == "anchor":
         values.pop("residual", None)
-    member = load_member(family, values.pop("kind", name))
-    return member, parse(member.Settings, values, f"params.yaml, {family} '{name}'")
+    member = load_member(family, values.pop("kind", name), f"{here}: ")
+    return member, parse(member.Settings, values, here)

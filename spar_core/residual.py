@@ -53,19 +53,22 @@ class ResidualSettings(DecayingSettings):
     radius_floor: float = Field(0.01, gt=0, description="smallest radius, in units of the action box [-1, 1]")
 
 
-def settings_for(anchor: str, common: Mapping[str, Any], anchors: Mapping[str, Any]) -> ResidualSettings:
+def settings_for(
+    anchor: str, common: Mapping[str, Any], anchors: Mapping[str, Any], where: str = "params.yaml"
+) -> ResidualSettings:
     """Settings of an anchor's residual model.
 
     Args:
         anchor: name of the variant.
-        common: the section ``residual`` of ``params.yaml``.
+        common: the section ``residual``.
         anchors: the section ``anchors``; a key ``residual`` of the anchor takes precedence over ``common``.
+        where: the file that error lines name.
 
     Raises:
         SparError: a key or its value is not valid.
     """
     own = (anchors.get(anchor) or {}).get("residual") or {}
-    return parse(ResidualSettings, {**common, **own}, f"params.yaml, residual of anchor '{anchor}'")
+    return parse(ResidualSettings, {**common, **own}, f"{where}, residual of anchor '{anchor}'")
 
 
 class ResidualModel:

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -50,6 +51,10 @@ class Study(Settings):
     rounds: tuple[Round, ...] = Field((), description="re-anchoring rounds, in order")
     diagnosed: tuple[str, ...] = Field(
         (), description="datasets whose cells the stages geometry and diagnose look into"
+    )
+    params: dict[str, Any] = Field(
+        {},
+        description="settings that this study changes: a tree over the sections of params.yaml, new variants included",
     )
 
     @field_validator("datasets", "anchors", "critics", "improvements", "seeds")
@@ -140,6 +145,11 @@ class Study(Settings):
     def all_rules(self) -> tuple[str, ...]:
         """Every improvement rule that some cell has."""
         return self.improvements + self.also.improvements
+
+    def variants(self) -> dict[str, tuple[str, ...]]:
+        """Every variant that some cell has, by its section of params.yaml."""
+        anchors = (*self.anchors, *(made.anchor for made in self.rounds))
+        return {"anchors": anchors, "critics": self.critics, "improvements": self.all_rules()}
 
     def cells(self) -> Iterator[EvaluationCell]:
         """Every cell, in the order of the lists, those of the rounds last within a dataset."""

@@ -64,17 +64,17 @@ class Cell:
         taught = {f"spar.round.{name}": value for name, value in self.round or () if name != "anchor"}
         return {"spar.stage": self.stage, **{axis: value for axis, value in axes.items() if value}, **taught}
 
-    def code_digest(self, digests: Mapping[str, Any]) -> str:
-        """The digest of the code that makes this cell, from the content of ``digests.yaml``.
+    def code_digest(self, plan: Mapping[str, Any]) -> str:
+        """The digest of the code that makes this cell, from the content of ``plan.json``.
 
         Raises:
-            SparError: ``digests.yaml`` lacks the stage or one of its members.
+            SparError: ``plan.json`` lacks the stage or one of its members.
         """
-        code = digests.get("code", {})
+        code = plan.get("code", {})
         entries = [code.get("stage", {}).get(self.stage)]
         entries += [code.get(family, {}).get(name) for family, name in self.members().items()]
         if None in entries:
-            raise SparError(f"artifacts/digests.yaml has no code digest for '{self.name}'", "run `dvc repro`")
+            raise SparError(f"artifacts/plan.json has no code digest for '{self.name}'", "run `dvc repro`")
         return digest_value(entries)
 
     def members(self) -> dict[str, str]:

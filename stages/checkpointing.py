@@ -74,9 +74,9 @@ def seconds_between() -> float:
 def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Digest of all that the weights of a cell depend on, to the last bit.
 
-    The code is digested from the files that run, and not looked up in ``digests.yaml``, since a stage may run alone.
+    The code is digested from the files that run, and not looked up in ``plan.json``, since a stage may run alone.
     """
-    variants = read_params(layout)
+    variants = read_params(layout, cell.dataset)
     modules = [f"stages.{cell.stage}"]
     for family, name in cell.members().items():
         values = variants.get(f"{family}s", {}).get(name)

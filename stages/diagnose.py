@@ -128,7 +128,7 @@ def steps_to_repeat(rule: Settings, settings: DiagnosisSettings) -> int:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.diagnose``."""
     layout, cell = Layout(), parse_cell("diagnose", __doc__, argv)
-    settings = section(layout, "diagnosis", DiagnosisSettings)
+    settings = section(layout, "diagnosis", DiagnosisSettings, cell.dataset)
     policy = cell.folder(layout, "policy")
     read_meta(policy, KIND)
     part = read_json(policy / POLICY)["parts"]["improvement"]

@@ -127,7 +127,7 @@ def write_corrections(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.estimate``."""
     layout, cell = Layout(), parse_cell("estimate", __doc__, argv)
-    settings = section(layout, "estimation", EstimationSettings)
+    settings = section(layout, "estimation", EstimationSettings, cell.dataset)
     folders = {**dataset_folders(layout, cell.dataset), **cell.folders(layout, "policy", "critic")}
     read_meta(folders["policy"], KIND)
     shift = read_json(folders["dataset"] / MANIFEST)["reward_shift"]

@@ -142,7 +142,7 @@ def rollouts(
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.evaluate``."""
     layout, cell = Layout(), parse_cell("evaluate", __doc__, argv)
-    settings = section(layout, "evaluation", EvaluationSettings)
+    settings = section(layout, "evaluation", EvaluationSettings, cell.dataset)
     data, policy = layout.data(cell.dataset), cell.folder(layout, "policy")
     read_meta(policy, KIND)
     manifest = read_json(data / MANIFEST)

@@ -75,9 +75,9 @@ def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]
     environment = read_json(manifest)["environment"]
     if environment["env_id"] is None or environment["not_evaluated"]:
         raise SparError("policies are not rolled out on this dataset")
-    settings = section(layout, "evaluation", EvaluationSettings)
+    settings = section(layout, "evaluation", EvaluationSettings, dataset)
     report = section(layout, "report", ReportSettings)
-    rules = rules_of(study, read_params(layout)["improvements"], report.baseline)
+    rules = rules_of(study, read_params(layout, dataset)["improvements"], report.baseline)
     axes = (dataset, study.anchors[0], study.critics[0])
     cells = [Cell("self_imitation", *axes, rule, study.seeds[0]) for rule in rules]
     if not all((cell.folder(layout) / META).is_file() for cell in cells):

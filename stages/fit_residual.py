@@ -41,7 +41,7 @@ class FitResidual:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.fit_residual``."""
     layout, cell = Layout(), parse_cell("fit_residual", __doc__, argv)
-    params = read_params(layout)
+    params = read_params(layout, cell.dataset)
     settings = settings_for(str(cell.anchor), params["residual"], params["anchors"])
     with framed(
         layout,

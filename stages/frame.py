@@ -161,7 +161,7 @@ class FitMember:
 
 def fit_member(layout: Layout, cell: Cell, family: str) -> None:
     """Fit the cell's variant of a family ("anchor" or "critic") and write the artifact."""
-    name, variants = getattr(cell, family), read_params(layout)[f"{family}s"]
+    name, variants = getattr(cell, family), read_params(layout, cell.dataset)[f"{family}s"]
     member, settings = parse_variant(family, variants, name)
     steps = sum(getattr(settings, key, 0) for key in ("warm_start_steps", "steps"))
     with framed(

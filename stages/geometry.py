@@ -51,7 +51,7 @@ class LookAtResiduals:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.geometry``."""
     layout, cell = Layout(), parse_cell("geometry", __doc__, argv)
-    settings = section(layout, "diagnosis", DiagnosisSettings)
+    settings = section(layout, "diagnosis", DiagnosisSettings, cell.dataset)
     with framed(
         layout,
         cell,

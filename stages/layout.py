@@ -18,9 +18,13 @@ class Layout:
         return self.root / "params.yaml"
 
     @property
-    def digests(self) -> Path:
-        """Written by ``stages.plan``: digests of the code behind the cells, and of the datasets' local files."""
-        return self.root / "artifacts" / "digests.yaml"
+    def theory_params(self) -> Path:
+        return self.root / "theory.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Written by ``stages.plan``: digests of code and local data, and the effective settings on every dataset."""
+        return self.root / "artifacts" / "plan.json"
 
     @property
     def minari_root(self) -> Path:

@@ -1,70 +1,49 @@
-"""Check params.yaml, drop results of cells that left the study, and digest the code behind every cell.
+"""Check the params, drop results of cells that left the study, and write down all that the other stages depend on.
 
-Runs at every `dvc repro`, in about a second. Writes artifacts/digests.yaml: under `code` a digest for each stage, each
-member (anchor, critic, improvement rule) and each claim of the stage `theory`, and under `data` a digest of the local
-files of each dataset. The other stages depend on their entries as params, so a stage reruns only when code that it
-imports has changed.
+Runs at every `dvc repro`, in about a second. Writes artifacts/plan.json, whose entries the other stages take as params,
+so that a cell reruns when, and only when, its own settings or code have changed:
+
+* ``code``: a digest of the code behind every stage, member (anchor, critic, improvement rule) and claim of ``theory``;
+* ``data``: a digest of what every dataset is made from, its entry and local files;
+* ``settings``: by dataset, the effective settings of every member and section (``stages.params`` says how they merge);
+* ``study``, ``report``, ``origins``: what the report is made with, and which settings do not come from params.yaml.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from spar_core.artifacts import META, digest_file, digest_value
-from spar_core.data.entry import load_entry, source_digest
-from spar_core.diagnostics.settings import DiagnosisSettings
+from spar_core.anchors.base import AnchorSettings
+from spar_core.artifacts import META, digest_file, digest_value, write_json
+from spar_core.data.entry import DESCRIBING, Entry, load_entry, source_digest
 from spar_core.errors import SparError
-from spar_core.evaluation.estimation import EstimationSettings
-from spar_core.evaluation.rollouts import EvaluationSettings
-from spar_core.evolving.distillation import check_student
-from spar_core.evolving.reanchoring import ReanchoringSettings
 from spar_core.registry import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
-from spar_core.residual import ResidualSettings, settings_for
-from spar_core.settings import parse
+from spar_core.settings import load_yaml, parse
 from spar_core.study import Study
 from spar_core.theory.claims import CLAIMS
 from spar_core.theory.rules import RULES
 from spar_core.theory.settings import TheorySettings
 from stages.cells import study_cells
 from stages.closure import closure, code_digest, member_module
+from stages.effective import FAMILIES, check, check_entry, settings_of
 from stages.entry import stage_main
 from stages.layout import Layout
-from stages.sections import read_whole
+from stages.origins import origins_of
+from stages.params import FILE, Params, Tree, layers_of, merge, over
 from stages.table import STAGES
 
-FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 ESTIMATED = "so that their values are estimated from logged data"
 THEORY_RULES = "spar_core.theory.rules"
 CODE_STAGES = (*STAGES, "report", "theory", "theory_page")
-
-
-def check(params: Mapping[str, Any]) -> Study:
-    """Validate every section, and that the study names variants that exist; return the study."""
-    study = parse(Study, params["study"], "params.yaml, study")
-    parse(ResidualSettings, params["residual"], "params.yaml, residual")
-    parse(EvaluationSettings, params["evaluation"], "params.yaml, evaluation")
-    parse(EstimationSettings, params["estimation"], "params.yaml, estimation")
-    parse(DiagnosisSettings, params["diagnosis"], "params.yaml, diagnosis")
-    parse(ReportSettings, params["report"], "params.yaml, report")
-    parse(ReanchoringSettings, params["reanchoring"], "params.yaml, reanchoring")
-    parse(TheorySettings, params["theory"], "params.yaml, theory")
-    for family, section in FAMILIES.items():
-        wanted = study.all_rules() if family == "improvement" else getattr(study, section)
-        for name in dict.fromkeys([*params[section], *wanted]):
-            parse_variant(family, params[section], name)
-    for name in params["anchors"]:
-        settings_for(name, params["residual"], params["anchors"])
-    for made in study.rounds:
-        check_student(made.anchor, made.of, params["anchors"])
-    return study
 
 
 def prune(layout: Layout, study: Study) -> list[Path]:
@@ -90,9 +69,44 @@ def prune(layout: Layout, study: Study) -> list[Path]:
     return dropped
 
 
-def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str, Any]:
-    """Content of ``digests.yaml``."""
-    root = layout.root
+def plan_of(layout: Layout, params: Tree, study: Study) -> dict[str, Any]:
+    """Content of ``plan.json``.
+
+    Raises:
+        SparError: an entry is wrong, or lacks an environment that the study needs.
+    """
+    entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
+    for dataset, entry in entries.items():
+        _check_environment(study, dataset, entry)
+        if entry.settings:
+            check_entry(params, study, dataset, entry.settings)
+    layers = {dataset: layers_of(params, dataset, entry.settings) for dataset, entry in entries.items()}
+    merged = {dataset: merge(trees) for dataset, trees in layers.items()}
+    whole = merge(layers_of(params))
+    return {
+        "code": code_digests(layout.root, whole, merged, study),
+        "data": {dataset: data_digest(entry, layout.root) for dataset, entry in entries.items()},
+        "settings": {dataset: settings_of(values, study) for dataset, values in merged.items()},
+        "study": study.model_dump(mode="json", exclude={"params"}),
+        "report": parse(ReportSettings, whole["report"], f"{FILE}, report").model_dump(mode="json"),
+        "origins": {dataset: origins_of(trees, study) for dataset, trees in layers.items()},
+    }
+
+
+def _check_environment(study: Study, dataset: str, entry: Entry) -> None:
+    """Refuse a dataset whose policies would be neither rolled out nor estimated; say so where they are estimated."""
+    # A Minari dataset names its environment itself, and is not here yet.
+    if entry.not_evaluated is None and (entry.env_id is not None or entry.source == "minari"):
+        return
+    why = "says 'not_evaluated'" if entry.not_evaluated is not None else "names no 'env_id'"
+    what = f"datasets/{dataset}.yaml {why}: policies on it are trained and not rolled out"
+    if dataset not in study.estimated:
+        raise SparError(what, f"add it to study.estimated, {ESTIMATED}")
+    print(f"note: {what}; their values are estimated from held-out episodes")
+
+
+def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], study: Study) -> dict[str, Any]:
+    """Digests of the code behind stages, variants and claims; the files that an anchor is made of count as its code."""
     code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"]) for name in CODE_STAGES}}
     for family, section in FAMILIES.items():
         kinds = {name: variant_kinds(name, values) for name, values in params[section].items()}
@@ -100,21 +114,18 @@ def digests(layout: Layout, params: Mapping[str, Any], study: Study) -> dict[str
         digest_of = {of: code_digest(root, names) for of, names in modules.items()}
         code[family] = {name: digest_of[of] for name, of in kinds.items()}
     for name in study.anchors:
-        files = parse_variant("anchor", params["anchors"], name)[1].files()
+        anchors = [parse_variant("anchor", values["anchors"], name)[1] for values in by_dataset.values()]
+        files = dict.fromkeys(file for one in anchors if isinstance(one, AnchorSettings) for file in one.files())
         if files:
             code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
-    # Every claim, whichever claims params.yaml asks for.
+    # Every claim, whichever claims theory.yaml asks for.
     code["theory"] = {name: claim_digest(root, module) for name, module in CLAIMS.items()}
-    entries = {dataset: load_entry(layout.dataset_entry(dataset)) for dataset in study.datasets}
-    for dataset, entry in entries.items():
-        # A Minari dataset names its environment itself, and is not here yet.
-        if entry.not_evaluated is not None or (entry.env_id is None and entry.source != "minari"):
-            why = "says 'not_evaluated'" if entry.not_evaluated is not None else "names no 'env_id'"
-            what = f"datasets/{dataset}.yaml {why}: policies on it are trained and not rolled out"
-            if dataset not in study.estimated:
-                raise SparError(what, f"add it to study.estimated, {ESTIMATED}")
-            print(f"note: {what}; their values are estimated from held-out episodes")
-    return {"code": code, "data": {name: source_digest(entry, root) for name, entry in entries.items()}}
+    return code
+
+
+def data_digest(entry: Entry, root: Path) -> str:
+    """Digest of all that a dataset is made from: the keys of its entry that say how, and its local files."""
+    return digest_value([entry.model_dump(mode="json", exclude=set(DESCRIBING)), source_digest(entry, root)])
 
 
 def claim_digest(root: Path, module: str) -> str:
@@ -135,20 +146,69 @@ def _file_digest(path: Path) -> str:
     return digest_file(path)
 
 
+def refuse_hidden_edits(layout: Layout, params: Tree) -> None:
+    """Refuse an edit of params.yaml that the study's own params hide, such as one by ``dvc exp run -S``.
+
+    An edit is what differs from the last commit; without one, nothing is refused.
+
+    Raises:
+        SparError: a changed key of params.yaml has another value in the study.
+    """
+    committed = _committed(layout)
+    if committed is None:
+        return
+    sections, own = layers_of(params)
+    merged = over(sections.tree, own.tree)
+    for path, value in _leaves(sections.tree):
+        held = _at(merged, path)
+        if value != held and value != _at(committed, path):
+            key = ".".join(path)
+            raise SparError(
+                f"{FILE}: {key} = {value!r} has no effect, since the study '{params['study']['name']}' sets {held!r}",
+                f"change study.params.{key} instead, or commit the change for other studies",
+            )
+
+
+def _committed(layout: Layout) -> Any:
+    """Content of params.yaml at the last commit; None where git cannot tell."""
+    try:
+        done = subprocess.run(["git", "show", f"HEAD:./{FILE}"], cwd=layout.root, capture_output=True, check=True)
+        return yaml.safe_load(done.stdout)
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        return None
+
+
+def _leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    """What stands at a path; None where nothing does."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.plan``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     layout = Layout()
-    params = read_whole(layout)
+    params = load_yaml(layout.params)
     study = check(params)
-    content = digests(layout, params, study)
+    parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")
+    refuse_hidden_edits(layout, params)
+    content = plan_of(layout, params, study)
     for folder in prune(layout, study):
         print(f"not in the study any more: {folder}")
-    layout.digests.parent.mkdir(parents=True, exist_ok=True)
-    draft = layout.digests.with_suffix(".draft")
-    draft.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
-    draft.replace(layout.digests)
+    layout.plan.parent.mkdir(parents=True, exist_ok=True)
+    draft = layout.plan.with_suffix(".draft")
+    write_json(draft, content)
+    draft.replace(layout.plan)
 
 
 if __name__ == "__main__":

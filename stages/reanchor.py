@@ -137,7 +137,8 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--of", required=True, help="the anchor whose policy is distilled")
     args = parser.parse_args(argv)
     layout = Layout()
-    variants, rule = read_params(layout)["anchors"], section(layout, "reanchoring", ReanchoringSettings)
+    variants = read_params(layout, args.dataset)["anchors"]
+    rule = section(layout, "reanchoring", ReanchoringSettings, args.dataset)
     check_student(args.anchor, args.of, variants)
     member, settings = parse_variant("anchor", variants, args.anchor)
     assert isinstance(settings, TrainedAnchorSettings)

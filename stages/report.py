@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spar_core.artifacts import new_artifact
 from spar_core.reporting.config import ReportSettings
@@ -26,7 +27,8 @@ from spar_core.reporting.page.render import Report, build_report
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
-from stages.params import section
+from stages.origins import origins_of
+from stages.params import read_layers, section
 from stages.table import place
 
 # The folder of a partial report, below the study's report folder.
@@ -36,6 +38,11 @@ PARTIAL = "partial"
 def read_study(layout: Layout) -> tuple[Study, ReportSettings]:
     """The study and the report settings of ``params.yaml``."""
     return section(layout, "study", Study), section(layout, "report", ReportSettings)
+
+
+def origins(layout: Layout, study: Study) -> dict[str, Any]:
+    """By dataset, where settings come from that params.yaml does not give."""
+    return {dataset: origins_of(read_layers(layout, dataset), study) for dataset in study.datasets}
 
 
 def folders_of(layout: Layout) -> Folders:
@@ -55,7 +62,7 @@ def make_report(layout: Layout) -> Path:
     """
     study, settings = read_study(layout)
     folder = layout.report(study.name)
-    write_report(build_report(study, folders_of(layout), settings), folder)
+    write_report(build_report(study, folders_of(layout), settings, origins=origins(layout, study)), folder)
     return folder
 
 
@@ -68,7 +75,7 @@ def make_partial_report(layout: Layout) -> tuple[Path, int]:
     study, settings = read_study(layout)
     part = present_part(study, folders_of(layout))
     folder = layout.report(study.name) / PARTIAL
-    write_report(build_report(part, folders_of(layout), settings, missing=part.missing), folder)
+    write_report(build_report(part, folders_of(layout), settings, part.missing, origins(layout, study)), folder)
     return folder, len(part.missing)
 
 

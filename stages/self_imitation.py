@@ -51,7 +51,7 @@ class FitRule:
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.self_imitation``."""
     layout, cell = Layout(), parse_cell("self_imitation", __doc__, argv)
-    name, variants = str(cell.improvement), read_params(layout)["improvements"]
+    name, variants = str(cell.improvement), read_params(layout, cell.dataset)["improvements"]
     member, settings = parse_variant("improvement", variants, name)
     kind = variant_kind(name, variants[name])
     folders = cell.folders(layout, *FROZEN)

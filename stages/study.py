@@ -1,30 +1,41 @@
-"""Put a study into params.yaml: `python -m stages.study NAME` copies studies/NAME.yaml into its `study` section.
+"""Put a study into params.yaml: `python -m stages.study NAME` copies studies/NAME.yaml into its section `study`.
 
-Comments and every other section stay as they are, and the file is replaced in one step.
+The section is the file's own text, comments included, with the keys that the file leaves out. Every other line of
+params.yaml stays as it is, and params.yaml is replaced in one step.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import re
 import sys
+import textwrap
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+import yaml
 
 from spar_core.errors import SparError
-from spar_core.settings import load_yaml, nearest, parse
-from spar_core.study import Study
+from spar_core.settings import load_yaml, nearest
+from stages.effective import check
 from stages.entry import stage_main
 from stages.layout import Layout
 
-SECTION = re.compile(r"^study:.*?(?=^\w|\Z)", re.MULTILINE | re.DOTALL)
+# Its first line, which stays, and all indented lines below it, with what stands between them.
+GAP = r"(?:[ \t]*\n|#.*\n)"
+SECTION = re.compile(rf"^(study:.*\n)(?:[ \t]+\S.*\n|{GAP}(?={GAP}*[ \t]+\S))*", re.MULTILINE)
+# What DVC or a reader needs to find in the section, where a study does not say it.
+LEFT_OUT = {
+    "question": '""',
+    "also": "{anchors: [], improvements: []}",
+    "estimated": "[]",
+    "rounds": "[]",
+    "diagnosed": "[]",
+    "params": "{}",
+}
 
 
 def put_study(layout: Layout, name: str) -> None:
-    """Replace the `study` section of params.yaml by studies/<name>.yaml.
+    """Replace the section `study` of params.yaml by studies/<name>.yaml.
 
     Raises:
         SparError: no such study, or it is not valid; params.yaml is untouched then.
@@ -33,37 +44,30 @@ def put_study(layout: Layout, name: str) -> None:
     if not path.is_file():
         known = [other.stem for other in path.parent.glob("*.yaml")]
         raise SparError(f"there is no study '{name}'", nearest(name, known))
-    study = parse(Study, {"name": name, **load_yaml(path)}, str(path))
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 110
+    params, values = load_yaml(layout.params), load_yaml(path)
+    check({**params, "study": {"name": name, **values}}, file=f"studies/{name}.yaml")
+    text = path.read_text(encoding="utf-8")
+    first_key = re.search(r"^[^#\s]", text, re.MULTILINE)
+    assert first_key is not None
+    given = {"name": name, **{key: yaml.safe_load(value) for key, value in LEFT_OUT.items()}}
+    lines = ["" if "name" in values else f"name: {name}\n", text[first_key.start() :].rstrip() + "\n"]
+    lines += [f"{key}: {value}\n" for key, value in LEFT_OUT.items() if key not in values]
+    body = textwrap.indent("".join(lines), "  ")
     before = layout.params.read_text(encoding="utf-8")
-    document = editor.load(before)
-    section = document["study"]
-    for key, value in study.model_dump(mode="json").items():
-        if section.get(key) != value:
-            section[key] = _on_one_line(value)
-    dumped = io.StringIO()
-    editor.dump(document, dumped)
-    # Only the section's own text: the editor moves comments elsewhere that it has no reason to touch.
-    text = SECTION.search(dumped.getvalue())
-    assert text is not None
-    after = SECTION.sub(lambda _: text[0], before, count=1)
+    after = SECTION.sub(lambda found: found[1] + body, before, count=1)
+    if not _says(after, {**params, "study": {**given, **values}}):
+        raise SparError(f"studies/{name}.yaml does not fit into params.yaml", "write one 'key: value' a line")
     draft = layout.params.with_suffix(".yaml.draft")
     draft.write_text(after, encoding="utf-8")
     draft.replace(layout.params)
 
 
-def _on_one_line(value: Any) -> Any:
-    """Lists, and mappings of lists, in flow style."""
-    if isinstance(value, dict):
-        styled: CommentedMap | CommentedSeq = CommentedMap({key: _on_one_line(item) for key, item in value.items()})
-    elif isinstance(value, list):
-        styled = CommentedSeq(value)
-    else:
-        return value
-    styled.fa.set_flow_style()
-    return styled
+def _says(text: str, values: dict[str, Any]) -> bool:
+    """Whether a text is YAML for these values."""
+    try:
+        return bool(yaml.safe_load(text) == values)
+    except yaml.YAMLError:
+        return False
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Measure one geometric claim on synthetic problems: ``python -m stages.theory --claim order``.
 
-Reads the section ``theory`` of params.yaml, and no artifact. Writes reports/theory/<claim>/: ``result.json``,
+Reads theory.yaml, and no artifact. Writes reports/theory/<claim>/: ``result.json``,
 ``table.csv`` and ``figure.svg``.
 """
 
@@ -11,13 +11,12 @@ import sys
 
 from spar_core.artifacts import new_artifact
 from spar_core.errors import SparError
-from spar_core.settings import nearest
+from spar_core.settings import load_yaml, nearest, parse
 from spar_core.theory.claim import run_claim
 from spar_core.theory.claims import CLAIMS, load_claim
 from spar_core.theory.settings import TheorySettings
 from stages.entry import stage_main, workers
 from stages.layout import Layout
-from stages.params import section
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -28,7 +27,8 @@ def run(argv: list[str] | None = None) -> None:
     if name not in CLAIMS:
         raise SparError(f"there is no claim '{name}'", nearest(name, list(CLAIMS)))
     layout = Layout()
-    outcome = run_claim(load_claim(name), section(layout, "theory", TheorySettings), workers())
+    settings = parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")
+    outcome = run_claim(load_claim(name), settings, workers())
     with new_artifact(layout.theory(name)) as draft:
         for file, data in outcome.files.items():
             (draft / file).write_bytes(data)

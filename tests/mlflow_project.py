@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from spar_core.artifacts import write_json, write_meta
 from spar_core.data.scaler import Scaler
@@ -162,8 +161,8 @@ def publisher(root: Path, study: Study = STUDY, before: str = "", **environment:
 def make_project(root: Path, study: Study = STUDY) -> Layout:
     """Every artifact of a study, and a report of it."""
     layout = Layout(root)
-    layout.digests.parent.mkdir(parents=True)
-    layout.digests.write_text(yaml.safe_dump(DIGESTS))
+    layout.plan.parent.mkdir(parents=True)
+    write_json(layout.plan, DIGESTS)
     for cell in study_cells(study):
         write_cell(cell, layout)
     report = layout.report(study.name)

@@ -18,7 +18,7 @@ from stages import download, estimate, evaluate, fit_bc, fit_critic, fit_residua
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATASET = "builtin/halfcheetah-replay-v0"
 
-# Budgets that train nothing useful but pass through every line; set wherever a variant has such a key.
+# Budgets that train nothing useful but pass through every line; set wherever params have such a key.
 TINY = {
     "steps": 30,
     "warm_start_steps": 20,
@@ -29,6 +29,13 @@ TINY = {
     "members": 2,
     "samples": 2,
 }
+
+
+def shrunk(values: Any) -> Any:
+    """Params with tiny budgets, however deep they stand."""
+    if not isinstance(values, dict):
+        return values
+    return {key: TINY[key] if key in TINY else shrunk(value) for key, value in values.items()}
 
 
 class Clone:
@@ -91,14 +98,12 @@ class Clone:
         entry.write_text(text + "env_kwargs: {max_episode_steps: 100}\n")
         path = self.folder / "params.yaml"
         params = yaml.safe_load(path.read_text())
-        variants = [v for section in ("anchors", "critics", "improvements") for v in params[section].values()]
-        for values in [v for v in variants if "decision" in v]:
-            variants += [*values["candidates"].values(), values["fqe"]]
-        for values in [*variants, params["residual"], params["estimation"]["fqe"]]:
-            values |= {key: value for key, value in TINY.items() if key in values}
+        for section in ("anchors", "residual", "critics", "improvements"):
+            params[section] = shrunk(params[section])
+        params["estimation"]["fqe"] = shrunk(params["estimation"]["fqe"])
         params["evaluation"]["episodes"] = 2
         # The synthetic claims have tests of their own; their committed results make the page.
-        params["theory"]["claims"] = []
+        self.edit("theory.yaml", "claims: [drift, order, conflict, contraction, modes]", "claims: []")
         params["diagnosis"] |= {"states": 150, "neighbourhoods": 20, "neighbours": 40, "probes": 4, "probe_states": 32}
         path.write_text(yaml.safe_dump(params, sort_keys=False))
         self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], diagnosed=[], rounds=[])
@@ -114,6 +119,11 @@ class Clone:
                 section = section[parent]
             section[last] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def borrow(self, study: str, section: str, *names: str) -> None:
+        """Put variants of a shipped study into params.yaml."""
+        params = yaml.safe_load((REPOSITORY / f"studies/{study}.yaml").read_text())["params"]
+        self.set({f"{section}.{name}": params[section][name] for name in names})
 
     def params(self) -> dict[str, Any]:
         return yaml.safe_load((self.folder / "params.yaml").read_text())

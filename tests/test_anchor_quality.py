@@ -345,9 +345,9 @@ def test_partial_report_says_what_is_missing(layout):
 
 
 def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
+    from stages.effective import SECTIONS
     from stages.entry import stage_main
     from stages.report import run
-    from stages.sections import SECTIONS
 
     lists = {"datasets": [DATASET], "anchors": list(ANCHORS), "critics": [CRITIC], "seeds": ["0-3"]}
     values = {"name": "demo", "improvements": ["anchor", "uniform", "spar_mlp"], **lists}

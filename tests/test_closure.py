@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from spar_core import registry
+from spar_core.data.entry import load_entry
 from spar_core.errors import SparError
 from spar_core.registry import variant_kind
+from spar_core.study import Study
 from spar_core.theory.claims import CLAIMS
 from stages.closure import (
     COSMETIC,
@@ -26,8 +28,10 @@ from stages.closure import (
     member_module,
     module_file,
 )
+from stages.effective import FAMILIES, check
 from stages.layout import Layout
-from stages.plan import CODE_STAGES, FAMILIES, check, digests
+from stages.params import layers_of, merge
+from stages.plan import CODE_STAGES, code_digests, data_digest
 from tests.fakes import ROOT
 
 STUDY = {"datasets": ["mujoco/toy-v0"], "estimated": [], "diagnosed": []}
@@ -57,16 +61,22 @@ def tree(tmp_path):
 
 
 def all_digests(root: Path) -> dict[str, str]:
-    """Flat content of digests.yaml: "stage fit_bc", "anchor mlp", ... to digest."""
+    """The digests of plan.json, flat: "stage fit_bc", "anchor mlp", ... to digest."""
     layout = Layout(root)
     params = yaml.safe_load(layout.params.read_text())
-    content = digests(layout, params, check(params))
-    flat = {f"{kind} {name}": d for kind, entries in content["code"].items() for name, d in entries.items()}
-    return {**flat, **{f"data {name}": d for name, d in content["data"].items()}}
+    return flat_digests(layout, params, check(params))
+
+
+def flat_digests(layout: Layout, params: dict, study: Study) -> dict[str, str]:
+    merged = merge(layers_of(params))
+    code = code_digests(layout.root, merged, dict.fromkeys(study.datasets, merged), study)
+    flat = {f"{kind} {name}": d for kind, entries in code.items() for name, d in entries.items()}
+    data = {name: data_digest(load_entry(layout.dataset_entry(name)), layout.root) for name in study.datasets}
+    return {**flat, **{f"data {name}": d for name, d in data.items()}}
 
 
 def changed(root: Path, edit) -> set[str]:
-    """What differs in digests.yaml after an edit."""
+    """Which of these differ after an edit."""
     before = all_digests(root)
     edit()
     after = all_digests(root)
@@ -75,7 +85,7 @@ def changed(root: Path, edit) -> set[str]:
 
 def kinds_changed(root: Path, file: str) -> set[str]:
     """The same after new code in ``file``, with the registered kind in place of each variant."""
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    params = merge(layers_of(yaml.safe_load((root / "params.yaml").read_text())))
 
     def kind(name: str) -> str:
         family, _, variant = name.partition(" ")
@@ -239,14 +249,6 @@ def test_no_dataset_or_report_reaches_a_claim_and_no_claim_a_training_stage():
     assert not set(CLAIMS.values()) & set(closure(ROOT, ["stages.theory"]))
 
 
-def test_the_digests_do_not_depend_on_which_claims_run(tree):
-    before = all_digests(tree)
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["theory"]["claims"] = ["order"]
-    (tree / "params.yaml").write_text(yaml.safe_dump(params))
-    assert all_digests(tree) == before and {f"theory {claim}" for claim in CLAIMS} <= before.keys()
-
-
 def test_editing_the_report_trains_nothing(tree):
     files = [f"numbers/{name}" for name in ("tables", "reading", "offline", "flat", "pairs", "inside")]
     files += [f"page/{name}" for name in ("render", "console", "sections", "provenance", "inside")]
@@ -324,7 +326,6 @@ def test_adding_an_anchor_changes_no_digest_that_was_there(tree, monkeypatch):
         path.write_text(text.replace(line, line + '    "fresh": "spar_core.anchors.fresh:FreshAnchor",\n'))
         # The running process has its own registry; its entry here stands for the same line.
         monkeypatch.setitem(registry.ANCHORS, "fresh", "spar_core.anchors.fresh:FreshAnchor")
-        monkeypatch.setattr("stages.plan.check", lambda params: None)
         params = yaml.safe_load((tree / "params.yaml").read_text())
         params["anchors"]["fresh"] = {}
         (tree / "params.yaml").write_text(yaml.safe_dump(params))
@@ -333,8 +334,7 @@ def test_adding_an_anchor_changes_no_digest_that_was_there(tree, monkeypatch):
     study = check(yaml.safe_load((tree / "params.yaml").read_text()))
     add()
     layout = Layout(tree)
-    content = digests(layout, yaml.safe_load(layout.params.read_text()), study)
-    after = {f"{kind} {name}": d for kind, entries in content["code"].items() for name, d in entries.items()}
+    after = flat_digests(layout, yaml.safe_load(layout.params.read_text()), study)
     assert set(after) - set(before) == {"anchor fresh"}
     assert all(before[name] == digest for name, digest in after.items() if name != "anchor fresh")
     assert after["anchor fresh"] != after["anchor mlp"]
@@ -441,12 +441,7 @@ def test_the_registry_imports_no_member():
 def test_dvc_watches_the_digest_of_every_kind_of_code_that_a_stage_runs():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in CODE_STAGES:
-        watched = [
-            key
-            for param in stages[stage]["params"]
-            if isinstance(param, dict)
-            for key in param["artifacts/digests.yaml"]
-        ]
+        watched = [key for param in stages[stage]["params"] for key in param.get("artifacts/plan.json", [])]
         assert f"code.stage.{stage}" in watched
         for family in ("anchor", "critic", "improvement"):
             uses = f"--{family}" in stages[stage]["cmd"]

@@ -15,8 +15,8 @@ from spar_core.errors import SparError
 from spar_core.study import Study
 from stages.cells import Cell
 from stages.cost import Spent, cost_table, spent, write_cost
+from stages.effective import SECTIONS
 from stages.layout import Layout
-from stages.sections import SECTIONS
 from stages.tracking.tracked import peak_memory, tracked
 from tests.fakes import ROOT
 

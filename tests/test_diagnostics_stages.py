@@ -46,7 +46,7 @@ TRAINED = (
     *("uniform", "awr", "awr_scratch", "spar_mlp", "spar_proj_rounds", "spar_proj_safe"),
     *("value_gradient", "value_gradient_action"),
 )
-RULES = ("anchor", *TRAINED, "best_of_n", "auto_two")
+RULES = ("anchor", *TRAINED, "best_of_n", "auto")
 GRADIENTS = tuple(rule for rule in TRAINED if rule != "uniform")
 
 
@@ -54,6 +54,9 @@ GRADIENTS = tuple(rule for rule in TRAINED if rule != "uniform")
 def project(tmp_path_factory):
     """A scratch checkout as the working directory, with a diagnosed study in it."""
     clone = Clone(tmp_path_factory.mktemp("diagnosed") / "clone")
+    clone.borrow("extraction", "improvements", "spar_proj_rounds", "value_gradient_action")
+    safe = {"like": "spar_proj", "disagreement": 2.0, "anchor_weight": 0.5, "gate": True}
+    clone.set({"improvements.spar_proj_safe": safe})
     clone.study(improvements=list(RULES), seeds=[SEEDS], diagnosed=[DATASET])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone.folder)

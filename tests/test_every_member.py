@@ -15,6 +15,13 @@ from stages.layout import Layout
 from tests.pipeline import DATASET, Clone
 
 SEEDS = "0-1"
+# Variants of shipped studies that take other ways through the code than any variant of params.yaml.
+BORROWED = (
+    ("extraction", "improvements", ("spar_proj_rounds", "value_gradient_action")),
+    ("ablations", "improvements", ("spar_mlp_state_only",)),
+    ("ablations", "anchors", ("mlp_latent_half",)),
+    ("anchor_quality", "anchors", ("mlp_top_10", "mlp_2_percent")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +31,8 @@ def project(tmp_path_factory):
     source = "import numpy as np\n\n\ndef act(s):\n    return np.tanh(s[:, :6])\n"
     (clone.folder / "my_controller.py").write_text(source)
     clone.set({"anchors.mine": {"kind": "external", "callable": "my_controller:act"}})
+    for study, section, names in BORROWED:
+        clone.borrow(study, section, *names)
     clone.study(anchors=["mlp", "mine"])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone.folder)

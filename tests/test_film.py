@@ -21,9 +21,9 @@ from spar_core.reporting.film.offscreen import Offscreen, find_offscreen, last_l
 from spar_core.reporting.film.takes import Take, check_same, check_start, take
 from spar_core.study import Study
 from stages import films as films_stage
+from stages.effective import SECTIONS
 from stages.films import films, rules_of
 from stages.layout import Layout
-from stages.sections import SECTIONS
 from tests.fakes import fit_parts, save_rule, toy_dataset
 
 ENV, OBSERVATION, ACTION = "Hopper-v5", 11, 3

@@ -28,7 +28,7 @@ STAGES = {
     "residual": ("fit_residual", ANCHOR, "residual/{}/mlp", 8),
     "critic": ("fit_critic", CRITIC, "critic/{}/iql", 8),
     "spar_proj": ("self_imitation", cell_arguments(DATASET, "spar_proj", SEEDS), "policy/{}/mlp/iql/spar_proj", 8),
-    "auto": ("self_imitation", cell_arguments(DATASET, "auto_two", SEEDS), "policy/{}/mlp/iql/auto_two", 8),
+    "auto": ("self_imitation", cell_arguments(DATASET, "auto", SEEDS), "policy/{}/mlp/iql/auto", 8),
     "estimate": ("estimate", cell_arguments(DATASET, "spar_proj", SEEDS), "estimate/{}/mlp/iql/spar_proj", 6),
     "reanchor": ("reanchor", [*ROUND, "--seeds", SEEDS], "anchor/{}/mlp_round_1", 6),
 }
@@ -43,6 +43,7 @@ def clone(tmp_path_factory):
     for section in ("anchors", "critics", "improvements"):
         for name, values in params[section].items():
             longer |= {f"{section}.{name}.{key}": STEPS for key in ("steps", "warm_start_steps") if key in values}
+    made.borrow("evolving", "anchors", "mlp_round_1")
     made.set(
         {
             **longer,

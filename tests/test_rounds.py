@@ -30,8 +30,8 @@ from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors
 from spar_core.training.reporter import Reporter
 from stages import reanchor
 from stages.cells import Cell, study_cells
+from stages.effective import check
 from stages.layout import Layout
-from stages.plan import check
 from stages.report import folders_of
 from tests.fakes import ROOT, dataset_from, row_of, tiny_settings
 
@@ -387,7 +387,8 @@ def test_rounds_that_do_not_follow_are_refused_with_one_line(rounds, said):
 )
 def test_a_plan_refuses_a_student_that_cannot_follow(change, said):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["study"] |= {"rounds": [{**FIRST, **change}]}
+    students = {"anchors": {"mlp_round_1": {"like": "mlp"}}}
+    params["study"] |= {"rounds": [{**FIRST, **change}], "params": students}
     with pytest.raises(SparError) as error:
         check(params)
     assert said in str(error.value) and "\n" not in str(error.value)

@@ -6,17 +6,16 @@ import shutil
 
 import pytest
 import yaml
-from ruamel.yaml import YAML
 
 from spar_core.errors import SparError
 from spar_core.registry import load_member, parse_variant, variant_kind
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings, load_yaml, parse
-from spar_core.study import Also, Study
+from spar_core.study import Study
 from stages.cells import Cell, study_cells
+from stages.effective import SECTIONS, check
 from stages.layout import Layout
-from stages.plan import check
-from stages.sections import SECTIONS, read_whole
+from stages.params import LIKE
 from stages.study import put_study
 from tests.fakes import ROOT, kinds
 
@@ -51,14 +50,16 @@ def one_line(error) -> str:
 
 
 def test_the_shipped_params_are_valid(params):
-    assert set(params) == set(SECTIONS)
+    assert set(params) == {"study", *SECTIONS}
     assert check(params).name == params["study"]["name"]
 
 
 def test_every_shipped_key_of_a_variant_is_spelt_out(params):
-    """A default that is not in params.yaml would be a param that DVC does not see."""
+    """A key that is not in params.yaml could not be set by ``dvc exp run -S``."""
     for family, section in {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}.items():
         for name, values in params[section].items():
+            if LIKE in values:
+                continue
             member = load_member(family, variant_kind(name, values))
             assert set(values) - {"kind", "residual"} == set(member.Settings.model_fields), name
 
@@ -127,16 +128,16 @@ def test_a_bad_value_says_which_key_and_what_it_was(params):
 def test_an_unknown_section_names_the_nearest(layout):
     layout.params.write_text(layout.params.read_text() + "\nimprovement: {}\n")
     with pytest.raises(SparError, match="unknown section 'improvement'; did you mean 'improvements'") as error:
-        read_whole(layout)
+        check(load_yaml(layout.params))
     one_line(error)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", ["study", *SECTIONS])
 def test_a_missing_section_is_named(layout, params, section):
     del params[section]
     layout.params.write_text(yaml.safe_dump(params))
     with pytest.raises(SparError, match=f"section '{section}' is missing"):
-        read_whole(layout)
+        check(load_yaml(layout.params))
 
 
 @pytest.mark.parametrize(
@@ -269,35 +270,112 @@ def shipped_studies():
     return sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 
 
+def test_the_shipped_params_hold_the_default_study_as_its_file_has_it(layout):
+    before = layout.params.read_bytes()
+    put_study(layout, "default")
+    assert layout.params.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", shipped_studies())
-def test_every_shipped_study_goes_into_params_and_is_valid(layout, name):
+def test_every_shipped_study_goes_into_params_is_valid_and_leaves_no_trace(layout, name):
+    before = layout.params.read_bytes()
     put_study(layout, name)
-    study = check(read_whole(layout))
+    params = load_yaml(layout.params)
     wanted = load_yaml(layout.root / "studies" / f"{name}.yaml")
+    study, held = check(params), params["study"]
     assert study.name == name
-    for key, value in {"also": {}, **wanted}.items():
-        found = study.model_dump(mode="json")[key] if key == "rounds" else getattr(study, key)
-        assert (found == Also(**value)) if key == "also" else (list(found) == list(value)), key
+    nothing = {
+        "also": {"anchors": [], "improvements": []},
+        "estimated": [],
+        "rounds": [],
+        "diagnosed": [],
+        "params": {},
+    }
+    assert held == {"name": name, **nothing, **wanted}
+    put_study(layout, "default")
+    assert layout.params.read_bytes() == before
 
 
-def comments(text: str) -> list[str]:
-    return [line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line]
+def sections(text: str) -> tuple[str, str]:
+    """What stands before the body of the section `study`, and what stands after it."""
+    before, rest = text.split("\nstudy:", 1)
+    header, rest = rest.split("\n", 1)
+    return f"{before}\nstudy:{header}", rest[rest.index("\nanchors:") :]
 
 
-def test_a_study_changes_its_section_only_and_keeps_every_comment(layout):
+def test_a_study_changes_its_section_only_and_brings_its_comments_along(layout):
     before = layout.params.read_text()
-    (layout.root / "studies" / "mine.yaml").write_text(
-        yaml.safe_dump({**{k: v for k, v in GOOD.items() if k != "name"}, "question": "Why?"})
+    text = "# Who reads this?\n\nquestion: Why?\n# Of one list.\n" + yaml.safe_dump(
+        {k: GOOD[k] for k in GOOD if k != "name"}
     )
+    (layout.root / "studies" / "mine.yaml").write_text(text)
     put_study(layout, "mine")
     after = layout.params.read_text()
-    assert comments(after) == comments(before)
-    old, new = YAML(typ="safe").load(before), YAML(typ="safe").load(after)
-    assert new["study"]["name"] == "mine" and new["study"]["datasets"] == ["builtin/toy-v0"]
-    assert {k: v for k, v in new.items() if k != "study"} == {k: v for k, v in old.items() if k != "study"}
-    outside = before[before.index("\nanchors:") :]
-    assert after.endswith(outside), "other sections are the same text"
+    new = yaml.safe_load(after)["study"]
+    assert new["name"] == "mine" and new["datasets"] == ["builtin/toy-v0"] and new["params"] == {}
+    assert sections(after) == sections(before), "all else is the same text"
+    assert "\n  # Of one list.\n" in after and "Who reads this?" not in after
     assert [path.name for path in layout.root.iterdir() if path.is_file()] == ["params.yaml"], "no draft is left"
+
+
+def test_a_study_leaves_again_whatever_was_edited_in_its_section(layout):
+    before = layout.params.read_text()
+    edited = before.replace("  critics: [iql]", "  # mine\n\n# and mine\n  critics: [iql, sarsa]").replace(
+        "  params: {}", "  params:\n    critics:\n      iql: {steps: 5}"
+    )
+    assert yaml.safe_load(edited)["study"]["params"] == {"critics": {"iql": {"steps": 5}}}
+    layout.params.write_text(edited)
+    put_study(layout, "builtin")
+    put_study(layout, "default")
+    assert layout.params.read_text() == before
+
+
+def test_a_study_goes_into_params_as_dvc_exp_run_rewrites_them(layout):
+    layout.params.write_text(yaml.safe_dump(yaml.safe_load(layout.params.read_text()), sort_keys=False))
+    put_study(layout, "harm")
+    assert check(load_yaml(layout.params)).name == "harm"
+    assert "    auto_two: {like: auto}\n" in layout.params.read_text()
+
+
+def test_a_study_in_a_form_that_cannot_be_copied_is_refused(layout):
+    before = layout.params.read_bytes()
+    values = {key: value for key, value in GOOD.items() if key != "name"}
+    (layout.root / "studies" / "flow.yaml").write_text(yaml.safe_dump(values, default_flow_style=True))
+    with pytest.raises(SparError, match=r"studies/flow.yaml does not fit into params.yaml; write one") as error:
+        put_study(layout, "flow")
+    one_line(error)
+    assert layout.params.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"critics": {"iql": {"expectil": 0.9}}}, "critic 'iql': unknown key 'expectil'; did you mean 'expectile'"),
+        ({"critic": {}}, "unknown section 'critic'; did you mean 'critics'"),
+        ({"improvements": {"spar_mpl": {"tau": 0.5}}}, "no improvement kind 'spar_mpl'; did you mean 'spar_mlp'"),
+        (
+            {"anchors": {"mine": {"like": "mpl"}}},
+            "anchors: 'mine' is like 'mpl', which is not there; did you mean 'mlp'",
+        ),
+        ({"evaluation": {"episode": 3}}, "evaluation: unknown key 'episode'; did you mean 'episodes'"),
+        ({"residual": {"beta": -1}}, "residual: beta = -1 is not valid"),
+        ({"anchors": {"mlp": {"residual": {"basis": 1}}}}, "residual of anchor 'mlp': unknown key 'basis'"),
+        ({"critics": 3}, "section 'critics' is missing or empty"),
+        ({"critics": {"iql": 3}}, "critic 'iql': expected a mapping"),
+    ],
+)
+def test_a_wrong_param_of_a_study_is_one_line_that_names_its_file(layout, params, said):
+    before = layout.params.read_bytes()
+    values = {**{key: value for key, value in GOOD.items() if key != "name"}, "params": params}
+    (layout.root / "studies" / "bad.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(SparError) as error:
+        put_study(layout, "bad")
+    assert one_line(error).startswith("studies/bad.yaml, params") and said in str(error.value)
+    assert layout.params.read_bytes() == before
+    whole = load_yaml(layout.params)
+    with pytest.raises(SparError) as error:
+        check({**whole, "study": {**GOOD, "params": params}})
+    assert one_line(error).startswith("params.yaml, study.params") and said in str(error.value)
 
 
 def test_putting_the_same_study_twice_changes_nothing(layout):

@@ -34,11 +34,10 @@ from spar_core.theory.rules import gradient, member, one_step, settings_of, spli
 from spar_core.theory.settings import TheorySettings
 from spar_core.training.context import Context
 from stages import theory, theory_page
-from stages.plan import check
 from tests.fakes import ROOT
 
-SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["theory"]
-SETTINGS = parse(TheorySettings, SHIPPED, "params.yaml, theory")
+SHIPPED = yaml.safe_load((ROOT / "theory.yaml").read_text(encoding="utf-8"))
+SETTINGS = parse(TheorySettings, SHIPPED, "theory.yaml")
 REPORTS = ROOT / "reports" / "theory"
 every_claim = pytest.mark.parametrize("name", CLAIMS)
 
@@ -281,14 +280,13 @@ def test_a_piece_of_a_claim_knows_nothing_of_the_others_and_its_files_nothing_of
     ],
 )
 def test_bad_settings_are_one_clear_line(section, values, message):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["theory"][section] = {**params["theory"][section], **values} if isinstance(values, dict) else values
+    params = {**SHIPPED, section: {**SHIPPED[section], **values} if isinstance(values, dict) else values}
     with pytest.raises(SparError, match=re.escape(message)) as error:
-        check(params)
-    assert "params.yaml, theory" in str(error.value) and "\n" not in str(error.value)
+        parse(TheorySettings, params, "theory.yaml")
+    assert "theory.yaml: " in str(error.value) and "\n" not in str(error.value)
 
 
-def test_every_key_is_spelt_out_in_params_with_a_comment():
+def test_every_key_is_spelt_out_in_its_file_with_a_comment():
     def keys(model, values, path):
         assert set(values) == set(model.model_fields), path
         for name in model.model_fields:
@@ -297,8 +295,7 @@ def test_every_key_is_spelt_out_in_params_with_a_comment():
                 keys(value, values[name], f"{path}.{name}")
 
     keys(SETTINGS, SHIPPED, "theory")
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").split("\ntheory:")[1]
-    lines = [line for line in text.splitlines()[1:] if line.strip()]
+    lines = [line for line in (ROOT / "theory.yaml").read_text(encoding="utf-8").splitlines() if line.strip()]
     bare = [line for line in lines if "#" not in line and line.strip().rstrip(":") not in CLAIMS]
     assert not bare
 
@@ -311,7 +308,7 @@ def test_an_unknown_claim_names_the_nearest(monkeypatch, tmp_path):
 
 
 def test_a_training_too_short_to_measure_is_refused():
-    with pytest.raises(SparError, match=r"raise theory\.conflict\.steps"):
+    with pytest.raises(SparError, match=r"raise conflict\.steps in theory\.yaml"):
         run_claim(load_claim("conflict"), changed(conflict={"steps": 10, "horizon": 1}, seeds="0-1"), 1)
 
 
@@ -322,7 +319,7 @@ def test_the_stages_write_whole_folders_and_the_page(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPAR_WORKERS", "1")
     values = json.loads(TINY.model_dump_json())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"theory": values}))
+    (tmp_path / "theory.yaml").write_text(yaml.safe_dump(values))
     theory.run(["--claim", "order"])
     assert {path.name for path in (tmp_path / "reports/theory/order").iterdir()} == {
         "result.json",

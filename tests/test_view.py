@@ -15,8 +15,8 @@ from spar_core.errors import SparError
 from stages import view
 from stages.cells import Cell, study_cells
 from stages.cost import Spent
+from stages.effective import SECTIONS
 from stages.layout import Layout
-from stages.sections import SECTIONS
 from stages.tracking.publish import publish
 from stages.tracking.run_index import Run, find_runs
 from stages.tracking.store import Store

@@ -63,7 +63,7 @@ class AutoSettings(Settings):
             if name == ANCHOR or values.get("kind", name) in ("auto", ANCHOR):
                 raise ValueError(f"'{name}' is no candidate; the anchor always is one")
             try:
-                parse_variant("improvement", candidates, name)
+                parse_variant("improvement", candidates, name, "candidates")
             except SparError as error:
                 raise ValueError(str(error)) from None
         return candidates

@@ -14,8 +14,6 @@ The conservative value is :math:`Q_c = \min_i Q_i` of twins.
 
 from __future__ import annotations
 
-from typing import Any
-
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.training.context import Context

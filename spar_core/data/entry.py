@@ -19,6 +19,8 @@ from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, nearest, parse
 
 DATASETS = "datasets"
+# Keys of an entry that change nothing in its data.
+DESCRIBING = frozenset({"title", "description", "license", "settings"})
 BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
 # Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
 # characters before the first slash.
@@ -72,6 +74,11 @@ class CommonEntry(Settings):
     )
     allow_environment_mismatch: bool = Field(
         False, description="accept data of another version of the environment; the manifest says so"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of this dataset's cells: a tree over params.yaml and the study, such as "
+        "{critics: {iql: {expectile: 0.9}}}",
     )
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ policies and from Q's initial weights, and says nothing of the uncertainty that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch

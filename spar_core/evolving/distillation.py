@@ -36,7 +36,7 @@ from spar_core.training.fitted import CURVES, METRICS, WEIGHTS, Fitted, load_ten
 FREE = frozenset({"steps", "batch_size", "learning_rate", "cosine_decay", "data_share", "top_share", "label_noise"})
 
 
-def check_student(student: str, of: str, variants: Mapping[str, Any]) -> None:
+def check_student(student: str, of: str, variants: Mapping[str, Any], file: str = "params.yaml") -> None:
     """Check that the variant ``student`` of the section ``anchors`` can follow the variant ``of``.
 
     A refused round passes the anchor on as it is, so both must be of one kind and have the same networks.
@@ -46,9 +46,9 @@ def check_student(student: str, of: str, variants: Mapping[str, Any]) -> None:
             does not learn by gradient steps. (Nearest neighbours would memorise the policy's actions, linear regression
             could not follow them, and an external policy is not trained.)
     """
-    (_, ours), (_, theirs) = (parse_variant("anchor", variants, name) for name in (student, of))
+    (_, ours), (_, theirs) = (parse_variant("anchor", variants, name, file) for name in (student, of))
     kind, other = (variant_kind(name, variants[name]) for name in (student, of))
-    where = f"params.yaml, anchor '{student}'"
+    where = f"{file}, anchor '{student}'"
     if not isinstance(ours, TrainedAnchorSettings):
         raise SparError(
             f"{where}: no policy can be distilled into the kind '{kind}'", "choose one that trains a network"

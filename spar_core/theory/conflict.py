@@ -111,7 +111,7 @@ def _along(
         if step < conflict.steps:
             adam.minimise(parts.total())
     if any(len(each) < len(WAY) for each in covered):
-        raise SparError(f"training ends before {WAY[-1]:.0%} of the way", "raise theory.conflict.steps")
+        raise SparError(f"training ends before {WAY[-1]:.0%} of the way", "raise conflict.steps in theory.yaml")
     points = [(way, {key: [each[i][k] for each in covered] for k, key in enumerate(last)}) for i, way in enumerate(WAY)]
     return [*points, ("end", last)]
 

@@ -66,7 +66,7 @@ class Outcome:
 
 
 def packed(root: Path) -> bytes:
-    """An archive of the project's own files as they are now, tracked or new, and of the plan's digests.
+    """An archive of the project's own files as they are now, tracked or new, and of what plan wrote.
 
     The bytes of the archive depend only on the names, contents and modes of the files.
     """
@@ -79,7 +79,7 @@ def packed(root: Path) -> bytes:
     names = {os.fsdecode(name) for name in listed if name} - {LOCK}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in sorted({*names, "artifacts/digests.yaml"}):
+        for name in sorted({*names, "artifacts/plan.json"}):
             path = root / name
             if path.is_file():
                 info = tarfile.TarInfo(name)

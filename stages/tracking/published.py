@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from spar_core.artifacts import META, read_json
 from spar_core.errors import SparError
-from spar_core.settings import load_yaml
 from spar_core.study import Study
 from stages.cells import Cell, cell_digest, study_cells
 from stages.layout import Layout
@@ -76,7 +75,7 @@ def read_records(study: Study, layout: Layout) -> list[Record]:
     Raises:
         SparError: an artifact is missing.
     """
-    digests = load_yaml(layout.digests)
+    plan = read_json(layout.plan)
     cells = study_cells(study)
     missing = [cell for cell in cells if not (cell.folder(layout) / META).is_file()]
     if missing:
@@ -89,7 +88,7 @@ def read_records(study: Study, layout: Layout) -> list[Record]:
     for cell in cells:
         folder = cell.folder(layout)
         meta = read_json(folder / META)
-        digest = cell_digest(meta["params"], meta["inputs"], cell.code_digest(digests))
+        digest = cell_digest(meta["params"], meta["inputs"], cell.code_digest(plan))
         records.append(Record(cell, folder, meta["params"], meta["inputs"], digest))
     return records
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from spar_core.artifacts import META, read_json
 from spar_core.errors import SparError
-from spar_core.settings import load_yaml
 from spar_core.study import Study
 from stages.cells import Cell, cell_digest, study_cells
 from stages.layout import Layout
@@ -92,7 +91,7 @@ def _read(store: Store, uri: str, study: Study, layout: Layout) -> RunIndex:
 
 def _digests(study: Study, layout: Layout) -> dict[Cell, str | None]:
     """Identity of each cell; None if its artifact or the digest of its code is missing."""
-    code = load_yaml(layout.digests) if layout.digests.is_file() else {}
+    plan = read_json(layout.plan) if layout.plan.is_file() else {}
     found: dict[Cell, str | None] = {}
     for cell in study_cells(study):
         meta = cell.folder(layout) / META
@@ -100,7 +99,7 @@ def _digests(study: Study, layout: Layout) -> dict[Cell, str | None]:
         if meta.is_file():
             values = read_json(meta)
             try:
-                found[cell] = cell_digest(values["params"], values["inputs"], cell.code_digest(code))
+                found[cell] = cell_digest(values["params"], values["inputs"], cell.code_digest(plan))
             except SparError:  # The plan holds no digest of the cell's code.
                 continue
     return found

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import write_json
-from spar_core.settings import load_yaml
+from spar_core.artifacts import read_json, write_json
 from stages.cells import Cell, cell_digest
 from stages.entry import workers
 from stages.layout import Layout
@@ -37,8 +36,8 @@ def tracked(
         steps: last step of the learning curves, if the cell logs any.
     """
     begun = time.perf_counter()
-    if layout.digests.exists():
-        code = cell.code_digest(load_yaml(layout.digests))
+    if layout.plan.exists():
+        code = cell.code_digest(read_json(layout.plan))
         with live_run(cell, cell_digest(params, inputs, code), params, layout, total_steps=steps) as live:
             yield live
     else:

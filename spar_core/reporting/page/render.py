@@ -48,7 +48,7 @@ from spar_core.reporting.page.console import (
 )
 from spar_core.reporting.page.glossary import explain
 from spar_core.reporting.page.inside import inside_section
-from spar_core.reporting.page.provenance import INPUTS, changed, judged_with, sources_of
+from spar_core.reporting.page.provenance import INPUTS, Origins, changed, judged_with, sources_of
 from spar_core.reporting.page.sections import offline_section, section_of
 
 TEMPLATE, HARM = "report.md.j2", "harm.svg"
@@ -74,10 +74,11 @@ def build_report(
     folders: Folders,
     settings: ReportSettings,
     missing: Sequence[Cell] | None = None,
+    origins: Origins | None = None,
 ) -> Report:
     """Read the cells of the study and render its report; nothing is written.
 
-    The bytes depend on nothing but the cells' folders, the study and the settings.
+    The bytes depend on nothing but the cells' folders, the study, the settings and the origins.
 
     Args:
         study: a whole study, or the present part of one (:func:`spar_core.reporting.page.present.present_part`).
@@ -85,6 +86,7 @@ def build_report(
         settings: which rules gains are measured against, and the width of intervals.
         missing: for a partial report, the cells that do not exist; the page then lists them at its top, and rules are
             compared over the seeds that both have.
+        origins: where settings come from that params.yaml does not give, by dataset, section, variant and key.
 
     Raises:
         SparError: see :func:`spar_core.reporting.numbers.reading.load_rules`.
@@ -147,9 +149,10 @@ def build_report(
             overall_regrets=overall_regrets(regretted, settings.confidence),
             choices={rule.setting: rule.choices for rule in numbers.rules if rule.choices},
             sources=sources_of(rules),
-            changed=changed(rules),
-            judged=judged_with(rules),
+            changed=changed(rules, origins or {}),
+            judged=judged_with(rules, origins or {}),
             inputs=INPUTS,
+            origins=any((origins or {}).values()),
             confidence=f"{100 * settings.confidence:g}%",
             partial=partial,
             missing=_by_setting_and_rule(missing or ()),
