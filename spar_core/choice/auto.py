@@ -63,7 +63,7 @@ class AutoSettings(Settings):
             if name == ANCHOR or values.get("kind", name) in ("auto", ANCHOR):
                 raise ValueError(f"'{name}' is no candidate; the anchor always is one")
             try:
-                parse_variant("improvement", candidates, name, "candidates")
+                parse_variant("improvement", candidates, name)
             except SparError as error:
                 raise ValueError(str(error)) from None
         return candidates

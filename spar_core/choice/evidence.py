@@ -99,7 +99,7 @@ def gather(
     of_anchor = next(estimates)
     view = _View.of(context, anchor, states)
     return {
-        name: view.evidence(rule, estimate, anchor_estimate)
+        name: view.evidence(rule, estimate, of_anchor)
         for (name, rule), estimate in zip(candidates.items(), estimates, strict=True)
     }
 
@@ -151,7 +151,7 @@ class _View:
         found = []
         for row in range(seeds):
             gain, error = by_episode(gains[row].cpu().numpy(), self.episode)
-            starts = np.subtract(estimate.at_starts[row], anchor_estimate.at_starts[row])
+            starts = np.subtract(estimate.at_starts[row], of_anchor.at_starts[row])
             fqe_gain, fqe_error = by_episode(starts, np.arange(len(starts)))
             distance = Support.distance(self.similar, actions[row].cpu().numpy())
             found.append(

@@ -1,4 +1,4 @@
-"""Does the critic agree with the observed returns? A one-sided check on held-out episodes.
+"""Does the critic agree with what was observed? A one-sided check on held-out episodes.
 
 On the best tenth of the held-out episodes the critic must not lie below the observed returns, and shortly before
 terminations it must not lie far above them. An unconverged critic fails both, because it is too flat, and every rule
@@ -43,8 +43,8 @@ def calibrate(critic: Critic, context: Context, discount: float, scale: float) -
     """
     dataset, data, seeds = context.dataset, context.data, len(context.seeds)
     steps = dataset.heldout_steps
-    q = values_at(critic, context, torch.as_tensor(steps).to(data.index.device))
-    ends = torch.as_tensor(last_observations(dataset)).to(data.index.device)
+    q = values_at(critic, context, torch.as_tensor(steps).to(context.device))
+    ends = torch.as_tensor(last_observations(dataset)).to(context.device)
     tails = critic.v(data.observations[ends].expand(seeds, -1, -1)).cpu().numpy() / scale
     best, late = _best_episodes(dataset)[dataset.episode[steps]], _before_termination(dataset)[steps]
     gaps: dict[str, list[float]] = {
@@ -69,7 +69,7 @@ def uncertainty_levels(critic: Critic, context: Context) -> dict[str, list[float
     The uniform actions are the same for every seed. A critic that tells the data's actions from others is more
     uncertain of the uniform ones.
     """
-    dataset, data, seeds = context.dataset, context.data, len(context.seeds)
+    dataset, data = context.dataset, context.data
     steps = torch.as_tensor(dataset.heldout_steps)
     uniform = torch.rand(len(steps), dataset.action_size, generator=stream(0, "critic/uncertainty_random")) * 2 - 1
     everywhere = torch.zeros_like(data.actions)
@@ -82,9 +82,9 @@ def uncertainty_levels(critic: Critic, context: Context) -> dict[str, list[float
     return {name: [_mean(row.astype(np.float64)) for row in rows.cpu().numpy()] for name, rows in levels.items()}
 
 
-def values_at(critic: Critic, data: DeviceData, steps: Tensor, seeds: int) -> Tensor:
+def values_at(critic: Critic, context: Context, steps: Tensor) -> Tensor:
     """Q_c of the logged actions at the steps [n], [S, n]."""
-    return _in_chunks(critic.q, data, steps, data.actions, seeds)
+    return _in_chunks(critic.q, context, steps, context.data.actions)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def _in_chunks(
     function: Callable[[Tensor, Tensor], Tensor], context: Context, steps: Tensor, actions: Tensor
 ) -> Tensor:
     """``function`` of all seeds, [S, n], at the observations of the steps [n] and their rows of ``actions`` [N, A]."""
-    parts = []
+    data, seeds, parts = context.data, len(context.seeds), []
     for chunk in steps.split(CHUNK):
         observations = data.observations[data.index[chunk]]
         parts.append(function(observations.expand(seeds, -1, -1), actions[chunk].expand(seeds, -1, -1)))

@@ -18,8 +18,6 @@ The conservative value is :math:`Q_c = \min_i Q_i` over all N.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -52,9 +50,8 @@ class EDACCritic(TDCritic):
     settings: EDACSettings
 
     @classmethod
-    def counts(cls, settings: Any) -> tuple[int, int]:
-        members: int = settings.members
-        return members, 1
+    def counts(cls, settings: EDACSettings) -> tuple[int, int]:
+        return settings.members, 1
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
         actor = Actor(problem.context, self.settings)

@@ -17,8 +17,6 @@ subtracted: where members disagree, Q_c - V is low for every action.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -47,12 +45,12 @@ class IQLEnsembleCritic(TDCritic):
     settings: IQLEnsembleSettings
 
     @classmethod
-    def counts(cls, settings: Any) -> tuple[int, int]:
+    def counts(cls, settings: IQLEnsembleSettings) -> tuple[int, int]:
         return settings.members, settings.members
 
     def conservative_q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        values, kappa = q_values(self.networks, observations, actions), float(self.settings.kappa)
-        return mean_of(values) - kappa * spread_of(values)
+        values = q_values(self.networks, observations, actions)
+        return mean_of(values) - self.settings.kappa * spread_of(values)
 
     def objective(self, problem: Problem, target: Stack) -> Objective:
         return Objective(lambda steps: ensemble_loss(self, target, problem, steps))

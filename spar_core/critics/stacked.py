@@ -121,7 +121,7 @@ class StackedCritic(Critic):
         return Fitted(tensors, metrics, context.report.rows)
 
     @classmethod
-    def restore(cls, settings: Any, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
+    def restore(cls, settings: StackedSettings, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
         def stack(name: str) -> Stack:
             inputs = tensors[f"{name}.0.weight"].shape[-2]
             return Stack.restore(MLPShape(inputs, settings.hidden, 1, settings.layer_norm), tensors, name, device)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
