@@ -402,6 +402,11 @@ def reaches(file: Path, *prefixes: str) -> list[str]:
     return [name for name in imported(file) if any(name == p or name.startswith(p + ".") for p in prefixes)]
 
 
+# The synthetic claims share the look of the report's figures and the environment of its templates, and nothing else.
+LOOK = ("spar_core.reporting.figures.look", "spar_core.reporting.page.templating")
+BEYOND_THE_LOOK = tuple(
+    name for name in modules() if name.startswith("spar_core.reporting.") and not any(m.startswith(name) for m in LOOK)
+)
 ABOVE_NUMBERS = tuple(f"spar_core.reporting.{room}" for room in ("figures", "page", "film"))
 BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spar_core.residual", "spar_core.policy")
 
@@ -422,7 +427,7 @@ BELOW = ("spar_core.anchors", "spar_core.critics", "spar_core.improvement", "spa
         ("spar_core/reporting/numbers/*.py", (*BELOW, *ABOVE_NUMBERS, "spar_core.training", "torch")),
         ("spar_core/reporting/figures/*.py", (*BELOW, *ABOVE_NUMBERS[1:], "spar_core.training", "torch")),
         ("spar_core/reporting/page/*.py", (*BELOW, "spar_core.reporting.film", "spar_core.training", "torch")),
-        ("spar_core/theory/*.py", ("spar_core.reporting", "spar_core.evaluation.rollouts", "spar_core.data.sources")),
+        ("spar_core/theory/*.py", (*BEYOND_THE_LOOK, "spar_core.evaluation.rollouts", "spar_core.data.sources")),
         ("spar_core/improvement/*.py", ("spar_core.theory",)),
         ("stages/*.py", ("tests",)),
     ],

@@ -20,7 +20,7 @@ EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estima
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # All cells of a dataset must agree on these entries of context.json, or their rules cannot share a table.
 SHARED = ("env_id", "not_evaluated", "mismatch", "reference", "label", "dataset", "protocol")
-# The same for estimates from logged data.
+# All cells of a dataset must also agree on these entries of estimates.json.
 OFFLINE_SHARED = ("discount", "rewards")
 
 
