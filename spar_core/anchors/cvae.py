@@ -10,9 +10,9 @@ The deterministic action decodes z = 0, the mode of the prior. A sample decodes 
 training alone.
 
 Source: Sohn et al. 2015, as the generative model of BCQ (Fujimoto et al. 2019, equation 14 and appendix D). BCQ
-averages the error over action dimensions and the KL over latent dimensions, with weight 1/2. Here both are sums; with two
-latent dimensions for each action dimension, that weight is :math:`\beta = 1/4`. BCQ also clips the latents that it draws
-to [-1/2, 1/2]; here they are not clipped.
+averages the error over action dimensions and the KL over latent dimensions, with weight 1/2. Here both are sums; with
+two latent dimensions for each action dimension, that weight is :math:`\beta = 1/4`. BCQ also clips the latents that it
+draws to [-1/2, 1/2]; here they are not clipped.
 """
 
 from __future__ import annotations
