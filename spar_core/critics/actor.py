@@ -27,7 +27,8 @@ from torch import Tensor
 
 from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
 from spar_core.critics.td import TDSettings
-from spar_core.training.networks import Adam, MLPShape, Stack, per_seed_mean
+from spar_core.training.networks import MLPShape, Stack, per_seed_mean
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import normal, streams
 
 LOG_DEVIATIONS = (-5.0, 2.0)

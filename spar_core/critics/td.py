@@ -21,7 +21,8 @@ from spar_core.training.checkpoints import Kept
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.loop import Info, minimise
-from spar_core.training.networks import Adam, Stack
+from spar_core.training.networks import Stack
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Minibatches
 
 # Takes steps [S, B]; gives the summed loss, and values [S] for the curve, "critic/q_mean" among them.
