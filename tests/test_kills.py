@@ -150,7 +150,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(clone, tmp_path):
     output, _ = process.communicate(timeout=60)
     last = output.splitlines()[-1]
     assert process.returncode == 130, output
-    assert last.startswith("error: interrupted: stopped at step ") and "the same command goes on from there" in last
+    assert last.startswith("error: interrupted: stopped at step ")
+    assert "run the same command to resume from a checkpoint" in last
     assert "Traceback" not in output and not folder.exists()
     run(clone, stage, arguments)
     resumed = take_away(folder, tmp_path / "resumed")

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spar_core.training.networks import VECTOR, Adam, MLPShape, Stack, per_seed_mean
+from spar_core.training.networks import VECTOR, MLPShape, Stack, per_seed_mean
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Minibatches, normal, stream, streams
 
 SEEDS = (0, 3, 7, 1)

@@ -120,7 +120,7 @@ def test_a_missing_damaged_or_foreign_folder_is_one_clear_line(policies, tmp_pat
     folder = damaged(policies, tmp_path)
     weights = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(SparError, match="not a whole safetensors file"):
+    with pytest.raises(SparError, match="not a complete safetensors file"):
         load_policy(folder)
     (folder / WEIGHTS).write_bytes(weights)
     assert load_policy(folder).act(RAW).shape == (7, ACTION_SIZE)

@@ -17,7 +17,8 @@ from spar_core.residual import fit_residual
 from spar_core.training.checkpoints import Checkpoints
 from spar_core.training.context import Context
 from spar_core.training.loop import resumable
-from spar_core.training.networks import Adam, MLPShape, Stack
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Minibatches, normal, streams
 from spar_core.training.reporter import Nested, Reporter
 from tests.fakes import assert_same_seed, tiny_settings
@@ -47,7 +48,9 @@ def ends_the_same(fit, folder):
     # After the first step, twice within a phase or at its end, and shortly before the end.
     for after in (1, whole.updates // 3, whole.updates // 4, whole.updates // 5):
         report = Stopping(SEEDS, folder / "stopped", after)
-        with pytest.raises(Interrupted, match=r"stopped at step \d+ of \d+.*goes on from there"):
+        with pytest.raises(
+            Interrupted, match=r"stopped at step \d+ of \d+.*run the same command to resume from a checkpoint"
+        ):
             fit(report)
         updates += report.updates
     last = Stopping(SEEDS, folder / "stopped")

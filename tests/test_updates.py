@@ -15,7 +15,8 @@ from spar_core.residual import fit_residual
 from spar_core.training import loop as updates
 from spar_core.training.context import Context
 from spar_core.training.loop import Update, compiled
-from spar_core.training.networks import Adam, MLPShape, Stack
+from spar_core.training.networks import MLPShape, Stack
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Draws, gaussian, streams
 from tests.fakes import TINY, tiny_settings
 

@@ -20,7 +20,8 @@ from spar_core.training.checkpoints import Kept
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.loop import Info, Loss, minimise
-from spar_core.training.networks import Adam, Stack, per_seed_mean
+from spar_core.training.networks import Stack, per_seed_mean
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Minibatches
 
 

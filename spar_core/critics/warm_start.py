@@ -22,7 +22,8 @@ from spar_core.critics.stacked import Problem, StackedCritic, q_values, v_values
 from spar_core.data.returns import discounted_returns, far_from_cut, last_observations
 from spar_core.errors import SparError
 from spar_core.training.loop import Info, minimise
-from spar_core.training.networks import Adam, per_seed_mean
+from spar_core.training.networks import per_seed_mean
+from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Minibatches
 
 

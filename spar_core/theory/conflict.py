@@ -48,7 +48,7 @@ from spar_core.theory.manifolds import manifold
 from spar_core.theory.problem import Problem, states_of
 from spar_core.theory.rules import RULES, gradient, settings_of, split
 from spar_core.theory.settings import TheorySettings
-from spar_core.training.networks import Adam
+from spar_core.training.optimiser import Adam
 
 MANIFOLDS = ("line", "arc")
 # The side of the anchor on which the data's centre lies, and the sign of the tangential value that gives this side.

@@ -1,8 +1,9 @@
-"""Where a training loop stands, on disk: enough to go on from there and end with the same bytes.
+"""Checkpoints of training loops: a resumed loop gives the same bytes as one that was never interrupted.
 
-A checkpoint is one safetensors file a loop: the tensors of everything that the loop changes (weights, moments of the
-optimiser, targets, random states), and as metadata its step and the points of its curves. It is written beside its
-place and then renamed, so that a kill leaves the one before. No part of an artifact, and deleted once that is written.
+Each loop has one safetensors file. It holds every tensor that the loop changes (weights, moments of the optimiser,
+target networks, random states), and as metadata the step and the points of the learning curves so far. The file is
+written under another name and then renamed, so that a killed process leaves the previous checkpoint intact. Checkpoints
+are not part of an artifact. They are deleted when the artifact is complete.
 """
 
 from __future__ import annotations
@@ -22,25 +23,31 @@ from torch import Tensor
 CurveRow = tuple[int, int, str, float]
 
 SUFFIX = ".safetensors"
-# Of the time between two checkpoints: a loop that was over sooner is not worth a file of its own.
+# Loops shorter than this fraction of the interval write no final checkpoint.
 SHORT_LOOP = 0.1
 
 
 class Kept(Protocol):
-    """What a loop changes from step to step."""
+    """A part of a loop that changes from step to step, and belongs into its checkpoint."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Named tensors; they may be the live ones."""
+        """Tensors by name; they need not be copies."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the state back, in place."""
+        """Restore the state, in place."""
         ...
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A loop's last checkpoint: steps done, the curve's rows until then, and the state of each part by name."""
+    """A checkpoint that was read.
+
+    Attributes:
+        step: steps done.
+        rows: the loop's points of the learning curves up to that step.
+        states: tensors of each part that the loop changes, by name of the part.
+    """
 
     step: int
     rows: list[CurveRow]
@@ -52,29 +59,37 @@ class Checkpoints:
     """The checkpoints of one piece of work (a share of the seeds of a cell).
 
     Attributes:
-        folder: theirs alone. Its name has to say all that the result depends on (``stages.checkpointing``).
-        seconds: between two checkpoints.
+        folder: folder for these checkpoints alone. Its name must contain all that the result depends on (see
+            ``stages.checkpointing``).
+        seconds: time between two checkpoints.
     """
 
     folder: Path
     seconds: float
-    # When the last one was written, of all that are inside one another.
+    # When the last checkpoint was written; shared with all checkpoints that :meth:`inside` returns.
     _last: list[float] = field(default_factory=lambda: [time.monotonic()], compare=False)
 
     def inside(self, name: str) -> Checkpoints:
-        """Those of a part of the work, whose loops may have names that others have too."""
+        """The checkpoints of a part of the work, kept apart so that its loops may have the names of other loops."""
         return Checkpoints(self.folder / name, self.seconds, self._last)
 
     def anew(self) -> Checkpoints:
-        """The same, with the time until the first one counted from now."""
+        """Checkpoints in this folder, with the time until the first one counted from now."""
         return Checkpoints(self.folder, self.seconds)
 
     def due(self) -> bool:
-        """Whether enough time has gone by since the last one."""
+        """Whether ``seconds`` have passed since the last checkpoint."""
         return time.monotonic() - self._last[0] >= self.seconds
 
     def save(self, name: str, step: int, rows: list[CurveRow], kept: Mapping[str, Kept]) -> None:
-        """Write the checkpoint of the loop ``name``, in place of the one before."""
+        """Replace the checkpoint of the loop ``name``.
+
+        Args:
+            name: name of the loop.
+            step: steps done.
+            rows: the loop's points of the learning curves so far.
+            kept: the parts that the loop changes, by name.
+        """
         tensors = {
             f"{part}/{key}": value.detach().cpu().contiguous().clone()
             for part, thing in kept.items()
@@ -88,7 +103,7 @@ class Checkpoints:
         self._last[0] = time.monotonic()
 
     def load(self, name: str) -> Saved | None:
-        """The last checkpoint of the loop ``name``; None where there is none, or a broken one (a power cut)."""
+        """Read the checkpoint of the loop ``name``; None if there is none, or if it is broken (by a power cut, say)."""
         path = self._path(name)
         if not path.is_file():
             return None

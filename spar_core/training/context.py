@@ -1,4 +1,4 @@
-"""What every fit is given: the data, the seeds, and where the work runs and reports."""
+"""The context of a fit: its data, its seeds, its device and its reporter."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Context:
     """One fit of a group of seeds.
 
     Attributes:
-        dataset: the logged data; a fit learns from its training episodes alone.
-        seeds: one model is fitted for each, side by side.
-        report: takes progress and learning curves, keeps checkpoints, and says when to stop.
+        dataset: the logged data; a fit uses its training episodes only.
+        seeds: the S seeds, whose models are fitted side by side.
+        report: receives progress and learning curves, holds the checkpoints, and says when to stop.
         device: a Torch device, such as "cpu" or "cuda".
     """
 
@@ -42,9 +42,9 @@ class Context:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Row numbers of the seeds [S, 1]: ``values[rows, steps]`` takes each seed's steps [S, B] of [S, N, ...]."""
+        """Row numbers of the seeds, [S, 1]; ``values[rows, steps]`` selects steps [S, B] from values [S, N, ...]."""
         return torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
 
     def on(self, dataset: Dataset) -> Context:
-        """The same fit, of another dataset."""
+        """This context with another dataset."""
         return replace(self, dataset=dataset)

@@ -1,4 +1,4 @@
-"""What fitting returns, whatever was fitted, and how the results of several workers become one."""
+"""The result of a fit, how the results of several workers are joined, and how they are written to disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,13 +23,13 @@ WEIGHTS, METRICS, CURVES = "weights.safetensors", "metrics.json", "curves.csv"
 
 @dataclass
 class Fitted:
-    """Weights, final metrics and curves of a group of seeds.
+    """Weights, final metrics and learning curves of a group of S seeds.
 
     Attributes:
-        tensors: named weights; the first dimension of each is the seed, [S, ...].
-        metrics: final scalars, one value a seed.
-        curves: rows (step, seed, metric, value).
-        documents: what else there is to say, by name: one JSON value a seed. Each is written as ``<name>.json``.
+        tensors: weights by name, [S, ...].
+        metrics: final metrics by name, one value for each seed.
+        curves: points of the learning curves, (step, seed, metric, value).
+        documents: further results by name, one JSON value for each seed. Each is written as ``<name>.json``.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class Fitted:
 
     @classmethod
     def join(cls, parts: Sequence[Fitted]) -> Fitted:
-        """Put the seeds of several workers side by side, in the order given."""
+        """Concatenate the seeds of several results, in the order given."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -49,12 +50,13 @@ class Fitted:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes tensors travel by value: Torch's shared memory would have to outlive the worker.
+        # Send tensors to another process by value. Torch would send them through shared memory, which must outlive the
+        # worker.
         arrays = {k: v.numpy() for k, v in self.tensors.items()}
         return _rebuild, (arrays, self.metrics, self.curves, self.documents)
 
     def write(self, folder: Path) -> None:
-        """Write weights, documents, ``metrics.json`` and ``curves.csv``."""
+        """Write ``weights.safetensors``, ``metrics.json``, ``curves.csv`` and the documents into ``folder``."""
         save_tensors(folder / WEIGHTS, self.tensors)
         write_json(folder / METRICS, self.metrics)
         for name, values in self.documents.items():
@@ -62,54 +64,66 @@ class Fitted:
         write_curves(folder / CURVES, self.curves)
 
     def parameters(self) -> int:
-        """Numbers that one seed's tensors hold."""
+        """Number of parameters of one seed."""
         return sum(math.prod(tensor.shape[1:]) for tensor in self.tensors.values())
 
     def shapes(self) -> dict[str, list[int]]:
-        """Shape of every tensor, for ``meta.json``."""
+        """Shape of each tensor by name, for ``meta.json``."""
         return {name: list(tensor.shape) for name, tensor in sorted(self.tensors.items())}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One fitted part of a policy: the registered kind it is, its settings, and its tensors [S, ...]."""
+    """One fitted part of a policy.
+
+    Attributes:
+        kind: its name in the registry.
+        settings: its settings.
+        tensors: its weights by name, [S, ...].
+    """
 
     kind: str
     settings: Settings
     tensors: dict[str, Tensor]
 
 
-def _rebuild(arrays: dict[str, Any], *others: Any) -> Fitted:
+def _rebuild(arrays: Mapping[str, NDArray[Any]], *others: Any) -> Fitted:
     return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, *others)
 
 
 def write_curves(path: Path, rows: Sequence[CurveRow]) -> None:
-    """Write curve rows, sorted, so that the order in which workers sent them does not show."""
+    """Write points of learning curves as CSV, sorted so that the order in which workers sent them does not matter."""
     ordered = sorted(rows, key=lambda row: (row[2], row[1], row[0]))
     lines = ["step,seed,metric,value", *(f"{step},{seed},{metric},{value!r}" for step, seed, metric, value in ordered)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors without metadata: more than one metadata key is not byte-stable."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file without metadata, because the bytes of several metadata keys are not reproducible."""
     save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; a missing or broken file is a SparError."""
+    """Read a safetensors file.
+
+    Raises:
+        SparError: the file is missing or broken.
+    """
     try:
         return load_file(path)
     except FileNotFoundError:
         raise SparError(f"{path} does not exist", "run `dvc repro`") from None
-    except Exception as error:  # safetensors raises its own SafetensorError and bare OSErrors
-        raise SparError(f"{path} is not a whole safetensors file ({error})", "delete its folder and rerun") from None
+    except Exception as error:  # safetensors raises SafetensorError and OSError.
+        raise SparError(
+            f"{path} is not a complete safetensors file ({error})", "delete its folder and run `dvc repro`"
+        ) from None
 
 
 def only(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors below ``prefix.``, with the prefix taken off."""
+    """The tensors whose names start with ``prefix.``, without that prefix."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
 
 
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with ``prefix.`` put before each name."""
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix.`` before each name."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""Ctrl-C, and what a scheduler sends before it takes a machine away: asked once, work ends its step and stops."""
+"""Handle SIGINT (Ctrl-C) and SIGTERM (from a scheduler): after the first signal, work finishes its step and stops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """While the block runs, no signal reaches this thread (it comes afterwards), nor ever a process started by it."""
+    """Delay SIGINT and SIGTERM to this thread until the block ends; processes started in it never receive them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -23,9 +23,9 @@ def signals_held_back() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, the first SIGINT or SIGTERM calls ``stop``, and the second raises KeyboardInterrupt.
+    """In this block, the first SIGINT or SIGTERM calls ``stop``, and the second raises KeyboardInterrupt.
 
-    Outside the main thread, where Python takes no signals, nothing changes.
+    This does nothing outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,12 +1,13 @@
 """The one training loop: minimise a loss over minibatches, with learning curves and checkpoints.
 
-:func:`minimise` is what every fit calls. :func:`resumable` counts its steps and goes on from a checkpoint.
-:class:`Update` runs one step. On a CUDA device it captures the step once as a graph and then replays it, because
-launching the hundred small kernels of a step one by one takes longer than running them. In a long loop Torch's compiler
-first makes fewer and larger kernels of them. So a step may depend on nothing but its inputs and on tensors that it
-changes in place. Random numbers are drawn outside (:class:`spar_core.training.randomness.Draws`), nothing is read
-back, and the learning rate goes in through a tensor. ``tests/test_updates.py`` checks these rules for every registered
-member on the CPU, where a step is a plain call.
+Every fit calls :func:`minimise`. :func:`resumable` counts its steps, and resumes it from a checkpoint. :class:`Update`
+runs one step. On a CUDA device it captures the step once as a graph and then replays the graph, because launching the
+hundred small kernels of a step one by one takes longer than running them. In a long loop, Torch's compiler first merges
+them into fewer and larger kernels.
+
+So a step may depend only on its inputs and on tensors that it changes in place: random numbers are drawn outside the
+step (:class:`spar_core.training.randomness.Draws`), no value is read back, and the learning rate is passed as a tensor.
+``tests/test_updates.py`` checks these rules for every registered member on the CPU, where a step is an ordinary call.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from torch import Tensor
 from spar_core.errors import Interrupted
 from spar_core.training.checkpoints import SHORT_LOOP, Kept
 from spar_core.training.context import Context
-from spar_core.training.networks import COMPILER, Adam
+from spar_core.training.optimiser import Adam, compiled
 from spar_core.training.randomness import Draws
 from spar_core.training.reporter import Reporter, is_curve_point
 
 # Values [S] for the learning curve, by metric.
 Info = dict[str, Tensor]
-# Takes what a step draws, minibatch first; gives a scalar, summed over seeds, and values for the curve.
+# Maps the tensors drawn for a step (the minibatch first) to a scalar loss, summed over seeds, and values for the curve.
 Loss = Callable[..., tuple[Tensor, Info]]
-# Plain calls before the capture, in which libraries set themselves up.
+# Ordinary calls before the capture, in which libraries initialise themselves.
 WARM = 3
 # Loops of at least this many updates are compiled. Compiling takes some seconds and saves a tenth of a millisecond an
 # update.
@@ -57,26 +58,26 @@ def minimise(
 ) -> None:
     """Take ``steps`` steps of ``adam`` down the gradient of ``loss``.
 
-    A learning curve may go over several loops: this one is steps ``before + 1`` to ``before + steps`` of ``total``.
+    A learning curve may cover several loops. This one takes steps ``before + 1`` to ``before + steps`` of ``total``.
 
     Args:
         loss: is called with the next tensor of each of ``draws``, in their order.
-        context: its reporter takes progress, curve and checkpoints.
-        adam: holds the networks that are trained.
+        context: its reporter receives the progress and the learning curve, and holds the checkpoints.
+        adam: the optimiser of the networks that are trained.
         draws: random tensors by name; the first are the minibatches.
-        name: of the loop, among the loops of one fit; names its checkpoint.
+        name: name of the loop among the loops of one fit, and of its checkpoint.
         steps: updates of this loop.
-        before: steps of the curve that were taken before.
-        total: steps of the whole curve; those of this loop where there is no other.
-        logged_from: is added to the step number in the curve.
-        after: changes more tensors in place after each update, such as target networks.
-        curve: takes the step and the loss's values at a point of the curve, and gives the values to record. It may
-            raise to end a fit that has diverged.
-        kept: what else an update changes, by name; it goes into the checkpoint.
+        before: steps of the curve that earlier loops took.
+        total: steps of the whole curve; None if this loop takes them all.
+        logged_from: added to the step number in the curve.
+        after: called after each update to change more tensors in place, such as target networks.
+        curve: maps the step and the loss's values at a point of the curve to the values that are recorded. It may raise
+            an error to end a fit that has diverged.
+        kept: further parts that an update changes, by name; they go into the checkpoint.
         capture: whether an update may be captured as a CUDA graph.
 
     Raises:
-        Interrupted: whoever runs this asked to stop; a checkpoint is written first.
+        Interrupted: the user asked to stop; a checkpoint is written first.
     """
 
     def update(*drawn: Tensor) -> Info:
@@ -97,20 +98,22 @@ def minimise(
 
 
 def resumable(report: Reporter, name: str, steps: int, **kept: Kept) -> Iterator[int]:
-    """Yield the steps of a loop, from 1 or from where its last checkpoint was, and report one unit a step and seed.
+    """Yield the numbers of a loop's steps, from 1 or from the step after its checkpoint, and report the progress.
 
-    The body of the loop is one update. All that it changes has to be in ``kept``, or follow from it: then a loop that
-    was left and taken up again does what one that was left alone does, to the last bit. What a body logs comes back
-    with the checkpoint; read it after the loop with :meth:`Reporter.last`, since a loop that had ended has no body.
+    The body of the loop is one update. Everything that it changes must be in ``kept``, or be computed from ``kept``.
+    Then a resumed loop gives the same result as one that was never interrupted, to the last bit. The rows that the body
+    logs are part of the checkpoint. Read them with :meth:`Reporter.last` after the loop, because the body does not run
+    at all if the checkpoint is that of the last step.
 
     Args:
-        report: also says where checkpoints lie (nowhere, for None) and whether to stop.
-        name: of the loop, among the loops of ``report``.
-        steps: updates.
-        kept: what the loop changes.
+        report: receives one unit of progress for each step and seed, holds the checkpoints (None for no checkpoints),
+            and says when to stop.
+        name: name of the loop among the loops of ``report``.
+        steps: number of updates.
+        kept: the parts that the loop changes, by name.
 
     Raises:
-        Interrupted: whoever runs this asked to stop; a checkpoint is written first.
+        Interrupted: the user asked to stop; a checkpoint is written first.
     """
     checkpoints, seeds = report.checkpoints, len(report.seeds)
     begun, first_row = time.monotonic(), len(report.rows)
@@ -132,7 +135,7 @@ def resumable(report: Reporter, name: str, steps: int, **kept: Kept) -> Iterator
         done = step
         if report.stopping():
             save()
-            hint = "a checkpoint is kept: the same command goes on from there" if checkpoints else "nothing is kept"
+            hint = "run the same command to resume from a checkpoint" if checkpoints else "no checkpoint is kept"
             raise Interrupted(f"stopped at step {done} of {steps} of {name}", hint)
         if checkpoints and checkpoints.due():
             save()
@@ -145,11 +148,11 @@ class Update:
     """Calls ``update(*inputs)``, which ends in ``adam.step(loss)`` and returns values for the curve.
 
     Args:
-        update: one step on inputs of the same shapes each time.
-        adam: its optimiser.
-        device: where it runs.
-        steps: of the whole loop, those before a checkpoint included.
-        capture: whether it may be captured; one that reads values back may not.
+        update: one step; its inputs have the same shapes at each call.
+        adam: the optimiser.
+        device: the device that the step runs on.
+        steps: number of updates of the whole loop, including those before a checkpoint.
+        capture: whether the update may be captured as a CUDA graph; an update that reads values back may not.
     """
 
     def __init__(
@@ -157,14 +160,15 @@ class Update:
     ) -> None:
         self.capture = capture and torch.device(device).type == "cuda"
         self.adam = adam
-        self.update = compiled(update, adam) if self.capture and steps >= COMPILED_FROM and can_compile() else update
+        worth_it = self.capture and steps >= COMPILED_FROM and can_compile()
+        self.update = compile_update(update, adam) if worth_it else update
         self.calls = 0
         self.graph: Any = None
         self.inputs: tuple[Tensor, ...] = ()
         self.info: Info = {}
 
     def __call__(self, *inputs: Tensor) -> Info:
-        """One update. The values returned are overwritten by the next one."""
+        """Run one update; the next one overwrites the values that are returned."""
         self.adam.prepare()
         if not self.capture:
             return self.update(*inputs)
@@ -179,8 +183,8 @@ class Update:
         return self.info
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> Info:
-        """A plain call on a stream of its own, as a capture needs it before."""
-        stream = torch.cuda.Stream()
+        """Run an ordinary call on a separate CUDA stream, which a later capture requires."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             info = self.update(*inputs)
@@ -188,7 +192,7 @@ class Update:
         return info
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
-        """Capture an update; nothing is computed by that."""
+        """Capture an update without running it."""
         self.inputs = tuple(value.clone() for value in inputs)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -196,15 +200,15 @@ class Update:
 
 
 def can_compile() -> bool:
-    """Whether what Torch's compiler needs for a CUDA device is here: Triton, and a C compiler for its launchers."""
+    """Whether Torch can compile for a CUDA device, which needs Triton, and a C compiler for Triton's launchers."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
-def compiled(update: Callable[..., Info], adam: Adam) -> Callable[..., Info]:
-    """The update as kernels of Torch's compiler, the optimiser's step too."""
-    # Products are float32 on purpose.
+def compile_update(update: Callable[..., Info], adam: Adam) -> Callable[..., Info]:
+    """Compile an update, and the step of its optimiser."""
+    # Matrix products are in float32 on purpose, so hide the advice to use TensorFloat32.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-    # Each loop is compiled on its own; without this the compiler would count them as one that changes, and give up.
+    # Without a reset, the compiler would take all loops for one function that changes too often, and stop compiling it.
     torch.compiler.reset()
     adam.compile()
-    return torch.compile(update, dynamic=False, options=COMPILER)
+    return compiled(update)

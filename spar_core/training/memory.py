@@ -1,4 +1,4 @@
-"""What a process does with memory that it frees."""
+"""Keep freed memory in the process instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ MALLOPT = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20}
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees, where the C library is glibc. Changes no result.
+    """Let this process keep the memory that it frees, if its C library is glibc; this changes no result.
 
-    An update allocates the same arrays again and again; a page that went back to the system in between costs a fault.
+    An update allocates arrays of the same sizes again and again. Each page that was returned to the system in between
+    would cost a page fault.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

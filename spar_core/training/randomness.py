@@ -1,4 +1,4 @@
-"""Random streams: one generator per (seed, purpose), so that no seed's draws depend on its neighbours."""
+"""Random streams: one generator for each seed and purpose, so that a seed's draws do not depend on other seeds."""
 
 from __future__ import annotations
 
@@ -7,48 +7,52 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator that depends on ``seed`` and ``purpose`` alone."""
+    """A CPU generator whose draws depend only on ``seed`` and ``purpose``."""
     word = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(word[:8], "little") >> 1)
 
 
 class Streams(list[torch.Generator]):
-    """Generators whose states can be kept and taken back."""
+    """A list of generators that can be part of a checkpoint."""
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The states of all generators, for checkpoints."""
         return {"states": torch.stack([generator.get_state() for generator in self])}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the states from :meth:`state_dict`, in place."""
         for generator, bits in zip(self, state["states"], strict=True):
-            # A copy of its own: the state is read from the start of its storage.
+            # Torch reads a state from the start of its storage, so it needs a copy with a storage of its own.
             generator.set_state(bits.clone())
 
 
 def streams(seeds: Sequence[int], purpose: str) -> Streams:
-    """One generator a seed."""
+    """One generator for each seed."""
     return Streams(stream(seed, purpose) for seed in seeds)
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """Standard normal draws [S, *shape], each seed's slice from its own generator."""
+    """Standard normal draws [S, *shape]; each seed's draws come from its own generator."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
 class Draws:
-    """Random tensors [S, ...], one a step, each seed's from its own stream, drawn some steps ahead.
+    """Random tensors [S, ...], one for each step; each seed's draws come from its own stream.
 
-    A call per step and seed costs more than the draw of a minibatch, and on a device each transfer costs too.
+    They are drawn for several steps at once, because a call for each step and seed takes longer than the draw itself,
+    and so does a transfer to the device.
 
     Args:
-        seeds: one stream each.
-        purpose: of the streams.
-        draw: takes a generator and a number of steps n, and gives [n, ...] on the CPU.
-        device: where the tensors are wanted.
-        block: steps drawn at a time; it changes no draw.
+        seeds: the S seeds.
+        purpose: purpose of the streams.
+        draw: maps a generator and a number of steps n to draws [n, ...] on the CPU.
+        device: the device of the tensors.
+        block: number of steps drawn at a time; it does not change the draws.
     """
 
     def __init__(
@@ -65,42 +69,44 @@ class Draws:
         self._used = block
 
     def next(self) -> Tensor:
-        """The next step's."""
+        """The draws of the next step, [S, ...]."""
         if self._drawn is None or self._used == self.block:
             parts = [self.draw(generator, self.block) for generator in self.generators]
             drawn, self._used = torch.stack(parts, dim=1), 0
-            # From pinned memory the copy waits for nothing: the next draws overlap with the steps that take these.
+            # Copying from pinned memory does not block, so drawing overlaps with the steps on the device.
             on_device = torch.device(self.device).type == "cuda"
             self._drawn = drawn.pin_memory().to(self.device, non_blocking=True) if on_device else drawn
         self._used += 1
         return self._drawn[self._used - 1]
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The states of the streams and the draws that are not used yet, for checkpoints."""
         drawn = {} if self._drawn is None else {"drawn": self._drawn}
         return {**self.generators.state_dict(), **drawn, "used": torch.tensor(self._used)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the state from :meth:`state_dict`, in place."""
         self.generators.load_state_dict(state)
         self._drawn = state["drawn"].to(self.device) if "drawn" in state else None
         self._used = int(state["used"])
 
 
 def gaussian(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
-    """For :class:`Draws`: standard normal draws of a shape."""
+    """A ``draw`` function for :class:`Draws`, of standard normal draws with the given shape."""
     return lambda generator, n: torch.stack([torch.randn(shape, generator=generator) for _ in range(n)])
 
 
 def uniform(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
-    """For :class:`Draws`: draws of [0, 1) of a shape."""
+    """A ``draw`` function for :class:`Draws`, of uniform draws from [0, 1) with the given shape."""
     return lambda generator, n: torch.stack([torch.rand(shape, generator=generator) for _ in range(n)])
 
 
 class Minibatches(Draws):
-    """Minibatch indices [S, B], drawn uniformly with replacement from ``choices``."""
+    """Minibatches [S, B] of steps, drawn uniformly with replacement from ``choices`` [n]."""
 
     def __init__(
         self,
-        choices: np.ndarray | Tensor,
+        choices: NDArray[np.int64] | Tensor,
         seeds: Sequence[int],
         batch_size: int,
         purpose: str,

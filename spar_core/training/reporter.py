@@ -1,4 +1,4 @@
-"""What a training loop tells the outside: how far it is, and points of its learning curves."""
+"""Report the progress of training loops and the points of their learning curves."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from spar_core.training.checkpoints import Checkpoints, CurveRow
 if TYPE_CHECKING:
     from spar_core.training.networks import Stack
 
-# Points a learning curve should have: enough to see its shape, few enough to store and draw quickly.
+# Approximate number of points of a learning curve: enough to show its shape, and few enough to store and draw quickly.
 CURVE_POINTS = 100
 
 
 @dataclass
 class Reporter:
-    """Collects curve rows (step, seed, metric, value). Subclasses also show them while training runs.
+    """Collects points of learning curves, (step, seed, metric, value). Subclasses also show them during training.
 
     Attributes:
-        seeds: of the work.
-        rows: collected so far.
-        checkpoints: where loops keep theirs; None where they keep none.
-        stopping: whether the work is asked to stop.
+        seeds: the S seeds of the work.
+        rows: points collected so far.
+        checkpoints: the checkpoints of the work's loops; None if they keep none.
+        stopping: whether the work has been asked to stop.
     """
 
     seeds: Sequence[int]
@@ -35,13 +35,13 @@ class Reporter:
     stopping: Callable[[], bool] = lambda: False
 
     def advance(self, steps: int) -> None:
-        """``steps`` more units of work are done: optimiser steps, or environment steps, of one seed each."""
+        """Report that ``steps`` more units of work are done; a unit is an optimiser or environment step of one seed."""
 
     def observe(self, step: int, network: Stack) -> None:
-        """See the network just before the update of step ``step`` (from 1); here, nothing is done with it."""
+        """Receive the network just before the update of step ``step`` (from 1); this class ignores it."""
 
     def log(self, step: int, metrics: Mapping[str, Tensor]) -> None:
-        """Record a value a seed, [S], of each metric."""
+        """Record the values [S] of each metric at a step."""
         self.add(
             [
                 (step, seed, metric, value)
@@ -51,23 +51,29 @@ class Reporter:
         )
 
     def add(self, rows: Sequence[CurveRow]) -> None:
-        """Record rows."""
+        """Record points of learning curves."""
         self.rows.extend(rows)
 
     def last(self, metric: str, missing: float = math.nan) -> list[float]:
-        """The value of ``metric`` that was recorded last, one a seed; ``missing`` where there is none."""
+        """The last recorded value of ``metric`` for each seed, or ``missing`` for a seed without one."""
         known = {seed: value for _, seed, name, value in self.rows if name == metric}
         return [known.get(seed, missing) for seed in self.seeds]
 
 
 class Nested(Reporter):
-    """Reports a part of another reporter's work.
+    """Reports one part of another reporter's work, and passes progress and points on to that reporter."""
 
-    Progress and rows are passed on, rows under ``prefix`` (none for ""; not at all for None). Loops keep their
-    checkpoints apart, under ``part``.
-    """
+    def __init__(
+        self, outer: Reporter, part: str, *, prefix: str | None = "", seeds: Sequence[int] | None = None
+    ) -> None:
+        """Report a part of the work of ``outer``.
 
-    def __init__(self, outer: Reporter, part: str, *, prefix: str | None = "", seeds: Sequence[int] | None = None):
+        Args:
+            outer: reporter of the whole work.
+            part: folder for the checkpoints of this part.
+            prefix: put before the metrics that are passed on, with a slash unless it is empty; None passes on none.
+            seeds: seeds of this part; None takes those of ``outer``.
+        """
         checkpoints = outer.checkpoints.inside(part) if outer.checkpoints else None
         super().__init__(outer.seeds if seeds is None else seeds, [], checkpoints, outer.stopping)
         self.outer, self.prefix = outer, prefix
@@ -83,6 +89,6 @@ class Nested(Reporter):
 
 
 def is_curve_point(step: int, steps: int) -> bool:
-    """Whether step ``step`` (from 1) of ``steps`` belongs on the curve: the first, the last, and evenly between."""
+    """Whether step ``step`` (from 1) of ``steps`` is a point of the curve: the first, the last, and evenly between."""
     every = max(1, steps // CURVE_POINTS)
     return step == 1 or step == steps or step % every == 0

@@ -1,7 +1,7 @@
-"""Work on the seeds of a group in several processes, each of one torch thread.
+"""Distribute the seeds of a group over several processes with one Torch thread each.
 
-Threads inside a process fight over a busy machine; processes side by side do not. What each seed's weights
-are does not depend on how the seeds are shared out (see ``spar_core.training.networks``).
+On a busy machine, the threads of one process wait for each other, but separate processes do not. The result of a seed
+does not depend on how the seeds are distributed (see :mod:`spar_core.training.networks`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from spar_core.training.memory import keep_freed_memory
 from spar_core.training.reporter import Reporter
 
 Result = TypeVar("Result")
-# What a job is given: seeds, or pieces of work of them such as blocks of episodes.
+# A seed, or another piece of work, such as a block of episodes.
 Unit = TypeVar("Unit")
 Job = Callable[[Sequence[Any], Reporter], Result]
 
-# Units of work between two messages of a worker: often enough for a smooth bar, rare enough to cost nothing.
+# Units of work between two messages of a worker: few enough for a smooth progress bar, many enough to cost little.
 MESSAGE_EVERY = 50
 _outbox: Any = None
 _stop: Any = None
@@ -39,7 +39,7 @@ _stop: Any = None
 
 @dataclass(kw_only=True)
 class _SendingReporter(Reporter):
-    """Sends progress and curve rows through ``send`` as they come."""
+    """Sends progress and new points of learning curves through ``send``, every ``MESSAGE_EVERY`` units of work."""
 
     send: Callable[[tuple[int, list[CurveRow]]], None]
     _steps: int = 0
@@ -47,12 +47,13 @@ class _SendingReporter(Reporter):
 
     def advance(self, steps: int) -> None:
         if self.stopping():
-            raise Interrupted("stopped before the work was done", "run the same command again")
+            raise Interrupted("stopped before the work was complete", "run the same command again")
         self._steps += steps
         if self._steps >= MESSAGE_EVERY:
             self.flush()
 
     def flush(self) -> None:
+        """Send what has not been sent yet."""
         self.send((self._steps, self.rows[self._sent :]))
         self._steps, self._sent = 0, len(self.rows)
 
@@ -64,18 +65,21 @@ def over_seeds(
     on_message: Callable[[int, list[CurveRow]], None] = lambda steps, rows: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[Result]:
-    """Run ``job(seeds, reporter)`` over shares of the seeds; results come back in seed order, one a share.
+    """Divide the seeds into shares, and run ``job(share, reporter)`` on each share in a process of its own.
 
     Args:
-        job: a picklable callable (a module-level function or an instance of a module-level class).
-        seeds: the group's seeds, or pieces of work of them.
-        workers: processes at most; with one, the job runs in this process.
-        on_message: called in this process with (units of work just done, new curve rows).
-        checkpoints: where loops keep theirs, a folder a share below it; None where they keep none.
+        job: a picklable callable (a module-level function, or an instance of a module-level class).
+        seeds: the group's seeds, or other pieces of work.
+        workers: largest number of processes; if there is only one share, the job runs in this process.
+        on_message: called in this process with (units of work just done, new points of learning curves).
+        checkpoints: the checkpoints of the work, with a folder for each share; None keeps no checkpoints.
+
+    Returns:
+        One result for each share, in the order of the seeds.
 
     Raises:
-        SparError: a worker was killed, most often for want of memory.
-        Interrupted: this process was sent SIGINT (Ctrl-C) or SIGTERM, and the workers stopped at a step's end. A
+        SparError: a worker was killed, most often because memory ran out.
+        Interrupted: this process received SIGINT (Ctrl-C) or SIGTERM, and the workers stopped at the end of a step. A
             second signal stops them at once.
     """
     shares = _share(list(seeds), workers)
@@ -88,13 +92,14 @@ def over_seeds(
     listener = threading.Thread(target=_listen, args=(outbox, on_message, done), daemon=True)
     listener.start()
     try:
-        # Leaving the pool waits for the workers to end, and a worker ends once its messages are out.
+        # Leaving the pool waits for the workers to end, and a worker ends when its messages are sent.
         with (
             stop_on_signal(stop.set),
             ProcessPoolExecutor(len(shares), context, _start_worker, (outbox, stop)) as pool,
         ):
             try:
-                # A terminal sends Ctrl-C to all processes of a command; workers are told to stop by this one alone.
+                # A terminal sends Ctrl-C to all processes of a command. The workers must not receive that signal,
+                # because this process tells them to stop.
                 with signals_held_back():
                     results = pool.map(_run_in_worker, [job] * len(shares), shares, theirs)
                 return list(results)
@@ -105,11 +110,11 @@ def over_seeds(
     except BrokenProcessPool:
         raise SparError(
             "a worker process was killed",
-            "most often memory ran out: set SPAR_WORKERS=1 or use fewer seeds a group",
+            "most often memory ran out: set SPAR_WORKERS=1, or use fewer seeds in a group",
         ) from None
     finally:
         done.set()
-        # A killed worker may leave half a message, on which the listener would wait for ever.
+        # After half a message of a killed worker, the listener would wait forever.
         listener.join(timeout=5)
 
 
@@ -121,7 +126,7 @@ def _share(seeds: list[Unit], workers: int) -> list[list[Unit]]:
 
 
 def _of_share(checkpoints: Checkpoints | None, share: list[Any]) -> Checkpoints | None:
-    """Shared out otherwise, the work starts anew: a checkpoint holds the seeds of one share."""
+    """The checkpoints of a share; with another division into shares, the work cannot be resumed and starts again."""
     return checkpoints and checkpoints.inside("seeds-" + "-".join(map(str, share)))
 
 
@@ -154,7 +159,7 @@ def _start_worker(outbox: Any, stop: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone: it would go on for minutes, for no one."""
+    """End this process when its parent process ends, because no process would receive its result."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -162,7 +167,7 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(job: Job[Result], seeds: list[Any], checkpoints: Checkpoints | None) -> Result:
-    # Time is counted from here on: the clock of another process may be another one.
+    # Count the time until the first checkpoint from now on, because another process may have another clock.
     reporter = _SendingReporter(
         seeds, checkpoints=checkpoints and checkpoints.anew(), stopping=_stop.is_set, send=_outbox.put
     )
