@@ -29,7 +29,8 @@ PAGE = Path("docs/settings.md")
 HEAD = """# Settings
 
 Every key of `params.yaml` and of dataset entries, as `python -m scripts.settings_page` writes them from the settings
-classes. `params.yaml` states all values, and they may differ from the defaults here. Unknown keys are refused.
+classes. `params.yaml` states all values, and they may differ from the defaults here. Unknown keys are refused. A kind
+has the keys of every table that names it.
 """
 
 # A section of one settings class, or of one class for each kind; and what the page says first.
@@ -44,7 +45,7 @@ def of_kinds(family: str) -> dict[str, type[Settings]]:
 
 def sections() -> dict[str, Section]:
     """The page's sections, in order."""
-    variant = "A variant also has the key `kind`, which defaults to its name."
+    variant = "A variant also has `kind`, which defaults to its name, or `like: NAME`, which takes all of that variant."
     own = "Its block `residual` lists what differs from the section `residual`."
     return {
         "study": (Study, "[Studies and cells](pipeline.md)."),
@@ -57,7 +58,7 @@ def sections() -> dict[str, Section]:
         "estimation": (EstimationSettings, "[Estimates from logged data](evaluation.md)."),
         "diagnosis": (DiagnosisSettings, "[Looking inside a trained cell](diagnostics.md)."),
         "report": (ReportSettings, "[The report](report.md)."),
-        "theory": (TheorySettings, "[The geometry on synthetic problems](theory.md)."),
+        "theory": (TheorySettings, "The file `theory.yaml`: [the geometry on synthetic problems](theory.md)."),
         "datasets": (SOURCES, "Keys of `datasets/<id>.yaml`: [data](data.md). `source` names the kind."),
     }
 
