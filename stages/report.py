@@ -18,7 +18,7 @@ from typing import Any
 
 from spar_core.artifacts import new_artifact
 from spar_core.reporting.config import ReportSettings
-from spar_core.reporting.numbers.cells import FolderOf, Folders
+from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.console import console_table
@@ -29,7 +29,7 @@ from stages.entry import stage_main
 from stages.layout import Layout
 from stages.origins import origins_of
 from stages.params import read_layers, section
-from stages.table import place
+from stages.table import STAGES, place
 
 # The folder of a partial report, below the study's report folder.
 PARTIAL = "partial"
@@ -45,13 +45,14 @@ def origins(layout: Layout, study: Study) -> dict[str, Any]:
     return {dataset: origins_of(read_layers(layout, dataset), study) for dataset in study.datasets}
 
 
-def folders_of(layout: Layout) -> Folders:
-    """The folders of a cell's artifacts."""
+def folders_of(layout: Layout) -> FoldersOf:
+    """Gives the folders of those of a cell's artifacts that the report reads."""
 
-    def folder_of(artifact: str) -> FolderOf:
-        return lambda cell: layout.artifact(place(artifact, cell))
+    def folders(cell: Cell, study: StudyLists) -> dict[str, Path]:
+        stages = [stage for stage in STAGES.values() if stage.reported and stage.serves(cell, study)]
+        return {stage.artifact: layout.artifact(place(stage.artifact, cell)) for stage in stages}
 
-    return Folders(*map(folder_of, ("evaluation", "estimate", "geometry", "diagnosis")))
+    return folders
 
 
 def make_report(layout: Layout) -> Path:

@@ -8,13 +8,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from spar_core.study import EvaluationCell, Study
+from spar_core.evolving.rounds import Round
 
 AXES = ("dataset", "anchor", "critic", "improvement", "seeds")
 # Axes whose values are registered members.
 FAMILIES = ("anchor", "critic", "improvement")
+
+
+class Policy(Protocol):
+    """A policy that the study evaluates, such as :class:`spar_core.study.EvaluationCell`."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def anchor(self) -> str: ...
+
+
+class Lists(Protocol):
+    """The lists of a study that choose among its policies (see :class:`spar_core.study.Study`)."""
+
+    @property
+    def estimated(self) -> tuple[str, ...]: ...
+    @property
+    def diagnosed(self) -> tuple[str, ...]: ...
+    @property
+    def rounds(self) -> tuple[Round, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +45,7 @@ class Stage:
         name: of the stage in ``dvc.yaml``, and of its module.
         artifact: kind of artifact that a cell makes; the artifacts lie in ``artifacts/<artifact>/``.
         axes: a cell is one combination of values on these axes.
-        asked_by: the study's list that names the datasets on which the stage runs.
+        asked_by: the study's list that names the datasets on which the stage runs; None means all datasets.
         anchors: whether the stage runs for the anchors of ``study.anchors``, for those that rounds make, or for both.
         reported: whether the report reads the artifacts. ``stages.plan`` removes those of cells that left the study.
         timed: whether the cost of a rule includes the time of this stage.
@@ -34,7 +54,7 @@ class Stage:
     name: str
     artifact: str
     axes: tuple[str, ...]
-    asked_by: Literal["datasets", "estimated", "diagnosed"] = "datasets"
+    asked_by: Literal["estimated", "diagnosed"] | None = None
     anchors: Literal["study", "rounds", "both"] = "both"
     reported: bool = False
     timed: bool = False
@@ -44,11 +64,11 @@ class Stage:
         """Families whose code a cell runs; a cell that makes the anchor of a round also runs the policy it distils."""
         return FAMILIES if self.anchors == "rounds" else tuple(axis for axis in self.axes if axis in FAMILIES)
 
-    def serves(self, policy: EvaluationCell, study: Study) -> bool:
+    def serves(self, policy: Policy, study: Lists) -> bool:
         """Whether a policy of the study needs a cell of this stage, on the stage's axes."""
-        if policy.dataset not in getattr(study, self.asked_by):
+        if self.asked_by and policy.dataset not in getattr(study, self.asked_by):
             return False
-        of_round = policy.anchor not in study.anchors
+        of_round = policy.anchor in [made.anchor for made in study.rounds]
         return self.anchors == "both" or of_round == (self.anchors == "rounds")
 
 

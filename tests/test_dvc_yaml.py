@@ -38,6 +38,20 @@ def test_every_stage_has_a_description():
     assert all(stage.get("desc") for stage in PIPELINE.values())
 
 
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_the_matrix_spans_the_lists_that_the_table_names(stage):
+    lists = {axis: "seeds" if axis == "seeds" else f"{axis}s" for axis in stage.axes}
+    lists["dataset"] = stage.asked_by or "datasets"
+    if stage.anchors == "rounds":
+        lists = {"round" if axis == "anchor" else axis: name for axis, name in lists.items()} | {"round": "rounds"}
+    assert PIPELINE[stage.name]["matrix"] == {axis: f"${{study.{name}}}" for axis, name in lists.items()}
+    assert list(PIPELINE[stage.name]["matrix"]) == list(lists), "the order makes the names of the cells"
+
+
+def test_the_report_depends_on_the_artifacts_that_it_reads():
+    assert PIPELINE["report"]["deps"] == [f"artifacts/{s.artifact}" for s in STAGES.values() if s.reported]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_writes_where_the_layout_says(stage):
     outs = [filled(out) for out in PIPELINE[stage]["outs"]]
@@ -66,7 +80,7 @@ def test_the_command_names_every_axis(stage):
     ]
 
 
-@pytest.mark.parametrize("stage", ["self_imitation", "evaluate", "estimate", "diagnose"])
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES.values() if "improvement" in stage.axes])
 def test_the_cells_of_also_are_made_the_same_way(stage):
     main, also = dict(PIPELINE[stage]), dict(PIPELINE[f"{stage}_also"])
     assert also.pop("desc") != main.pop("desc")
@@ -75,9 +89,11 @@ def test_the_cells_of_also_are_made_the_same_way(stage):
     assert also == main
 
 
-@pytest.mark.parametrize("stage", ["fit_residual", "self_imitation", "evaluate", "estimate"])
+@pytest.mark.parametrize(
+    "stage", [stage.name for stage in STAGES.values() if "anchor" in stage.axes and stage.anchors == "both"]
+)
 def test_the_cells_of_rounds_are_made_the_same_way(stage):
-    """On the anchor and the critic of the round, with all else as it is."""
+    """A round's stage takes the anchor and the critic of the round, and equals the plain stage in all else."""
 
     def on_rounds(value):
         if isinstance(value, dict):

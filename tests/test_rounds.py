@@ -508,7 +508,7 @@ def test_a_study_without_rounds_has_no_such_section(evolved):
 def test_what_is_looked_into_are_the_first_anchors_and_not_those_of_rounds():
     study = parse(Study, {**GOOD, "diagnosed": GOOD["datasets"], "rounds": [FIRST]}, "study")
     folders = folders_of(Layout())
-    looked_into = {cell.anchor for cell in study.cells() if folders.inside(cell, study)}
+    looked_into = {cell.anchor for cell in study.cells() if "diagnosis" in folders(cell, study)}
     assert looked_into == {"mlp"} and {cell.anchor for cell in study.cells()} == {"mlp", "mlp_round_1"}
     asked = {cell.anchor for cell in study_cells(study) if cell.stage in ("geometry", "diagnose")}
     assert asked == {"mlp"}

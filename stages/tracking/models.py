@@ -57,6 +57,7 @@ def ensure_model(
             written = _log(store, experiment, run.info.run_id, key, policies, digest, study)
             # Another machine may have logged the same model meanwhile.
             kept = _logged(store, experiment, run.info.run_id, digest)
+            assert kept is not None
         _update(store, run, kept, study, {"dataset_name": key.dataset, "dataset_digest": dataset_digest(data)})
     return kept, kept.model_id == written
 
@@ -79,7 +80,7 @@ def _log(
         store.client.log_model_artifacts(model.model_id, str(files))
     # The status READY means that the model is complete.
     store.client.finalize_logged_model(model.model_id, "READY")
-    return model.model_id
+    return str(model.model_id)
 
 
 def _logged(store: Store, experiment: str, run_id: str, digest: str) -> Any | None:
@@ -132,13 +133,14 @@ def _params(policies: Sequence[Path]) -> dict[str, str]:
     }
 
 
-def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path:
+def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = None, run_id: str | None = None) -> Path:
     """Write an MLflow model into a new folder below ``folder``, and return the new folder.
 
     Args:
         folder: an empty folder.
         policies: policy artifacts of one rule, one a seed group.
-        identity: ``model_id`` and ``run_id`` of the logged model, if there is one.
+        model_id: of the logged model, if there is one.
+        run_id: of the logged model's run.
     """
     import mlflow
     from mlflow.models import Model, ModelSignature
@@ -156,7 +158,7 @@ def write_model(folder: Path, policies: Sequence[Path], **identity: str) -> Path
     target = folder / "model"
     # The keys are sorted when the model is loaded.
     artifacts = {f"group_{number:03}": str(policy.resolve()) for number, policy in enumerate(policies)}
-    model = Model(model_uuid=identity.get("model_id"), **identity)
+    model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id)
     with _quiet():
         mlflow.pyfunc.save_model(
             str(target),

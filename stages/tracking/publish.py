@@ -120,7 +120,7 @@ def _ensure_cell(store: Store, experiment: str, record: Record, layout: Layout, 
         store.log(run_id, _finals(record))
         store.dataset(run_id, cell.dataset, layout.data(cell.dataset))
         store.finish(run_id)
-        run = store.finished(experiment, record.digest, cell.tags())
+        run = store.kept(experiment, record.digest, cell.tags())
         tally.added += run.info.run_id == run_id
         return run
 

@@ -159,11 +159,11 @@ def _as_default(uri: str) -> Iterator[None]:
 
 
 def _model_of(version: Any) -> str:
-    return version.model_id or version.source.removeprefix("models:/")
+    return str(version.model_id or version.source.removeprefix("models:/"))
 
 
 def _same_policy(version: Any, model: Any) -> bool:
-    return version.tags.get(POLICY_DIGEST_TAG) == model.tags[POLICY_DIGEST_TAG]
+    return bool(version.tags.get(POLICY_DIGEST_TAG) == model.tags[POLICY_DIGEST_TAG])
 
 
 def _is_gone(store: Store, model_id: str) -> bool:

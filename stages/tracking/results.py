@@ -45,7 +45,7 @@ def ensure_result(
             store.log(run_id, [(name, 0, value) for name, value in metrics.items()])
             store.dataset(run_id, key.dataset, layout.data(key.dataset))
             store.finish(run_id)
-            run = store.finished(experiment, digest, key.tags())
+            run = store.kept(experiment, digest, key.tags())
             tally.added += run.info.run_id == run_id
         # The metrics can change: another study has other baselines, and a report can be computed anew.
         changed = [(name, 0, value) for name, value in metrics.items() if run.data.metrics.get(name) != value]

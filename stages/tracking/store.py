@@ -113,6 +113,12 @@ class Store:
                 self.client.delete_run(run.info.run_id)
         return kept
 
+    def kept(self, experiment: str, digest: str, axes: Mapping[str, str]) -> Any:
+        """The finished run of a digest, just after one was written; see :meth:`finished`."""
+        run = self.finished(experiment, digest, axes)
+        assert run is not None
+        return run
+
     def _abandoned(self, run: Any) -> bool:
         """Whether no process writes an unfinished run any more."""
         if not self.shared or run.info.status != "RUNNING":
@@ -144,7 +150,8 @@ class Store:
         """Create a run with the status RUNNING and return its id."""
         from mlflow.entities import Param
 
-        run_id = self.client.create_run(experiment, tags={**tags, **self.writer_tag()}, run_name=name).info.run_id
+        run = self.client.create_run(experiment, tags={**tags, **self.writer_tag()}, run_name=name)
+        run_id = str(run.info.run_id)
         # Settings without a value are left out.
         told = {key: value for key, value in flatten(params).items() if value is not None}
         entries = [Param(_key(key), _text(value)) for key, value in told.items()]

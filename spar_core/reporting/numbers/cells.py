@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -69,31 +69,8 @@ class StudyLists(Protocol):
         """Every cell, in the study's order."""
 
 
-FolderOf = Callable[[Cell], Path]
-
-
-@dataclass(frozen=True)
-class Folders:
-    """For each kind of artifact, the function that gives the folder of a cell."""
-
-    evaluation: FolderOf
-    estimate: FolderOf
-    geometry: FolderOf
-    diagnosis: FolderOf
-
-    def of(self, cell: Cell, study: StudyLists) -> dict[str, Path]:
-        """The evaluation of a cell, and its estimate where the study asks for one, by kind of artifact."""
-        found = {"evaluation": self.evaluation(cell)}
-        return found | ({"estimate": self.estimate(cell)} if cell.dataset in study.estimated else {})
-
-    def inside(self, cell: Cell, study: StudyLists) -> dict[str, Path]:
-        """The geometry and the diagnosis of a cell, by kind of artifact; all rules on an anchor share its geometry.
-
-        The result is empty where the dataset is not diagnosed, and for anchors that a round made.
-        """
-        if cell.dataset not in study.diagnosed or cell.anchor in {made.anchor for made in study.rounds}:
-            return {}
-        return {"geometry": self.geometry(cell), "diagnosis": self.diagnosis(cell)}
+# Gives the folders of the artifacts that a study asks of one of its cells, by kind of artifact.
+FoldersOf = Callable[[Cell, StudyLists], Mapping[str, Path]]
 
 
 @dataclass

@@ -16,8 +16,10 @@ from spar_core.artifacts import META
 from spar_core.diagnostics.measures import MEASURE_COLUMNS, MEASURES, PROFILES
 from spar_core.errors import SparError
 from spar_core.evaluation.statistics import Estimate, mean_interval
-from spar_core.reporting.numbers.cells import KEYS, Folders, Setting, StudyLists
+from spar_core.reporting.numbers.cells import KEYS, FoldersOf, Setting, StudyLists
 
+# Kinds of the artifacts that are read here.
+KINDS = ("geometry", "diagnosis")
 CURVES = "curves.csv"
 Axes = tuple[str, str, str, str]
 
@@ -69,7 +71,7 @@ class Seen:
         self.sources |= other.sources
 
 
-def load_inside(study: StudyLists, folders: Folders, *, partial: bool = False) -> list[Seen]:
+def load_inside(study: StudyLists, folders: FoldersOf, *, partial: bool = False) -> list[Seen]:
     """Geometry and diagnoses of the study's cells, in its order, each once.
 
     Raises:
@@ -78,8 +80,8 @@ def load_inside(study: StudyLists, folders: Folders, *, partial: bool = False) -
     found: dict[tuple[str, Axes], Seen] = {}
     read: set[Path] = set()
     for cell in study.cells():
-        for kind, folder in folders.inside(cell, study).items():
-            if folder in read or (partial and not (folder / META).is_file()):
+        for kind, folder in folders(cell, study).items():
+            if kind not in KINDS or folder in read or (partial and not (folder / META).is_file()):
                 continue
             read.add(folder)
             rule = ("", "") if kind == "geometry" else (cell.critic, cell.improvement)

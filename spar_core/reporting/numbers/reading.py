@@ -13,9 +13,11 @@ import pandas as pd
 from spar_core.artifacts import read_json
 from spar_core.choice import CHOICE
 from spar_core.errors import SparError
-from spar_core.reporting.numbers.cells import KEYS, OFFLINE, Cell, Folders, Rule, StudyLists
+from spar_core.reporting.numbers.cells import KEYS, OFFLINE, Cell, FoldersOf, Rule, StudyLists
 from spar_core.seeds import parse_seeds
 
+# Kinds of the artifacts that are read here.
+RESULTS = ("evaluation", "estimate")
 EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estimates.json", "corrections.csv"
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # All cells of a dataset must agree on these entries of context.json, or their rules cannot share a table.
@@ -24,7 +26,7 @@ SHARED = ("env_id", "not_evaluated", "mismatch", "reference", "label", "dataset"
 OFFLINE_SHARED = ("discount", "rewards")
 
 
-def load_rules(study: StudyLists, folders: Folders) -> list[Rule]:
+def load_rules(study: StudyLists, folders: FoldersOf) -> list[Rule]:
     """Read every cell of the study and join its seed groups.
 
     Args:
@@ -41,7 +43,7 @@ def load_rules(study: StudyLists, folders: Folders) -> list[Rule]:
     rules: dict[tuple[str, ...], Rule] = {}
     shared: dict[str, tuple[Path, dict[str, Any]]] = {}
     for cell in study.cells():
-        sources = folders.of(cell, study)
+        sources = {kind: folder for kind, folder in folders(cell, study).items() if kind in RESULTS}
         folder = sources["evaluation"]
         episodes, context = _read_cell(cell, folder)
         offline = _read_estimates(cell, sources["estimate"], context) if "estimate" in sources else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spar_core.errors import SparError
 from spar_core.evolving.rounds import Round
-from spar_core.reporting.numbers.cells import Cell, Folders, StudyLists
+from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.reading import EPISODES, ESTIMATES
 
 
@@ -30,7 +30,7 @@ class PresentPart:
         return self.present
 
 
-def present_part(study: StudyLists, folders: Folders) -> PresentPart:
+def present_part(study: StudyLists, folders: FoldersOf) -> PresentPart:
     """Split a study into present and missing cells.
 
     A cell is present if its evaluation exists, and its estimates too where no policy was rolled out.
@@ -42,7 +42,7 @@ def present_part(study: StudyLists, folders: Folders) -> PresentPart:
     missing: list[Cell] = []
     unvalued: set[str] = set()
     for cell in study.cells():
-        folders_of_cell = folders.of(cell, study)
+        folders_of_cell = folders(cell, study)
         evaluated = (folders_of_cell["evaluation"] / EPISODES).is_file()
         valued = "estimate" not in folders_of_cell or (folders_of_cell["estimate"] / ESTIMATES).is_file()
         if evaluated and (valued or _has_episodes(folders_of_cell["evaluation"])):

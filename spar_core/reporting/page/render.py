@@ -17,7 +17,7 @@ from spar_core.reporting.figures.inside_figures import draw_inside
 from spar_core.reporting.figures.rounds_figure import draw_rounds
 from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality
 from spar_core.reporting.numbers.anchor_table import anchors_frame
-from spar_core.reporting.numbers.cells import Cell, Folders, Rule, Setting, StudyLists, by_setting
+from spar_core.reporting.numbers.cells import Cell, FoldersOf, Rule, Setting, StudyLists, by_setting
 from spar_core.reporting.numbers.flat import (
     Numbers,
     episodes_frame,
@@ -71,7 +71,7 @@ class Report:
 
 def build_report(
     study: StudyLists,
-    folders: Folders,
+    folders: FoldersOf,
     settings: ReportSettings,
     missing: Sequence[Cell] | None = None,
     origins: Origins | None = None,
