@@ -81,7 +81,7 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise SparError(f"{folder} does not exist", f"it should hold the {kind}: run `dvc repro`")
-    meta = read_json(folder / META)
+    meta: dict[str, Any] = read_json(folder / META)
     if meta.get("kind") != kind:
         raise SparError(f"{folder} holds a '{meta.get('kind')}', not a '{kind}'")
     return meta
