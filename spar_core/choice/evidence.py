@@ -96,10 +96,10 @@ def gather(
     """
     acts = [_act(rule, len(context.seeds)) for rule in (anchor, *candidates.values())]
     estimates = evaluate_in_turn(context, acts, fqe)
-    of_anchor = next(estimates)
+    anchor_estimate = next(estimates)
     view = _View.of(context, anchor, states)
     return {
-        name: view.evidence(rule, estimate, of_anchor)
+        name: view.evidence(rule, estimate, anchor_estimate)
         for (name, rule), estimate in zip(candidates.items(), estimates, strict=True)
     }
 
@@ -142,7 +142,7 @@ class _View:
         return cls(observations, dataset.episode[steps], base, similar, yardstick, off)
 
     @torch.no_grad()
-    def evidence(self, rule: Improvement, estimate: Estimates, of_anchor: Estimates) -> list[Evidence]:
+    def evidence(self, rule: Improvement, estimate: Estimates, anchor_estimate: Estimates) -> list[Evidence]:
         """Evidence on one candidate, one entry a seed."""
         seeds = len(self.base)
         actions = in_chunks(_act(rule, seeds), self.observations)
@@ -151,7 +151,7 @@ class _View:
         found = []
         for row in range(seeds):
             gain, error = by_episode(gains[row].cpu().numpy(), self.episode)
-            starts = np.subtract(estimate.at_starts[row], of_anchor.at_starts[row])
+            starts = np.subtract(estimate.at_starts[row], anchor_estimate.at_starts[row])
             fqe_gain, fqe_error = by_episode(starts, np.arange(len(starts)))
             distance = Support.distance(self.similar, actions[row].cpu().numpy())
             found.append(
