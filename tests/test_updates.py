@@ -14,7 +14,7 @@ from spar_core.registry import load_member
 from spar_core.residual import fit_residual
 from spar_core.training import loop as updates
 from spar_core.training.context import Context
-from spar_core.training.loop import Update, compiled
+from spar_core.training.loop import Update, compile_update
 from spar_core.training.networks import MLPShape, Stack
 from spar_core.training.optimiser import Adam
 from spar_core.training.randomness import Draws, gaussian, streams
@@ -161,7 +161,7 @@ def test_a_captured_update_agrees_with_the_cpu():
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 def test_a_compiled_update_agrees_with_a_plain_one():
-    weights, losses, _ = train("cpu", change=compiled)
+    weights, losses, _ = train("cpu", change=compile_update)
     expected, expected_losses, _ = train("cpu")
     torch.testing.assert_close(losses, expected_losses, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-3)
@@ -169,7 +169,7 @@ def test_a_compiled_update_agrees_with_a_plain_one():
 
 def test_long_loops_are_compiled_on_a_device_alone(monkeypatch):
     monkeypatch.setattr(updates, "COMPILED_FROM", 1)
-    monkeypatch.setattr(updates, "compiled", lambda update, adam: pytest.fail("compiled"))
+    monkeypatch.setattr(updates, "compile_update", lambda update, adam: pytest.fail("compiled"))
     train("cpu", steps=2)
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from spar_core.improvement.base import Improvement
+from spar_core.training.networks import Stack
+
+
+class Trained(Protocol):
+    """A rule that trains a network."""
+
+    network: Stack
+
+    def correction(self, observations: Tensor, base: Tensor) -> Tensor:
+        """Delta [S, B, A] for standardised observations [S, B, D] and anchor actions [S, B, A]."""
 
 
 @dataclass
@@ -45,7 +53,7 @@ class Split:
         observations: [S, n, D], the states of ``wanted``.
     """
 
-    rule: Improvement
+    rule: Trained
     total: Callable[[], Tensor]
     fitting: Callable[[], Tensor]
     wanted: tuple[Tensor, Tensor]

@@ -184,7 +184,7 @@ class Update:
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> Info:
         """Run an ordinary call on a separate CUDA stream, which a later capture requires."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             info = self.update(*inputs)

@@ -67,7 +67,7 @@ class Adam:
         self._rule = functools.partial(adam, foreach=False, capturable=True)
         self._apply = compiled(self._move)
         # A compiled update must not compile this step once more.
-        self.step = torch.compiler.disable(self.step)  # type: ignore[method-assign, no-untyped-call]
+        self.step = torch.compiler.disable(self.step)  # type: ignore[method-assign]
 
     def minimise(self, loss: Tensor) -> None:
         """Take one step down the gradient of a scalar loss."""
