@@ -60,6 +60,36 @@ def test_the_page_adds_an_anchor_that_the_shared_suite_covers_and_no_cell_runs_a
     assert lint.returncode == 0, lint.stdout
 
 
+# Family, name, class, and the shared suites that have to cover the member: how many of their tests run on it at least.
+ADDED = [
+    ("critic", "iql_bound", "class IQLBoundCritic", {"test_critics.py": 8}),
+    (
+        "improvement",
+        "spar_box",
+        "class SparBox",
+        {"test_improvements.py": 6, "test_diagnostics_rules.py": 2, "test_theory.py": 4},
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "name", "marker", "suites"), ADDED, ids=[name for _, name, *_ in ADDED])
+def test_the_pages_critic_and_rule_are_one_file_and_one_line_that_the_shared_suites_cover(
+    tmp_path: Path, family: str, name: str, marker: str, suites: dict[str, int]
+):
+    clone = Clone(tmp_path / "clone")
+    folder, table = {"critic": ("critics", "CRITICS"), "improvement": ("improvement", "IMPROVEMENTS")}[family]
+    (clone.folder / f"spar_core/{folder}/{name}.py").write_text(block("python", marker))
+    (line,) = re.findall(rf'`("{name}": "[^"]+")`', PAGE)
+    clone.edit("spar_core/registry.py", f"{table} = {{\n", f"{table} = {{\n    {line},\n")
+    for suite, least in suites.items():
+        command = ("python", "-m", "pytest", "-vv", "-p", "no:cacheprovider", f"tests/{suite}", "-k", name)
+        done = clone.run(*command, ok=False)
+        assert done.returncode == 0, done.stdout
+        assert len(re.findall(rf"\[.*{name}.*\] PASSED", done.stdout)) >= least, done.stdout
+    lint = clone.run("python", "-m", "ruff", "check", f"spar_core/{folder}/{name}.py", ok=False)
+    assert lint.returncode == 0, lint.stdout
+
+
 # A stage of five axes: its module, its line in the table, and its text in dvc.yaml.
 WEIGH = '''
 """Weigh the policy of a cell: count the bytes of its weights."""
