@@ -132,7 +132,7 @@ TEXT = """  weigh: &weigh
       --critic ${item.critic} --improvement ${item.improvement} --seeds ${item.seeds}
     deps: [*policy]
     params:
-      - artifacts/digests.yaml: [code.stage.weigh, *anchor_code, *critic_code, *rule_code]
+      - artifacts/plan.json: [code.stage.weigh, *anchor_code, *critic_code, *rule_code]
     outs:
       - artifacts/weight/${item.dataset}/${item.anchor}/${item.critic}/${item.improvement}/${item.seeds}
 
