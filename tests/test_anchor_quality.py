@@ -64,7 +64,7 @@ def study_of(anchors=tuple(ANCHORS), rules=("anchor", "uniform", "spar_mlp"), se
 def write_cells(layout: Layout, study: Cells, *, noise=1.0, diagnostics=True) -> None:
     """Two episodes a seed, whose mean is the level plus a wiggle that depends on seed and rule."""
     for cell in study.cells():
-        folder = folders_of(layout).evaluation(cell)
+        folder = folders_of(layout)(cell, study)["evaluation"]
         folder.mkdir(parents=True)
         seeds = parse_seeds(cell.seeds)
         # The rules' wiggles differ, so that paired differences have a spread.

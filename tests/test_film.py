@@ -243,7 +243,7 @@ def test_a_film_is_made_once_and_agrees_with_the_evaluation(project, screen, mon
     monkeypatch.setattr(films_stage, "film_apart", lambda *_: pytest.fail("filmed again"))
     assert films(STUDY, project) == [first]
     assert sorted(path.name for path in root.iterdir()) == sorted([folder.name, "mine"])
-    path = project.evaluation(DATASET, "mlp", "iql", "anchor", "4-5") / "episodes.csv"
+    path = project.artifact("evaluation", DATASET, "mlp", "iql", "anchor", "4-5") / "episodes.csv"
     path.write_text("seed,env_seed,return\n4,70,3.25\n")
     assert "The evaluation gave 3.2," in films(STUDY, project)[0].sentences[1]
 

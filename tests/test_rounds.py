@@ -333,9 +333,8 @@ def test_a_seed_is_the_same_alone_and_beside_others(project):
     layout = project.layout
     critic = layout.artifact("critic", "toy", "iql", "0,3,5")
     policy = layout.artifact("policy", "toy", "mlp", "iql", "spar_mlp", "0,3,5")
-    job = reanchor.Reanchor(
-        layout, "toy", project.anchor("mlp"), policy, critic, 1, {}, MLPAnchor, project.settings, project.rule, "cpu"
-    )
+    teacher = {"anchor": project.anchor("mlp"), "policy": policy, "critic": critic}
+    job = reanchor.Reanchor(layout, "toy", teacher, 1, {}, MLPAnchor, project.settings, project.rule, "cpu")
     ((alone, row),) = job([3], Reporter([3]))
     beside = passed_on(project.anchor("mlp_round_1"), 3)
     assert all(torch.equal(alone.tensors[name], beside.tensors[name]) for name in beside.tensors)
