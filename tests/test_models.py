@@ -288,4 +288,6 @@ def test_a_list_that_does_not_pin_what_is_served_is_one_clear_line(tmp_path, mon
 
 
 def test_a_project_made_here_is_whole(tmp_path):
-    assert load_policy(make_project(tmp_path).policy(DATASET, "mlp", "iql", "anchor", "0-1")).act(RAW).shape == (7, 3)
+    assert load_policy(make_project(tmp_path).artifact("policy", DATASET, "mlp", "iql", "anchor", "0-1")).act(
+        RAW
+    ).shape == (7, 3)

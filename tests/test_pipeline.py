@@ -195,7 +195,9 @@ def test_an_edit_reruns_exactly_the_cells_whose_imports_reach_it(clone):
     assert kinds(stages) == {"fit_critic", "self_imitation", "evaluate"}
     clone.edit("spar_core/critics/calibration.py", "BEST_SHARE = 0.2", "BEST_SHARE = 0.1")
     assert changed(clone) == set()
-    clone.edit("spar_core/improvement/spar_mlp.py", ".square())", ".abs())")
+    clone.edit(
+        "spar_core/improvement/spar_mlp.py", "- targets.correction / radius", "- 0.5 * targets.correction / radius"
+    )
     assert changed(clone) == {f"self_imitation@{CELL}-spar_mlp-0-1", f"evaluate@{CELL}-spar_mlp-0-1"}
 
 
