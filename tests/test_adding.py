@@ -182,7 +182,8 @@ def test_a_stage_is_a_file_a_line_of_the_table_and_its_text_in_dvc_yaml(tmp_path
     clone.run("python", "-m", "stages.cost")
     header, *rows = (clone.folder / "reports/default/cost.csv").read_text().splitlines()
     column = header.split(",").index("seconds_weigh")
-    assert len(rows) == 2 and all(float(row.split(",")[column]) > 0 for row in rows)
+    # The time is known; it is below the table's tenth of a second, and an unknown time would be empty.
+    assert len(rows) == 2 and all(float(row.split(",")[column]) >= 0 for row in rows)
     clone.run("python", "-m", "stages.tracking.publish")
     found: dict[str, Any] = json.loads(clone.run("python", "-c", ASK).stdout.splitlines()[-1])
     assert found["cells"] == ["weigh mlp iql anchor 0-1", "weigh mlp iql spar_mlp 0-1"]
