@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spar_core.errors import SparError
+from spar_core.evenly import evenly
 from spar_core.training.fitted import CURVES
 
 COLUMNS = ["part", "metric", "step", "seeds", "mean", "low", "high"]
@@ -52,6 +53,5 @@ def _by_point(path: Path) -> dict[tuple[str, int], list[float]]:
     points: dict[tuple[str, int], list[float]] = {}
     for metric, curve in sorted(curves.items()):
         steps = sorted(curve)
-        kept = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
-        points |= {(metric, steps[i]): curve[steps[i]] for i in kept}
+        points |= {(metric, step): curve[step] for step in evenly(np.array(steps), POINTS).tolist()}
     return points

@@ -165,7 +165,7 @@ def test_a_vector_and_its_negative_have_cosine_minus_one():
 @pytest.mark.parametrize(("sign", "known"), [(1.0, 1.0), (-1.0, -1.0)])
 def test_an_improvement_that_undoes_the_fit_has_cosine_minus_one(monkeypatch, sign, known):
     rule, _ = untrained("awr", frozen(FLAT))
-    monkeypatch.setattr(type(rule), "critic_loss", lambda rule, probe, step: sign * 3.0 * fitting_loss(rule, probe))
+    monkeypatch.setattr(type(rule), "critic_term", lambda rule, probe, step: sign * 3.0 * fitting_loss(rule, probe))
     found, fitting, improvement = compare(rule, states().probe(0), 2)
     assert found == pytest.approx(known) and improvement == pytest.approx(3 * fitting)
 
@@ -210,7 +210,7 @@ def test_weights_of_advantage_regression_are_split_by_their_mean():
     network = rule.network
     for leaf in network.leaves.values():
         leaf.requires_grad_()
-    own = gradients.gradient(rule.critic_loss(at.probe(0), 2), network)
+    own = gradients.gradient(rule.critic_term(at.probe(0), 2), network)
     weights = torch.exp(settings.inverse_temperature * at.actions[:, 0]).clamp(max=settings.largest_weight)
 
     def loss(w: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Two gradients with respect to the network's parameters :math:`\theta`, at the sa
 * **fitting**, the same for every rule: the gradient of :math:`\mathbb{E} \lVert (\pi_\theta(s) - a) / \rho \rVert^2 /
   A`;
 * **improvement**: the gradient of what the critic adds to the rule's own loss, which is that loss minus the same loss
-  with a critic that prefers no action (:meth:`spar_core.improvement.base.Improvement.critic_loss`).
+  with a critic that values all actions equally (:meth:`spar_core.improvement.base.Improvement.critic_term`).
 
 ======================== ====================================== =====================================================
 kind                     own loss                               what the critic adds
@@ -19,15 +19,15 @@ kind                     own loss                               what the critic 
 ======================== ====================================== =====================================================
 
 The critic adds nothing to a rule of equal weights (``uniform``), and a rule that trains no network has no gradients.
-Where the anchor is a candidate too, the anchor keeps its prior weight under a critic that prefers no action.
+Where the anchor is a candidate too, the anchor keeps its prior weight under a critic that values all actions equally.
 
 **A cosine near -1 late in training is no finding by itself.** Where a rule's own loss is stationary and its part
 without the critic is the fitting error, the two gradients cancel because training has converged, whatever the rule. A
 cosine near -1 is a finding early in training, and beside other rules at the same step.
 
 Source: the "fitting-improvement gradient conflict" of SPAR (arXiv 2605.27877), measured as the cosine of task gradients
-(Yu et al. 2020, PCGrad, where negative means conflicting). The split by a critic that prefers no action is this
-project's definition.
+(Yu et al. 2020, PCGrad, where negative means conflicting). The split by a critic that values all actions equally is
+this project's definition.
 """
 
 from __future__ import annotations
@@ -65,5 +65,5 @@ def compare(rule: Improvement, probe: Probe, step: int) -> tuple[float, float, f
         leaf.requires_grad_()
     with torch.enable_grad():
         fitting = gradient(fitting_loss(rule, probe), network)
-        improvement = gradient(rule.critic_loss(probe, step), network)
+        improvement = gradient(rule.critic_term(probe, step), network)
     return cosine(fitting, improvement), float(fitting.norm()), float(improvement.norm())

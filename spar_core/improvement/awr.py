@@ -85,7 +85,7 @@ class AWR(ResidualActor, Improvement):
     def follows_critic(cls, settings: Any) -> bool:
         return True
 
-    def critic_loss(self, probe: Probe, step: int) -> Tensor:
+    def critic_term(self, probe: Probe, step: int) -> Tensor:
         """The loss with each weight less the mean weight."""
         critic = self.frozen.values
         with torch.no_grad():

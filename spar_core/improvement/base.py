@@ -90,13 +90,13 @@ class Improvement(ABC):
 
     @classmethod
     def follows_critic(cls, settings: Any) -> bool:
-        """Whether the critic adds something to the training loss, so that :meth:`critic_loss` answers."""
+        """Whether the critic adds a term to the training loss, which :meth:`critic_term` returns."""
         return False
 
-    def critic_loss(self, probe: Probe, step: int) -> Tensor:
-        """What the critic adds to the loss at the probe's steps, a scalar.
+    def critic_term(self, probe: Probe, step: int) -> Tensor:
+        """The term that the critic adds to this rule's training loss, at the probe's steps; a scalar.
 
-        This is the rule's own loss minus its loss with a critic that prefers no action.
+        This is the rule's own loss minus its loss with a critic that values all actions equally.
 
         Args:
             probe: of one seed.

@@ -7,12 +7,13 @@ frozen critic values the corrected actions:
 .. math:: d_k = \mathrm{clip}_{[-1, 1]}(a_b + G(s, a_b, z_k)) - a_b, \qquad q_k = Q_c(s, a_b + d_k)
 
 **Weights.** :math:`w = \mathrm{softmax}\big(q / (\tau \sigma)\big)`. The scale :math:`\sigma` is the median over states
-of the standard deviation of :math:`q` within a state, for each seed, so that :math:`\tau` means the same on every task.
-With ``weighting: equal`` all candidates weigh the same, and nothing is learned but what repairs the anchor.
+of the standard deviation of :math:`q` within a state, for each seed, and at least ``spread_floor``. So :math:`\tau`
+means the same on every task. With ``weighting: equal`` all candidates weigh the same and the critic is not asked: the
+policy learns the residual model's mean correction, which undoes systematic errors of the anchor.
 
 **Regression.** A network is fitted by least squares to the weighted mean (barycentre) of the candidates:
 :math:`\sum_k w_k d_k` for SPAR-MLP (:mod:`spar_core.improvement.spar_mlp`), :math:`\sum_k w_k z_k` for SPAR-PROJ
-(:mod:`spar_core.improvement.spar_proj`). The candidates and weights need no gradient and are computed once a refresh,
+(:mod:`spar_core.improvement.spar_proj`). The candidates and weights are constants, computed once for each refresh,
 so no gradient of a value reaches the policy. A refresh draws new states and latents.
 
 Safeguards against a wrong critic may change the weights (:mod:`spar_core.improvement.safeguards`); all are off by
@@ -50,7 +51,7 @@ from spar_core.training.networks import per_seed_mean
 from spar_core.training.optimiser import DecayingSettings
 from spar_core.training.randomness import Minibatches, normal, stream
 
-# States handled at once. K times as many rows go through the networks and stay in the processor's cache.
+# States handled at once. K times as many rows go through the networks; on a CPU they stay in its cache.
 STATES_AT_ONCE = 256
 # States over which the mean length of a correction is measured.
 MEASURED = 4096
@@ -70,15 +71,18 @@ class SelfImitationSettings(DecayingSettings):
     tau: float = Field(1.0, gt=0, description="temperature, in units of the spread of values within a state")
     latent_clip: float = Field(1.0, gt=0, description="c: latents are clipped to [-c, c], in prior standard deviations")
     candidates: int = Field(16, ge=2, description="K, candidates for each state")
-    states: PositiveInt = Field(30_000, description="states drawn by a refresh, at most all training steps")
-    refreshes: PositiveInt = Field(1, description="how often states and candidates are drawn anew")
-    spread_floor: float = Field(1e-3, gt=0, description="smallest spread of values, in scaled return units")
+    states: PositiveInt = Field(30_000, description="states drawn by a refresh; all training steps if there are fewer")
+    refreshes: PositiveInt = Field(1, description="number of draws of states and candidates; 1 draws once")
+    spread_floor: float = Field(1e-3, gt=0, description="smallest sigma, in the units of the critic's values")
     disagreement: float = Field(0.0, ge=0, description="eta: flattens weights where the critic's networks disagree")
     anchor_weight: float = Field(0.0, ge=0, lt=1, description="p: prior weight of the anchor as a candidate")
     gate: bool = Field(False, description="deploy the anchor where the critic prefers its action to the corrected one")
 
     def latents(self, noise: Tensor, centre: Tensor | None) -> Tensor:
-        """Latents of the candidates [S, n, Z], from standard normal ``noise``. Rules may draw about a ``centre``."""
+        """Latents of the candidates [S, n, Z], from standard normal ``noise``.
+
+        The centre is not used here. A rule that draws about a centre overrides this method (SPAR-PROJ does).
+        """
         return noise.clamp(-self.latent_clip, self.latent_clip)
 
 
@@ -94,8 +98,8 @@ class Candidates:
         latents: [S, n, K, Z].
         weights: [S, n, K]; together with ``anchor_weights`` they sum to one.
         anchor_weights: [S, n], weight of the anchor; 0 where the anchor is no candidate.
-        anchor_prior: weight of the anchor where the critic prefers no action.
-        spread: [S], sigma, in scaled return units.
+        anchor_prior: weight of the anchor where the critic values all actions equally.
+        spread: [S], sigma, in the units of the critic's values. It is the floor with equal weights.
     """
 
     corrections: Tensor
@@ -113,7 +117,7 @@ class Candidates:
     def barycentres(self, flat: bool = False) -> tuple[Tensor, Tensor]:
         """Weighted means of the corrections [S, n, A] and of the latents [S, n, Z].
 
-        With ``flat`` the weights are those of a critic that prefers no action.
+        With ``flat`` the weights are those of a critic that values all actions equally.
         """
         weights, anchor_weights = self.weights, self.anchor_weights
         if flat:
@@ -253,11 +257,11 @@ class SelfImitation(Improvement):
 
     @abstractmethod
     def error(self, targets: Targets) -> Tensor:
-        """What is to become small, [S, B, .]: the difference between the network's answer and its target."""
+        """The regression error, [S, B, .]: the network's answer minus its target."""
 
     @abstractmethod
     def wanted(self, targets: Targets) -> Tensor:
-        """The corrections [S, n, A] of a rule whose :meth:`error` is as small as it can be at every state."""
+        """The corrections [S, n, A] at which :meth:`error` is 0. A bounded network may not reach all of them."""
 
     def centre(self) -> Centre | None:
         """What candidates of later refreshes are drawn about; None for 0."""
@@ -299,7 +303,7 @@ class SelfImitation(Improvement):
     def follows_critic(cls, settings: SelfImitationSettings) -> bool:
         return settings.weighting != "equal"
 
-    def critic_loss(self, probe: Probe, step: int) -> Tensor:
+    def critic_term(self, probe: Probe, step: int) -> Tensor:
         """Loss at the critic's barycentre minus loss at the barycentre of equal weights."""
         at, settings = (probe.observations, probe.base), self.settings
         generators = [stream(probe.seed, "diagnosis/probe_latents")]

@@ -7,9 +7,11 @@ The candidates :math:`d_k` and weights :math:`w_k` are those of :mod:`spar_core.
 :math:`\rho` is the radius of the residual model. The last layer starts at zero, so at step 0 the policy is the anchor,
 exactly. Regressing onto the barycentre has the same gradient as the weighted sum of squares over the candidates.
 
+The code takes the mean over action dimensions in place of the sum of the squared norm, which scales the loss alone.
+
 Source: SPAR (arXiv 2605.27877), "SPAR-MLP"; the formulas are this project's reading. With ``weighting: equal`` this is
-the comparator ``uniform``, which repairs the anchor and does not follow the critic. With ``inputs: state`` the network
-sees s alone, which loses nothing where the anchor is a function of s.
+the comparator ``uniform``, which does not follow the critic. With ``inputs: state`` the network sees s alone. A
+deterministic anchor's action is a function of s, so the network then lacks no information.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ with :math:`b` = ``recentre_std`` and :math:`\delta` = ``trust``. A barycentre t
 falls over all rounds together.
 
 Source: SPAR (arXiv 2605.27877), "SPAR-PROJ"; the formulas are this project's reading. The rounds are our reading of
-    what
-the update iterates to, since the paper's algorithm is not public.
+what the update iterates to, since the paper's algorithm is not public.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Split:
     Attributes:
         rule: the untrained rule.
         total: computes the rule's loss on all of its data, summed over seeds.
-        fitting: computes the same loss with a critic that prefers no action.
+        fitting: computes the same loss with a critic that values all actions equally.
         wanted: corrections [S, n, A] that minimise ``fitting`` and ``total``, in this order, if every state had a
             parameter of its own.
         observations: [S, n, D], the states of ``wanted``.

@@ -101,7 +101,7 @@ class ValueGradient(Improvement):
     def follows_critic(cls, settings: Any) -> bool:
         return True
 
-    def critic_loss(self, probe: Probe, step: int) -> Tensor:
+    def critic_term(self, probe: Probe, step: int) -> Tensor:
         """-lambda Q_c at the policy's actions."""
         critic = self.frozen.values
         size = critic.q(probe.observations, probe.actions.unsqueeze(0)).abs().mean().clamp_min(SMALLEST_VALUE)
