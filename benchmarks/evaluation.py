@@ -1,7 +1,7 @@
 """How fast final policies are evaluated: the stage, its rollouts alone, and a plain loop over `gymnasium.make`.
 
-    python benchmarks/evaluation.py                    # every rule of the study, 4 seeds of 10 episodes, two workers
-    python benchmarks/evaluation.py --workers 1 --repeats 5
+    python -m benchmarks.evaluation                    # every rule of the study, 4 seeds of 10 episodes, two workers
+    python -m benchmarks.evaluation --workers 1 --repeats 5
 
 Needs the policies of the study in params.yaml (`dvc repro self_imitation`). Three ways, in turn, several times:
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from stages.machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/evaluation.json"
@@ -194,13 +195,5 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

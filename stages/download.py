@@ -15,7 +15,11 @@ from spar_core.data.readers.minari_io import write_minari
 from spar_core.data.sources import collect
 from stages.entry import stage_main, workers
 from stages.layout import Layout
+from stages.machine import differences
 from stages.progress import Progress
+
+# Packages that generated episodes depend on.
+GENERATING = ("mujoco", "numpy", "gymnasium", "gymnasium-robotics")
 
 DESCRIPTION = """\
 Get a dataset and check it. The entry datasets/<id>.yaml names its source: rollouts of behaviour policies of this
@@ -68,6 +72,27 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
     return prepared.manifest
 
 
+def other_digest(layout: Layout, dataset: str, digest: str) -> str | None:
+    """One line that says so if generated episodes have another digest than their entry expects.
+
+    Args:
+        layout: of the project.
+        dataset: id.
+        digest: of the episodes.
+
+    Returns:
+        None if the entry expects no digest, or this one.
+    """
+    expected = getattr(load_entry(layout.dataset_entry(dataset)), "digest", None)
+    if expected in (None, digest):
+        return None
+    return (
+        f"note: the episodes of {dataset} have the digest {digest}, and datasets/{dataset}.yaml expects {expected}. "
+        "Results on them do not compare with those of other machines. If you changed the entry on purpose, remove its "
+        f"'digest'. {differences(layout.root, GENERATING)}"
+    )
+
+
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.download``."""
     parser = argparse.ArgumentParser(
@@ -78,12 +103,15 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="dataset id, e.g. builtin/halfcheetah-replay-v0")
     parser.add_argument("--root", type=Path, default=Path(), help="project root (default: current folder)")
     args = parser.parse_args(argv)
-    manifest = download(Layout(args.root), args.dataset, workers())
+    layout = Layout(args.root)
+    manifest = download(layout, args.dataset, workers())
     returns = manifest["returns"]
     print(
         f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
         f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
     )
+    if note := other_digest(layout, args.dataset, manifest["digest"]):
+        print(note)
     environment = manifest["environment"]
     if environment["not_evaluated"]:
         print(f"policies will not be rolled out: {environment['not_evaluated']}")

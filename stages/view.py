@@ -29,6 +29,7 @@ from stages.cost import Spent, spent
 from stages.entry import stage_main
 from stages.films import films
 from stages.layout import Layout
+from stages.machine import processor
 from stages.params import section
 from stages.table import STAGES
 from stages.tracking.run_index import Run, RunIndex, find_runs
@@ -110,20 +111,11 @@ def machine() -> dict[str, str]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "Processor": f"{_processor()}, {cores} cores in use of {os.cpu_count()}",
+        "Processor": f"{processor()}, {cores} cores in use of {os.cpu_count()}",
         "Memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "System": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def libraries() -> dict[str, str]:

@@ -51,10 +51,10 @@ def test_the_default_study_is_evaluated_in_little_time_and_faster_than_by_a_plai
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/mlflow_screenshots.py", "benchmarks/evaluation.py", "benchmarks/interval_coverage.py"]
+    "script", [["scripts/mlflow_screenshots.py"], ["-m", "benchmarks.evaluation"], ["benchmarks/interval_coverage.py"]]
 )
 def test_scripts_that_no_other_test_runs_can_be_started(script):
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 

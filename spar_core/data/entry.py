@@ -20,7 +20,7 @@ from spar_core.settings import Settings, load_yaml, nearest, parse
 
 DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
-DESCRIBING = frozenset({"title", "description", "license", "settings"})
+DESCRIBING = frozenset({"title", "description", "license", "settings", "digest"})
 BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
 # Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
 # characters before the first slash.
@@ -90,25 +90,32 @@ class CommonEntry(Settings):
         return self
 
 
-class BuiltinEntry(CommonEntry):
-    """Rollouts of actor snapshots that lie in the repository; nothing is downloaded."""
+class GeneratedEntry(CommonEntry):
+    """Keys of the sources that roll out policies of this repository; nothing is downloaded."""
+
+    steps: int = Field(gt=0, description="environment steps in all")
+    digest: str | None = Field(
+        None, description="digest of the episodes that should come out; download says so if they have another"
+    )
+
+
+class BuiltinEntry(GeneratedEntry):
+    """Rollouts of actor snapshots that lie in the repository."""
 
     source: Literal["builtin"]
     env_id: str = Field(description="Gymnasium id of the environment that the data is collected and evaluated in")
     behaviour: str = Field(description="folder of snapshots with its index.yaml, relative to the project root")
-    steps: int = Field(gt=0, description="environment steps in all")
     seed: int = Field(0, ge=0, description="seed of the policy of each episode, its initial state and its action noise")
     noise: float = Field(
         1.0, ge=0.0, description="factor on the standard deviation of the policies' Gaussian; 0 gives their mean action"
     )
 
 
-class WaypointsEntry(CommonEntry):
-    """Rollouts of a planner with a PD controller in a point maze; nothing is downloaded."""
+class WaypointsEntry(GeneratedEntry):
+    """Rollouts of a planner with a PD controller in a point maze."""
 
     source: Literal["waypoints"]
     env_id: str = Field(description="Gymnasium id of the point maze that the data is collected and evaluated in")
-    steps: int = Field(gt=0, description="environment steps in all")
     seed: int = Field(0, ge=0, description="seed of starts, goals and action noise")
     p_gain: float = Field(10.0, gt=0.0, description="action per metre of distance to the next waypoint")
     d_gain: float = Field(-1.0, le=0.0, description="action per metre a second of velocity")

@@ -3,7 +3,8 @@
 A snapshot is a tanh-squashed Gaussian actor with ReLU hidden layers. Its file holds the layers ``hidden.{i}``, ``mean``
 and ``log_std``, each with a weight and a bias. ``index.yaml`` lists the snapshots of a folder.
 
-The policy of episode i, its initial state and its action noise depend only on (seed, i).
+The policy of episode i, its initial state and its action noise depend only on (seed, i). The data are the same on every
+x86-64 machine: see :mod:`spar_core.data.generators.rollouts`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pydantic import Field
 
 from spar_core.data.environments.environment import action_bounds, environment_facts, make_env
 from spar_core.data.episodes import Episode
-from spar_core.data.generators.rollouts import Roll, collect_episodes, run_episode
+from spar_core.data.generators.rollouts import Roll, collect_episodes, on_grid, run_episode
 from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, parse
 
 LOG_STD_RANGE = (-20.0, 2.0)
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight [outputs, inputs] and bias [outputs]
+Layer = tuple[NDArray[np.float64], NDArray[np.float64]]  # weight [inputs, outputs] and bias [outputs]
 
 
 class Snapshot(Settings):
@@ -52,7 +53,7 @@ class Actor:
     def act(
         self,
         observation: NDArray[np.float32],
-        noise: NDArray[np.float32],
+        noise: NDArray[np.float64],
         low: NDArray[np.float32],
         high: NDArray[np.float32],
     ) -> NDArray[np.float32]:
@@ -64,14 +65,23 @@ class Actor:
             low: lower bounds [A].
             high: upper bounds [A].
         """
-        features = observation
-        for weight, bias in self.hidden:
-            features = np.maximum(weight @ features + bias, np.float32(0.0))
-        mean = self.mean[0] @ features + self.mean[1]
-        std = np.exp(np.clip(self.log_std[0] @ features + self.log_std[1], *LOG_STD_RANGE))
-        unit = np.tanh(mean + std * noise)
-        raw: NDArray[np.float32] = low + np.float32(0.5) * (unit + np.float32(1.0)) * (high - low)
+        features = observation.astype(np.float64)
+        for layer in self.hidden:
+            features = np.maximum(linear(layer, features), 0.0)
+        std = np.exp(np.clip(linear(self.log_std, features), *LOG_STD_RANGE))
+        unit = on_grid(np.tanh(linear(self.mean, features) + std * noise))
+        raw = (low + 0.5 * (unit + 1.0) * (high - low)).astype(np.float32)
         return np.clip(raw, low, high)
+
+
+def linear(layer: Layer, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Outputs of a layer for inputs [D], summed in the order of the inputs.
+
+    A BLAS sums in an order that depends on the processor.
+    """
+    weight, bias = layer
+    outputs: NDArray[np.float64] = np.add.reduce(weight * inputs[:, None], axis=0) + bias
+    return outputs
 
 
 def read_index(folder: Path) -> Index:
@@ -103,8 +113,8 @@ def load_actor(path: Path) -> Actor:
         tensors = load_file(path)
         layers = sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
         names = [*(f"hidden.{i}" for i in range(layers)), "mean", "log_std"]
-        numbers = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-        pairs = [(numbers[f"{name}.weight"], numbers[f"{name}.bias"]) for name in names]
+        numbers = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        pairs = [(np.ascontiguousarray(numbers[f"{name}.weight"].T), numbers[f"{name}.bias"]) for name in names]
     except (SafetensorError, OSError, KeyError) as error:
         raise SparError(f"{path} is not an actor snapshot ({error})", "restore it, e.g. from git") from None
     return Actor(tuple(pairs[:-2]), pairs[-2], pairs[-1])
@@ -136,8 +146,7 @@ class _Recipe:
             rng, policy = self.draw(number)
 
             def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-                noise = rng.standard_normal(len(low), dtype=np.float32) * np.float32(self.noise)
-                return actors[policy].act(observation, noise, low, high)
+                return actors[policy].act(observation, self.noise * rng.standard_normal(len(low)), low, high)
 
             first, _ = env.reset(seed=int(rng.integers(2**31)))
             return run_episode(env, first, act, self.steps)
@@ -189,7 +198,7 @@ def _check_fit(recipe: _Recipe) -> None:
     for file in recipe.files:
         actor = load_actor(Path(file))
         first = actor.hidden[0][0] if actor.hidden else actor.mean[0]
-        found = (first.shape[1], actor.mean[0].shape[0])
+        found = (first.shape[0], actor.mean[0].shape[1])
         if found != sizes:
             raise SparError(
                 f"{Path(file).name} maps {found[0]}-dimensional observations to {found[1]}-dimensional actions, but "

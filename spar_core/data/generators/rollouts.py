@@ -1,6 +1,11 @@
-"""Roll out episodes in worker processes; the result does not depend on the number of workers.
+"""Roll out episodes in worker processes; the result does not depend on the number of workers or on the processor.
 
 An episode depends only on the job and on its own number, and episodes are kept in the order of their numbers.
+
+Small differences between processors would grow without bound in a simulation. So a policy uses only arithmetic that
+IEEE 754 fixes (float64, no BLAS), and rounds its action to a grid before the environment sees the action. The last bits
+of an exponential or a hyperbolic tangent, which differ between processors, then disappear. MuJoCo computes the same on
+all x86-64 processors; another version of MuJoCo or of the C library's mathematics may not.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
     import gymnasium
 
 LARGEST_BLOCK = 64  # largest number of episodes that are handed to the workers at a time
+# Spacing of the actions of behaviour policies, in units of the action box [-1, 1]. It is far above rounding errors, so
+# that two processors round an action differently with negligible probability, and far below the policies' noise.
+GRID = 2.0**-12
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Roll = Callable[[int], Episode]
@@ -50,8 +58,7 @@ def collect_episodes(
     """
     episodes: list[Episode] = []
     done = 0
-    # Even a single worker is a process of its own, because only there can BLAS be limited to one thread. The rounding
-    # of its sums depends on the number of threads.
+    # Even a single worker is a process of its own, because only there can BLAS be limited to one thread.
     spawn = multiprocessing.get_context("spawn")
     with _single_threaded(), ProcessPoolExecutor(workers, spawn, _start, (job,)) as pool:
         while done < steps:
@@ -89,6 +96,12 @@ def run_episode(
         observations.append(np.asarray(raw, dtype=np.float32))
         rewards.append(reward)
     return Episode(np.stack(observations), np.stack(actions), np.asarray(rewards, dtype=np.float32), bool(terminated))
+
+
+def on_grid(actions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest multiples of :data:`GRID`."""
+    rounded: NDArray[np.float64] = np.rint(actions / GRID) * GRID
+    return rounded
 
 
 def _block(done: int, episodes: int, steps: int, workers: int) -> int:

@@ -6,7 +6,8 @@ along their centres with a PD controller, clip its action, add Gaussian noise, a
 moves each waypoint by up to 0.2 m at random, and here waypoints are the centres of the cells. D4RL's episodes continue
 with a new goal, and here an episode ends at its goal, so the environment must terminate there.
 
-The start, the goal and the noise of episode i depend only on (seed, i).
+The start, the goal and the noise of episode i depend only on (seed, i). The data are the same on every x86-64 machine:
+see :mod:`spar_core.data.generators.rollouts`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from spar_core.data.environments.environment import action_bounds, make_env
 from spar_core.data.episodes import Episode
 from spar_core.data.generators.maze_plan import Cell, MazePlan
-from spar_core.data.generators.rollouts import Roll, collect_episodes, run_episode
+from spar_core.data.generators.rollouts import Roll, collect_episodes, on_grid, run_episode
 from spar_core.errors import SparError
 
 # Distance at which a waypoint counts as reached, as a share of a cell's width. It is ``solve_thresh`` of D4RL's
@@ -85,7 +86,7 @@ class _Recipe:
             def act(_: NDArray[np.float32]) -> NDArray[np.float32]:
                 # Read the state from the simulation, because `observation_keys` may leave parts of it out.
                 push = controller.push(task.data.qpos, task.data.qvel)
-                return np.clip(push + self.noise * rng.standard_normal(2), low, high).astype(np.float32)
+                return np.clip(on_grid(push + self.noise * rng.standard_normal(2)), low, high).astype(np.float32)
 
             return run_episode(env, first, act, self.steps)
 
