@@ -1,13 +1,12 @@
-"""Run the whole study: `dvc repro`, publish to MLflow, write the page, and print the results and where they lie.
+"""Run the whole study, publish it to MLflow, write the page, and print the results and where they lie.
 
-`make run` calls `python -m stages.run`. The same results come from `dvc repro` followed by
-`python -m stages.tracking.publish` and `python -m stages.view`.
+`make run` calls `python -m stages.run`. The same results come from `dvc repro`, which runs the cells one by one, or
+`python -m stages.parallel.sweep`, which runs several side by side and is what this module calls; then follow
+`python -m stages.tracking.publish` and `python -m stages.view`. Arguments go to the sweep: `--jobs 4`.
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 import time
 
@@ -16,7 +15,7 @@ from spar_core.study import Study
 from stages.cost import write_cost
 from stages.entry import stage_main
 from stages.layout import Layout
-from stages.parallel.child import dvc_environment
+from stages.parallel.sweep import run as sweep
 from stages.params import section
 from stages.report import print_table
 from stages.tracking.publish import attach
@@ -24,23 +23,10 @@ from stages.tracking.publish import run as publish
 from stages.view import run as view
 
 
-def repro(arguments: list[str]) -> None:
-    """Run `dvc repro` with this interpreter.
-
-    Raises:
-        SparError: a stage failed.
-    """
-    status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=dvc_environment()).returncode
-    if status != 0:
-        raise SparError("the pipeline stopped", "the failed stage printed the reason above; mend that and run again")
-
-
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.run``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _, rest = parser.parse_known_args(argv)
     begun = time.monotonic()
-    repro(rest)
+    sweep(argv)
     print()
     print_table(Layout())
     write_cost(Layout())

@@ -12,6 +12,7 @@ needs Python and the packages of requirements.txt and requirements-ray.txt.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +25,11 @@ from spar_core.training.interrupts import stop_on_signal
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.parallel import child, workspace
+from stages.parallel.child import dvc_environment
 from stages.parallel.graph import read_graph, restrict
 from stages.parallel.schedule import Schedule
 from stages.parallel.sweep import log_of, plan_first, say_ended, summary
 from stages.parallel.workspace import Outcome, Task, fetch, merge_lock, packed, remote_section, run_task
-from stages.run import repro
 
 # Seconds that one wait for a task takes, at most.
 LOOK = 0.5
@@ -125,6 +126,17 @@ def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
         return Outcome(None, False, f"error: Ray gave '{name}' up: {first}\n")
 
 
+def _repro(arguments: list[str]) -> None:
+    """Run `dvc repro` with this interpreter.
+
+    Raises:
+        SparError: a stage failed.
+    """
+    status = subprocess.run([sys.executable, "-m", "dvc", "repro", *arguments], env=dvc_environment()).returncode
+    if status != 0:
+        raise SparError("the pipeline stopped", "the failed stage printed the reason above; mend that and run again")
+
+
 def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.parallel.cluster``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,7 +164,7 @@ def run(argv: list[str] | None = None) -> None:
     summary(layout, schedule)
     print(f"all {len(schedule.graph)} cells are done; pulling what they made")
     fetch(layout.root, remote_section(layout.root, args.remote), sorted(schedule.done))
-    repro(args.targets)
+    _repro(args.targets)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import networkx
@@ -32,6 +32,33 @@ def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
         networkx.DiGraph([(d, name) for name, needs in edges.items() for d in needs] or []), key=list(edges).index
     )
     return {name: tuple(sorted(edges[name] - {PLAN})) for name in order if name != PLAN}
+
+
+def changed(root: Path) -> set[str]:
+    """Stages that DVC would run although nothing before them changed (`dvc status`).
+
+    Raises:
+        SparError: DVC cannot read the pipeline.
+    """
+    try:
+        with Repo(str(root)) as repo:
+            return set(repo.status())
+    except DvcException as error:
+        raise SparError(f"DVC cannot read the pipeline: {error}") from None
+
+
+def without_unchanged(graph: Mapping[str, Sequence[str]], changed: Set[str]) -> dict[str, tuple[str, ...]]:
+    """The part of a graph that has to run: the changed stages, and all that depend on them.
+
+    Args:
+        graph: stages in an order in which they can run, each with the stages that it depends on.
+        changed: names of stages.
+    """
+    left: dict[str, tuple[str, ...]] = {}
+    for name, needs in graph.items():
+        if name in changed or any(need in left for need in needs):
+            left[name] = tuple(need for need in needs if need in left)
+    return left
 
 
 def restrict(graph: Mapping[str, Sequence[str]], targets: Sequence[str]) -> dict[str, tuple[str, ...]]:

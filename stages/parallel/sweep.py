@@ -1,11 +1,12 @@
-"""Run the cells of the study side by side: `python -m stages.parallel.sweep --jobs 2`.
+"""Run the cells of the study side by side: `python -m stages.parallel.sweep`.
 
 The results equal those of `dvc repro`, which runs the cells one by one.
 
-Every cell is one `dvc repro --single-item` in a process of its own, which waits while another process holds DVC's lock.
-A cell's output goes to runs/sweep/<cell>.log. After a failure, the cells that depend on the failed one are left out,
-all others are finished, and the failures are listed. On Ctrl-C the running cells keep their checkpoints, and the same
-command goes on from there.
+Cells that DVC finds unchanged are not looked at again. Every other cell is one `dvc repro --single-item` in a process
+of its own (:mod:`stages.parallel.warm`), which waits while another process holds DVC's lock. A cell's output goes to
+runs/sweep/<cell>.log. After a failure, the cells that depend on the failed one are left out, all others are finished,
+and the failures are listed. On Ctrl-C the running cells keep their checkpoints, and the same command goes on from
+there. At the end, a table says which stages took the time.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from spar_core.errors import Interrupted, SparError
@@ -25,8 +26,9 @@ from spar_core.training.interrupts import stop_on_signal
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.parallel.child import dvc_environment
-from stages.parallel.graph import PLAN, read_graph, restrict
+from stages.parallel.graph import PLAN, changed, read_graph, restrict, without_unchanged
 from stages.parallel.schedule import Schedule
+from stages.parallel.warm import ask, start_repro
 
 # Seconds between two polls of the running cells.
 LOOK = 0.1
@@ -36,7 +38,7 @@ LOOK = 0.1
 class Running:
     """A running cell: its process, its log, and the time at which it began."""
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     log: Path
     begun: float
 
@@ -48,20 +50,10 @@ def log_of(layout: Layout, name: str) -> Path:
 
 def launch(layout: Layout, name: str, workers: int) -> Running:
     """Start `dvc repro` of one cell, with ``workers`` worker processes."""
-    log = log_of(layout, name)
+    log, begun = log_of(layout, name), time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as handle:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
-            cwd=layout.root,
-            env=dvc_environment(OMP_NUM_THREADS="1", SPAR_WORKERS=str(workers)),
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            # In a process group of its own, so that Ctrl-C reaches the cell through this process alone.
-            start_new_session=True,
-        )
-    return Running(process, log, time.monotonic())
+    variables = dvc_environment(OMP_NUM_THREADS="1", SPAR_WORKERS=str(workers))
+    return Running(start_repro(layout.root.resolve(), name, log, variables), log, begun)
 
 
 def reason(log: Path) -> str:
@@ -71,13 +63,26 @@ def reason(log: Path) -> str:
     return told[0] if told else "it printed nothing"
 
 
-def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Schedule:
+def to_run(root: Path, targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The cells that the targets need and that are not up to date, each with those that it depends on.
+
+    Raises:
+        SparError: a target is no stage, or DVC cannot read the pipeline.
+    """
+    return without_unchanged(restrict(read_graph(root), targets), changed(root))
+
+
+def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> tuple[Schedule, dict[str, float]]:
     """Run the cells that the targets need, ``jobs`` at a time, each with ``workers`` worker processes.
+
+    Returns:
+        The schedule at its end, and the seconds that each cell took.
 
     Raises:
         Interrupted: this process was asked to stop.
     """
-    schedule = Schedule(restrict(read_graph(layout.root), targets))
+    schedule = Schedule(ask(to_run, layout.root.resolve(), targets))
+    seconds: dict[str, float] = {}
     running: dict[str, Running] = {}
     stopping: list[bool] = []
     total = len(schedule.graph)
@@ -91,10 +96,11 @@ def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Sc
                     print("stopping: the running cells keep a checkpoint; Ctrl-C again stops them at once", flush=True)
                     tell(running, signal.SIGINT)
                 for name, cell in list(running.items()):
-                    status = cell.process.poll()
+                    status = cell.process.exitcode
                     if status is None:
                         continue
                     del running[name]
+                    seconds[name] = time.monotonic() - cell.begun
                     schedule.finish(name, status == 0)
                     say_ended(schedule, name, "done" if status == 0 else "FAILED", cell.begun)
                 time.sleep(LOOK)
@@ -103,14 +109,14 @@ def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> Sc
             raise
     if stopping:
         raise Interrupted(f"{len(schedule.done)} of {total} cells are done", "the same command goes on from there")
-    return schedule
+    return schedule, seconds
 
 
 def tell(running: dict[str, Running], number: signal.Signals) -> None:
     """Send a signal to every process of the running cells."""
     for cell in running.values():
         try:
-            os.killpg(cell.process.pid, number)
+            os.killpg(cell.process.pid or 0, number)
         except ProcessLookupError:
             continue
 
@@ -128,7 +134,8 @@ def plan_first(layout: Layout) -> None:
         SparError: `plan` refused the params; the error holds its own message.
     """
     plan = launch(layout, PLAN, 1)
-    if plan.process.wait() != 0:
+    plan.process.join()
+    if plan.process.exitcode != 0:
         raise SparError(reason(plan.log).removeprefix("error: "))
 
 
@@ -148,20 +155,50 @@ def summary(layout: Layout, schedule: Schedule) -> None:
         )
 
 
+def where_time_went(seconds: Mapping[str, float]) -> list[str]:
+    """Lines of a table: the stages, the longest first, with their cells, their seconds and their share of all seconds.
+
+    Args:
+        seconds: of each cell, by its name.
+    """
+    stages: dict[str, list[float]] = {}
+    for name, took in seconds.items():
+        stages.setdefault(name.split("@")[0], []).append(took)
+    total = sum(seconds.values())
+    lines = [f"{'stage':16}{'cells':>6}{'seconds':>9}{'share':>7}"]
+    for stage, each in sorted(stages.items(), key=lambda item: -sum(item[1])):
+        lines.append(f"{stage:16}{len(each):6}{sum(each):9.0f}{sum(each) / total:7.0%}")
+    return lines
+
+
+def default_jobs(cores: int) -> int:
+    """Cells that run at a time if nobody says how many: two, and one for every four cores of a larger machine."""
+    return min(cores, max(2, cores // 4))
+
+
 def run(argv: list[str] | None = None) -> None:
-    """Entry point of ``python -m stages.parallel.sweep``."""
+    """Entry point of ``python -m stages.parallel.sweep``.
+
+    Raises:
+        SparError: a cell failed, or an argument or the params are not valid.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="stages or cells, run with all they need (default: all)")
-    parser.add_argument("--jobs", type=int, default=2, help="cells that run at a time (default: 2)")
+    parser.add_argument("--jobs", type=int, help="cells that run at a time (default: 2, or more with over 11 cores)")
     args = parser.parse_args(argv)
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise SparError(f"--jobs {args.jobs} runs no cell", "set it to 1 or more")
-    layout = Layout()
+    layout, begun = Layout(), time.monotonic()
     plan_first(layout)
     cores = len(os.sched_getaffinity(0))
-    schedule = sweep(layout, args.targets, args.jobs, max(1, cores // args.jobs))
+    jobs = args.jobs or default_jobs(cores)
+    schedule, seconds = sweep(layout, args.targets, jobs, max(1, cores // jobs))
     summary(layout, schedule)
-    print(f"all {len(schedule.graph)} cells are done")
+    if not schedule.graph:
+        print("nothing changed: all cells are up to date")
+        return
+    print(f"all {len(schedule.graph)} cells are done, in {(time.monotonic() - begun) / 60:.1f} minutes:")
+    print("\n".join(where_time_went(seconds)))
 
 
 if __name__ == "__main__":
