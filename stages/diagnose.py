@@ -1,7 +1,6 @@
 """Measure what a cell's rule does: distance to the data, directions of its moves, gradients, candidates.
 
-Gradients are measured while the training of the rule is repeated. The repeated weights must equal those of the policy
-to the last bit, or the stage fails. A rule that trains no network of its own is not repeated.
+Training recorded the gradients in the policy's learning curves.
 
 Reads the dataset, anchor, residual model, critic and policy, and ``diagnosis`` of params.yaml.
 Writes artifacts/diagnosis/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: measures.csv, profiles.csv,
@@ -14,28 +13,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from spar_core.artifacts import read_json, read_meta
-from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of
 from spar_core.diagnostics.geometry import neighbourhoods
 from spar_core.diagnostics.measures import Findings
-from spar_core.diagnostics.repeat import Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.settings import DiagnosisSettings
-from spar_core.diagnostics.states import states_at
 from spar_core.diagnostics.writing import write_diagnosis
-from spar_core.evenly import evenly
-from spar_core.improvement.base import Frozen
 from spar_core.policy import FROZEN, KIND, POLICY, load_frozen
 from spar_core.registry import load_member
 from spar_core.settings import Settings, parse
-from spar_core.training.checkpoints import CurveRow
-from spar_core.training.context import Context
-from spar_core.training.fitted import WEIGHTS, load_tensors, only
+from spar_core.training.fitted import CURVES, WEIGHTS, load_tensors, only, read_curves
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of
@@ -69,60 +58,17 @@ class LookAtRule:
         rows = [held.index(seed) for seed in seeds]
         saved = only("improvement", load_tensors(self.policy / WEIGHTS))
         tensors = {name: value[rows] for name, value in saved.items()}
-        frozen = {seed: self._frozen([seed]) for seed in seeds}
-        compared = self._repeat(dataset, data, member, tensors, frozen, seeds, report)
+        curves = read_curves(self.policy / CURVES)
         found = []
-        for row, (seed, parts) in enumerate(frozen.items()):
+        for row, seed in enumerate(seeds):
+            parts = load_frozen(self.cell.folders(self.layout, *FROZEN), [seed], self.device)
             mine = {name: value[row : row + 1] for name, value in tensors.items()}
             subject = Subject(seed, member.restore(parts, self.rule, mine, self.device), parts)
             findings = diagnosis_of(dataset, data, subject, self.settings, similar)
-            add_gradients(findings, compared)
+            add_gradients(findings, curves)
             found.append(findings)
             report.advance(1)
         return found
-
-    def _frozen(self, seeds: Sequence[int]) -> Frozen:
-        return load_frozen(self.cell.folders(self.layout, *FROZEN), seeds, self.device)
-
-    def _repeat(
-        self,
-        dataset: Dataset,
-        data: DeviceData,
-        member: type[Any],
-        tensors: dict[str, Tensor],
-        frozen: dict[int, Frozen],
-        seeds: Sequence[int],
-        report: Reporter,
-    ) -> list[CurveRow]:
-        """Train again and compare the weights; return the rows of compared gradients, or none without a training."""
-        steps = steps_to_repeat(self.rule, self.settings)
-        if not steps:
-            return []
-        train = dataset.train_steps
-        chosen = evenly(train, self.settings.probe_states)
-        probes = [states_at(dataset, data, parts, chosen).probe(seed) for seed, parts in frozen.items()]
-        at = probe_steps(steps, self.settings.probes) if member.follows_critic(self.rule) else []
-        watcher = Watcher(
-            seeds,
-            member=member,
-            settings=self.rule,
-            frozen=list(frozen.values()),
-            probes=probes,
-            at=frozenset(at),
-            forward=report.advance,
-        )
-        fitted = member.fit(Context(dataset, seeds, watcher, self.device), self._frozen(seeds), self.rule)
-        refuse_difference(fitted, tensors, seeds, str(self.policy))
-        return watcher.compared
-
-
-def steps_to_repeat(rule: Settings, settings: DiagnosisSettings) -> int:
-    """Optimiser steps of a repeated training; 0 for a training that is not repeated.
-
-    A rule that chooses among several has no setting ``steps`` and is not repeated. Each of its candidates can be
-    diagnosed as a rule of its own.
-    """
-    return getattr(rule, "steps", 0) if settings.probes else 0
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -138,7 +84,8 @@ def run(argv: list[str] | None = None) -> None:
         cell,
         params={"diagnosis": settings.model_dump(mode="json")},
         inputs={**dataset_folders(layout, cell.dataset), **cell.folders(layout, *FROZEN, "policy")},
-        steps=steps_to_repeat(rule, settings) + 1,
+        steps=1,
+        unit="seeds",
         keeps_checkpoints=False,
     ) as frame:
         shares = frame.over_seeds(LookAtRule(layout, cell, part["kind"], rule, settings, device()))

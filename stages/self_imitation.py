@@ -16,6 +16,7 @@ from typing import Any
 from spar_core.artifacts import read_json
 from spar_core.data.loading import SCALER
 from spar_core.data.scaler import Scaler
+from spar_core.improvement.gradients import GradientReporter
 from spar_core.parts import load_part
 from spar_core.policy import FROZEN, KIND, load_frozen, save_policy
 from spar_core.registry import parse_variant, variant_kind
@@ -43,7 +44,11 @@ class FitRule:
 
     def __call__(self, seeds: Sequence[int], report: Reporter) -> Fitted:
         data = dataset_of(self.layout, self.cell.dataset)
-        frozen = load_frozen(self.cell.folders(self.layout, *FROZEN), seeds, self.device)
+        folders = self.cell.folders(self.layout, *FROZEN)
+        if self.member.follows_critic(self.settings):
+            alone = [load_frozen(folders, [seed], self.device) for seed in seeds]
+            report = GradientReporter(report, self.member, self.settings, alone, data)
+        frozen = load_frozen(folders, seeds, self.device)
         fitted: Fitted = self.member.fit(Context(data, seeds, report, self.device), frozen, self.settings)
         return fitted
 

@@ -104,7 +104,7 @@ class Clone:
         params["evaluation"]["episodes"] = 2
         # The synthetic claims have tests of their own; their committed results make the page.
         self.edit("theory.yaml", "claims: [drift, order, conflict, contraction, modes]", "claims: []")
-        params["diagnosis"] |= {"states": 150, "neighbourhoods": 20, "neighbours": 40, "probes": 4, "probe_states": 32}
+        params["diagnosis"] |= {"states": 150, "neighbourhoods": 20, "neighbours": 40}
         path.write_text(yaml.safe_dump(params, sort_keys=False))
         self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], diagnosed=[], rounds=[])
 

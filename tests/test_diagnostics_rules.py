@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from spar_core import registry
-from spar_core.diagnostics import displacement, gradients, nearness
+from spar_core.diagnostics import displacement, nearness
 from spar_core.diagnostics.diagnosis import add_gradients
-from spar_core.diagnostics.gradients import compare, cosine, fitting_loss
 from spar_core.diagnostics.jacobian import spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
-from spar_core.diagnostics.repeat import COSINE, Watcher, probe_steps, refuse_difference
 from spar_core.diagnostics.states import States
-from spar_core.errors import SparError
+from spar_core.improvement import gradients
 from spar_core.improvement.base import Frozen
+from spar_core.improvement.gradients import COSINE, GradientReporter, compare, cosine, fitting_loss, points
 from spar_core.improvement.self_imitation import draw_candidates
+from spar_core.improvement.split import Probe
 from spar_core.registry import load_member
 from spar_core.training.context import Context
+from spar_core.training.reporter import Reporter
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
 
 N, D, A = 40, 5, 3
@@ -34,6 +35,12 @@ def states(offset: float = 0.3) -> States:
     actions = torch.zeros(N, A)
     actions[:, 0] = offset
     return States(np.arange(N), np.arange(N) // 10, observations, actions, torch.zeros(1, N, A))
+
+
+def probe(at: States | None = None) -> Probe:
+    """The states as a rule of seed 0 takes them."""
+    at = at or states()
+    return Probe(at.observations, at.actions, at.base, 0)
 
 
 def frozen(critic=None) -> Frozen:
@@ -166,7 +173,7 @@ def test_a_vector_and_its_negative_have_cosine_minus_one():
 def test_an_improvement_that_undoes_the_fit_has_cosine_minus_one(monkeypatch, sign, known):
     rule, _ = untrained("awr", frozen(FLAT))
     monkeypatch.setattr(type(rule), "critic_term", lambda rule, probe, step: sign * 3.0 * fitting_loss(rule, probe))
-    found, fitting, improvement = compare(rule, states().probe(0), 2)
+    found, fitting, improvement = compare(rule, probe(), 2)
     assert found == pytest.approx(known) and improvement == pytest.approx(3 * fitting)
 
 
@@ -184,7 +191,7 @@ def test_every_rule_that_trains_a_network_has_a_split():
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_flat_critic_adds_nothing(kind):
     rule, _ = untrained(kind, frozen(FLAT))
-    found, fitting, improvement = compare(rule, states().probe(0), 2)
+    found, fitting, improvement = compare(rule, probe(), 2)
     assert fitting > 1e-3 and improvement < 1e-6 * fitting
     assert math.isnan(found) or improvement > 0
 
@@ -197,7 +204,7 @@ def test_a_critic_beyond_the_data_agrees_with_fitting_and_one_behind_conflicts(k
     # A nearly still network: the fit pulls it towards +0.3 in the first dimension, the critic towards its optimum.
     for leaf in rule.network.leaves.values():
         leaf.mul_(0.3)
-    found, _, _ = compare(rule, states().probe(0), 2)
+    found, _, _ = compare(rule, probe(), 2)
     assert sign * found > 0.5
 
 
@@ -210,7 +217,7 @@ def test_weights_of_advantage_regression_are_split_by_their_mean():
     network = rule.network
     for leaf in network.leaves.values():
         leaf.requires_grad_()
-    own = gradients.gradient(rule.critic_term(at.probe(0), 2), network)
+    own = gradients.gradient(rule.critic_term(probe(at), 2), network)
     weights = torch.exp(settings.inverse_temperature * at.actions[:, 0]).clamp(max=settings.largest_weight)
 
     def loss(w: torch.Tensor) -> torch.Tensor:
@@ -222,23 +229,22 @@ def test_weights_of_advantage_regression_are_split_by_their_mean():
 
 def test_the_curve_is_condensed_early_and_late():
     found = Findings(1)
-    rows = [
-        (step, seed, COSINE, value)
-        for seed in (0, 1)
-        for step, value in enumerate([-1.0, 0.5, 0.5, 0.5, -0.9, math.nan])
-    ]
+    rows = [(step, seed, COSINE, value) for seed in (0, 1) for step, value in enumerate([-1.0, 0.5, 0.5, 0.5, -0.9])]
+    rows += [(1, 1, "improvement/loss", 0.1)]
     add_gradients(found, rows)
     assert len(found.curves) == 5 and {row[1] for row in found.curves} == {1}
     assert found.value("diagnosis/conflict_share") == 0.4 and found.value("diagnosis/conflict_early") == 1
     assert (found.value("diagnosis/cosine_early"), found.value("diagnosis/cosine_late")) == (-1, -0.9)
 
 
-# --- repeating a training ---
+# --- recording gradients during training ---
 
 
-def test_probes_are_spread_from_the_second_step_to_the_last():
-    assert probe_steps(100, 3) == [2, 51, 100] and probe_steps(4, 40) == [2, 3, 4]
-    assert probe_steps(1, 5) == [] and probe_steps(100, 0) == []
+def test_points_are_spread_from_the_second_step_to_the_last(monkeypatch):
+    assert points(4) == [2, 3, 4] and points(1) == []
+    assert len(points(5000)) == gradients.POINTS and points(5000)[0] == 2 and points(5000)[-1] == 5000
+    monkeypatch.setattr(gradients, "POINTS", 3)
+    assert points(100) == [2, 51, 100]
 
 
 @pytest.fixture(scope="module")
@@ -248,46 +254,32 @@ def toy():
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_a_watched_training_gives_the_same_weights_and_a_tampered_one_is_refused(toy, kind):
+def test_a_watched_training_gives_the_same_weights_and_a_cosine_at_every_point(toy, kind):
     dataset, parts = toy
     member = load_member("improvement", kind)
     settings = tiny_settings(member)
     plain = member.fit(Context.quiet(dataset, (0, 1)), parts.frozen((0, 1)), settings)
-    alone, probes = [], []
-    for seed in (0, 1):
-        single = parts.frozen((seed,))
-        rows = torch.as_tensor(dataset.train_steps[:20])
-        observations = torch.as_tensor(dataset.observations[dataset.observation_index[rows]]).unsqueeze(0)
-        at = States(
-            rows.numpy(),
-            dataset.episode[rows],
-            observations,
-            torch.as_tensor(dataset.actions[rows]),
-            single.anchor.act(observations),
-        )
-        alone.append(single)
-        probes.append(at.probe(seed))
-    done = []
-    watcher = Watcher(
-        (0, 1),
-        member=member,
-        settings=settings,
-        frozen=alone,
-        probes=probes,
-        at=frozenset({2, 12}),
-        forward=done.append,
-    )
-    watched = member.fit(Context(dataset, (0, 1), watcher, "cpu"), parts.frozen((0, 1)), settings)
-    refuse_difference(watched, plain.tensors, (0, 1), "here")
-    assert sum(done) == 2 * settings.steps
-    assert [row[:3] for row in watcher.compared if row[2] == COSINE] == [
-        (s, seed, COSINE) for s in (2, 12) for seed in (0, 1)
-    ]
-    assert all(-1.0000001 <= row[3] <= 1.0000001 for row in watcher.compared if row[2] == COSINE)
 
-    tampered = {name: value.clone() for name, value in plain.tensors.items()}
-    tampered["network.0.weight"][1, 0, 0] += 1e-7
-    with pytest.raises(SparError, match=r"here did not give its weights again \(seed 1, 'network.0.weight'\)"):
-        refuse_difference(watched, tampered, (0, 1), "here")
-    with pytest.raises(SparError, match="other tensors"):
-        refuse_difference(watched, {}, (0, 1), "here")
+    class Counting(Reporter):
+        done = 0
+
+        def advance(self, steps):
+            self.done += steps
+
+    outer = Counting((0, 1))
+    watcher = GradientReporter(outer, member, settings, [parts.frozen((seed,)) for seed in (0, 1)], dataset)
+    watched = member.fit(Context(dataset, (0, 1), watcher, "cpu"), parts.frozen((0, 1)), settings)
+    assert all(torch.equal(watched.tensors[name], plain.tensors[name]) for name in plain.tensors)
+    assert outer.done == 2 * settings.steps and watched.curves is outer.rows
+    own = [row for row in watched.curves if not row[2].startswith("gradients/")]
+    assert own == plain.curves
+    cosines = [row for row in watched.curves if row[2] == COSINE]
+    assert [row[:2] for row in cosines] == [(step, seed) for step in points(settings.steps) for seed in (0, 1)]
+    assert all(-1.0000001 <= row[3] <= 1.0000001 for row in cosines)
+
+
+def test_a_rule_of_equal_weights_is_not_watched(toy):
+    dataset, parts = toy
+    member = load_member("improvement", "spar_mlp")
+    settings = tiny_settings(member, weighting="equal")
+    assert not GradientReporter(Reporter((0,)), member, settings, [parts.frozen((0,))], dataset).at

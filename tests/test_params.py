@@ -160,7 +160,7 @@ def project(tmp_path, params, monkeypatch) -> Layout:
     params["study"]["params"] = {
         "anchors": {"small": {"like": "mlp", "hidden": [8], "residual": {"beta": 0.3}}},
         "improvements": {"spar_mlp": {"tau": 0.5}},
-        "diagnosis": {"probes": 3},
+        "diagnosis": {"draws": 3},
     }
     params["study"]["anchors"] = ["mlp", "small"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -185,7 +185,7 @@ def test_plan_writes_the_settings_that_stages_read_dataset_by_dataset(project):
     here, there = written["settings"][HERE], written["settings"][THERE]
     assert (here["critics"]["iql"]["expectile"], there["critics"]["iql"]["expectile"]) == (0.7, 0.9)
     assert (here["residual"]["mlp"]["beta"], there["residual"]["mlp"]["beta"]) == (0.05, 0.2)
-    assert there["estimation"]["fqe"]["steps"] == 4 and there["diagnosis"]["probes"] == 3
+    assert there["estimation"]["fqe"]["steps"] == 4 and there["diagnosis"]["draws"] == 3
     different = {name for name in here if here[name] != there[name]}
     assert different == {"critics", "residual", "estimation"}
 
@@ -199,7 +199,7 @@ def test_every_setting_that_params_do_not_give_has_its_origin(project):
         "anchors": {"small": small},
         "residual": {"small": {"beta": own}},
         "improvements": of_study,
-        "diagnosis": {"probes": own},
+        "diagnosis": {"draws": own},
     }
     assert origins_of(read_layers(project, THERE), study) == {
         "anchors": {"small": small},
@@ -207,7 +207,7 @@ def test_every_setting_that_params_do_not_give_has_its_origin(project):
         "critics": {"iql": {"expectile": entry}},
         "improvements": of_study,
         "estimation": {"fqe": {"steps": entry}},
-        "diagnosis": {"probes": own},
+        "diagnosis": {"draws": own},
     }
 
 

@@ -14,12 +14,12 @@ from spar_core.diagnostics.candidates import disagreement
 from spar_core.diagnostics.geometry import looked_up
 from spar_core.diagnostics.jacobian import jacobian, spectrum
 from spar_core.diagnostics.measures import Episodes, Findings
-from spar_core.diagnostics.repeat import COSINE
 from spar_core.diagnostics.residuals import SHARES
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, states_at
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen, Improvement
+from spar_core.improvement.gradients import COSINE, FITTING, IMPROVEMENT
 from spar_core.improvement.self_imitation import SelfImitationSettings, draw_candidates
 from spar_core.training.checkpoints import CurveRow
 from spar_core.training.networks import CHUNK
@@ -41,7 +41,7 @@ class Subject:
 def diagnosis_of(
     dataset: Dataset, data: DeviceData, subject: Subject, settings: DiagnosisSettings, similar: list[np.ndarray]
 ) -> Findings:
-    """The measures of one seed that need no repeated training.
+    """The measures of one seed, but for those of gradients, which training recorded.
 
     Args:
         dataset: as training sees it.
@@ -127,9 +127,9 @@ def _disagreement(found: Findings, states: States, policy: np.ndarray, subject: 
         found.add(over.ratio("diagnosis/disagreement_ratio", spreads["policy"], spreads["logged"]))
 
 
-def add_gradients(found: Findings, compared: list[CurveRow]) -> None:
-    """Add the curve of a repeated training's gradients, and how often they conflicted early and late."""
-    mine = [row for row in compared if row[1] == found.seed and np.isfinite(row[3])]
+def add_gradients(found: Findings, curves: list[CurveRow]) -> None:
+    """Add what a policy's learning curves hold of its gradients, and how often they conflicted early and late."""
+    mine = [row for row in curves if row[1] == found.seed and row[2] in (COSINE, FITTING, IMPROVEMENT)]
     found.curves += mine
     cosines = np.array([value for _, _, metric, value in sorted(mine) if metric == COSINE])
     if not len(cosines):

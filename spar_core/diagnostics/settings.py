@@ -24,9 +24,5 @@ class DiagnosisSettings(Settings):
     )
     cluster_share: float = Field(0.1, gt=0, lt=0.5, description="smallest share of the points that is a cluster")
     dip_level: float = Field(0.05, gt=0, lt=1, description="level of the dip test")
-    probes: int = Field(
-        40, ge=0, le=200, description="training steps at which gradients are compared; 0 repeats no training"
-    )
-    probe_states: PositiveInt = Field(512, description="logged steps that these gradients are averaged over")
     resamples: PositiveInt = Field(500, description="bootstrap resamples of the episodes")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals in the artifacts")

@@ -12,7 +12,6 @@ from torch import Tensor
 from spar_core.data.dataset import Dataset
 from spar_core.data.device import DeviceData
 from spar_core.improvement.base import Frozen
-from spar_core.improvement.split import Probe
 from spar_core.training.networks import CHUNK
 
 # Steps looked up for each neighbour that is wanted, since the nearest are often successive steps of one episode.
@@ -41,10 +40,6 @@ class States:
     def residuals(self) -> np.ndarray:
         """Logged minus anchor actions, [n, A]."""
         return (self.actions - self.base[0]).cpu().numpy().astype(np.float64)
-
-    def probe(self, seed: int) -> Probe:
-        """These states as a rule of one seed takes them."""
-        return Probe(self.observations, self.actions, self.base, seed)
 
     def some(self, rows: np.ndarray) -> States:
         """The states of the given rows."""

@@ -23,11 +23,13 @@ from spar_core.errors import SparError
 from stages.entry import stage_main
 from stages.table import STAGES
 
+# Modules that the server imports. Those that may be the main module are left out, since a forked process imports its
+# main module anew.
 _IMPORTED = [
     *("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.stage.run", "torch", "mlflow.tracking"),
     *("gymnasium", "mujoco", "minari", "scipy.stats", "sklearn.cluster", "matplotlib.pyplot"),
     *(f"stages.{name}" for name in STAGES),
-    *("stages.report", "stages.run"),
+    *("stages.report", "stages.view", "stages.tracking.publish", "stages.parallel.graph"),
 ]
 # A command of dvc.yaml that needs no shell begins with these words.
 _PYTHON = ["python", "-m"]

@@ -17,7 +17,7 @@ from spar_core.reporting.numbers.inside import Seen
 
 # Largest number of action dimensions with a histogram.
 DRAWN = 8
-COSINE = "diagnosis/cosine"
+COSINE = "gradients/cosine"
 GRID = "#ececec"
 
 

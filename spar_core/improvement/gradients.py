@@ -1,6 +1,7 @@
 r"""Do fitting the data and following the critic pull a rule's network in opposite directions?
 
-Two gradients with respect to the network's parameters :math:`\theta`, at the same training steps (s, a):
+Training records two gradients with respect to the network's parameters :math:`\theta`, at the same logged steps (s, a),
+before :data:`POINTS` of its updates:
 
 * **fitting**, the same for every rule: the gradient of :math:`\mathbb{E} \lVert (\pi_\theta(s) - a) / \rho \rVert^2 /
   A`;
@@ -32,12 +33,84 @@ this project's definition.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from spar_core.improvement.base import Improvement
+from spar_core.data.dataset import Dataset
+from spar_core.data.device import DeviceData
+from spar_core.evenly import evenly
+from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.split import Probe
 from spar_core.training.networks import Stack
+from spar_core.training.reporter import Reporter
+
+COSINE, FITTING, IMPROVEMENT = "gradients/cosine", "gradients/fitting_norm", "gradients/improvement_norm"
+# Updates before which the gradients are compared, and logged steps that the gradients are means over.
+POINTS, STATES = 40, 512
+
+
+class GradientReporter(Reporter):
+    """Adds the comparison of the gradients to the learning curves of a rule, and passes all else on.
+
+    The comparison changes nothing of the training.
+    """
+
+    def __init__(
+        self, outer: Reporter, member: type[Improvement], settings: Any, frozen: Sequence[Frozen], dataset: Dataset
+    ) -> None:
+        """Watch a training of ``outer.seeds``.
+
+        Args:
+            outer: reporter of the training.
+            member: class of the rule.
+            settings: of the rule.
+            frozen: parts of each seed, in the order of the seeds.
+            dataset: as training sees it.
+        """
+        super().__init__(outer.seeds, outer.rows, outer.checkpoints, outer.stopping)
+        self.outer, self.member, self.settings, self.frozen = outer, member, settings, frozen
+        self.at = frozenset(points(settings.steps) if member.follows_critic(settings) else ())
+        steps = evenly(dataset.train_steps, STATES)
+        pairs = zip(frozen, outer.seeds, strict=True) if self.at else ()
+        self.probes = [probe_at(dataset, *pair, steps) for pair in pairs]
+
+    def advance(self, steps: int) -> None:
+        self.outer.advance(steps)
+
+    def observe(self, step: int, network: Stack) -> None:
+        if step not in self.at:
+            return
+        tensors = network.state("network", len(self.seeds))
+        for row, (seed, frozen, probe) in enumerate(zip(self.seeds, self.frozen, self.probes, strict=True)):
+            mine = {name: value[row : row + 1].clone() for name, value in tensors.items()}
+            rule = self.member.restore(frozen, self.settings, mine, str(network.flat.device))
+            values = compare(rule, probe, step)
+            named = zip((COSINE, FITTING, IMPROVEMENT), values, strict=True)
+            self.add([(step, seed, metric, value) for metric, value in named if math.isfinite(value)])
+
+
+def points(steps: int) -> list[int]:
+    """Optimiser steps (from 1) before which gradients are compared: the second, the last, and evenly between.
+
+    Before the first update some networks have a last layer of zeros, through which no gradient reaches the others.
+    """
+    if steps < 2:
+        return []
+    found = torch.linspace(2, steps, min(POINTS, steps - 1), dtype=torch.float64).round().long()
+    return sorted(set(found.tolist()))
+
+
+@torch.no_grad()
+def probe_at(dataset: Dataset, frozen: Frozen, seed: int, steps: Any) -> Probe:
+    """Logged steps [n] as a rule of one seed takes them. An anchor that looks its data up leaves out their episodes."""
+    data = DeviceData.of(dataset, str(frozen.residual.radius.device))
+    chosen = torch.as_tensor(steps).to(data.index.device)
+    observations, actions = data.at(chosen)
+    return Probe(observations.unsqueeze(0), actions, frozen.anchor.act_on_steps(data, chosen.unsqueeze(0)), seed)
 
 
 def fitting_loss(rule: Improvement, probe: Probe) -> Tensor:
