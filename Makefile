@@ -8,7 +8,7 @@ PEER := $(VENV)-d3rlpy
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study sweep publish theory benchmark view ui docs test test-slow lint format clean
+.PHONY: help setup setup-dev run study publish theory benchmark view ui docs test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,17 +25,13 @@ $(BIN)/.setup-dev: requirements-dev.txt requirements-docs.txt requirements-ray.t
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-run: setup ## run the study that params.yaml holds, and publish it to MLflow
-	$(BIN)/python -m stages.run
+run: setup ## run the study that params.yaml holds, and publish it to MLflow; JOBS=4 runs four cells at a time
+	$(BIN)/python -m stages.run $(addprefix --jobs ,$(JOBS))
 
 study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study NAME=builtin
 	@test -n "$(NAME)" || { echo 'error: say which study: make study NAME=default'; exit 2; }
 	$(BIN)/python -m stages.study $(NAME)
-	$(BIN)/python -m stages.run
-
-sweep: setup ## the same, JOBS cells at a time: make sweep JOBS=2
-	$(BIN)/python -m stages.parallel.sweep --jobs $(or $(JOBS),2)
-	$(BIN)/python -m stages.run
+	$(BIN)/python -m stages.run $(addprefix --jobs ,$(JOBS))
 
 publish: setup ## make sure that every cell of the study is in MLflow
 	$(BIN)/python -m stages.tracking.publish

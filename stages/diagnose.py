@@ -16,7 +16,7 @@ from pathlib import Path
 
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.device import DeviceData
-from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of
+from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of, read_curves
 from spar_core.diagnostics.geometry import neighbourhoods
 from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.settings import DiagnosisSettings
@@ -24,7 +24,7 @@ from spar_core.diagnostics.writing import write_diagnosis
 from spar_core.policy import FROZEN, KIND, POLICY, load_frozen
 from spar_core.registry import load_member
 from spar_core.settings import Settings, parse
-from spar_core.training.fitted import CURVES, WEIGHTS, load_tensors, only, read_curves
+from spar_core.training.fitted import CURVES, WEIGHTS, load_tensors, only
 from spar_core.training.reporter import Reporter
 from stages.cells import Cell
 from stages.datasets import dataset_folders, dataset_of

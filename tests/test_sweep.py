@@ -13,8 +13,9 @@ import pytest
 
 from spar_core.errors import SparError
 from stages.layout import Layout
-from stages.parallel.graph import read_graph, restrict
+from stages.parallel.graph import changed, read_graph, restrict, without_unchanged
 from stages.parallel.schedule import Schedule
+from stages.parallel.sweep import default_jobs, where_time_went
 from tests.pipeline import DATASET, REPOSITORY, Clone
 
 DIAMOND = {"data": (), "anchor": ("data",), "critic": ("data",), "policy": ("anchor", "critic"), "report": ("policy",)}
@@ -72,6 +73,26 @@ def test_targets_bring_what_they_need_and_nothing_else():
         restrict(cells, ["fitt"])
 
 
+def test_only_changed_cells_and_those_that_depend_on_them_run():
+    assert without_unchanged(DIAMOND, set()) == {}
+    assert without_unchanged(DIAMOND, {"critic"}) == {"critic": (), "policy": ("critic",), "report": ("policy",)}
+    assert without_unchanged(DIAMOND, set(DIAMOND)) == DIAMOND
+
+
+def test_the_table_of_time_is_by_stage_the_longest_first():
+    head, *rows = where_time_went({"fit_bc@a": 10.0, "fit_bc@b": 20.0, "report": 50.0, "evaluate@a": 20.0})
+    assert head.split() == ["stage", "cells", "seconds", "share"]
+    assert [row.split() for row in rows] == [
+        ["report", "1", "50", "50%"],
+        ["fit_bc", "2", "30", "30%"],
+        ["evaluate", "1", "20", "20%"],
+    ]
+
+
+def test_jobs_by_cores():
+    assert [default_jobs(cores) for cores in (1, 2, 8, 16)] == [1, 2, 2, 4]
+
+
 def test_the_graph_of_this_project_is_in_an_order_that_can_run():
     graph = read_graph(REPOSITORY)
     seen = set()
@@ -103,6 +124,9 @@ def swept(clone):
 def test_a_sweep_leaves_nothing_for_dvc_repro_to_do_but_the_plan(clone, swept):
     assert "cells are done" in swept.stdout and "FAILED" not in swept.stdout
     assert clone.repro() == ["plan"]
+    assert changed(clone.folder) == {"plan"}
+    assert "nothing changed" in sweep(clone).stdout
+    assert {line.split()[0] for line in swept.stdout.splitlines() if "%" in line} >= {"fit_bc", "report"}
     logs = {path.name for path in (clone.folder / "runs" / "sweep").iterdir()}
     assert {f"fit_bc@{DATASET.replace('/', '_')}-mlp-0-1.log", "report.log"} <= logs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,19 +89,6 @@ class Part:
 
 def _rebuild(arrays: Mapping[str, NDArray[Any]], *others: Any) -> Fitted:
     return Fitted({name: torch.from_numpy(array) for name, array in arrays.items()}, *others)
-
-
-def read_curves(path: Path) -> list[CurveRow]:
-    """The points of a file that :func:`write_curves` wrote.
-
-    Raises:
-        SparError: the file is missing or broken.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return [(int(r["step"]), int(r["seed"]), r["metric"], float(r["value"])) for r in csv.DictReader(handle)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise SparError(f"{path} is missing or broken ({error})", "delete its folder and run `dvc repro`") from None
 
 
 def write_curves(path: Path, rows: Sequence[CurveRow]) -> None:
