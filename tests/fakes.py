@@ -114,7 +114,7 @@ def tiny_settings(member: Any, **values: Any) -> Any:
         small["candidates"] = {
             kind: tiny_settings(load_member("improvement", kind)).model_dump() for kind in CANDIDATES
         }
-        small["fqe"] = {"steps": 5, "warm_start_steps": 4, "hidden": (13, 11), "batch_size": 7}
+        small["fqe"] = {"steps": 5, "hidden": (13, 11), "batch_size": 7}
     return member.Settings(**{**small, **values})
 
 

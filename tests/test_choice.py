@@ -174,7 +174,7 @@ def test_evidence_of_a_known_shift_under_a_known_critic():
     critic = KnownCritic(lambda observations, actions: 3 * actions[..., 0])
     critic.members = lambda observations, actions: torch.stack([3 * actions[..., 0], actions[..., 0]], dim=1)
     frozen = Frozen(ConstantAnchor([0.0, 0.0]), LinearDecoder(torch.eye(2).tolist(), 2, 0.5), critic)
-    quick = FQESettings(warm_start_steps=5, steps=5, batch_size=16, hidden=(8,))
+    quick = FQESettings(steps=5, batch_size=16, hidden=(8,))
     rules = {"near": Shifted(frozen, 0.1), "far": Shifted(frozen, 0.9), "none": Shifted(frozen, 0.0)}
     anchor = AnchorAlone(frozen, AnchorAlone.Settings())
     found = gather(Context.quiet(dataset, (0, 1)), anchor, rules, 100, quick)

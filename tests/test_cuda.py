@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spar_core import registry
-from spar_core.evaluation.fqe import PolicyValue, evaluate_in_turn
+from spar_core.evaluation.fqe import ReturnNetwork, evaluate_in_turn
 from spar_core.policy import load_policy
 from spar_core.registry import load_member
 from spar_core.residual import fit_residual
@@ -81,7 +81,7 @@ def test_the_residual_model(base, data, pair, tmp_path):
 
 
 def test_fitted_q_evaluation(data):
-    settings = tiny_settings(PolicyValue)
+    settings = tiny_settings(ReturnNetwork)
 
     def values(device):
         acts = [lambda o, c=c: o.new_full((len(SEEDS), len(o), data.action_size), c) for c in (0.1, -0.3)]

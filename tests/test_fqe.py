@@ -13,10 +13,10 @@ from spar_core.data.dataset import Dataset
 from spar_core.errors import SparError
 from spar_core.evaluation.fqe import (
     FQESettings,
-    PolicyValue,
+    ReturnNetwork,
     evaluate_in_turn,
     evaluate_policies,
-    fqe_loss,
+    fixed_point,
     in_logged_units,
     start_observations,
     value_bounds,
@@ -25,15 +25,8 @@ from spar_core.training.context import Context
 from tests.fakes import dataset_from
 
 GAMMA = 0.9
-QUICK = {
-    "warm_start_steps": 200,
-    "steps": 800,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-    "hidden": (32, 32),
-    "discount": GAMMA,
-}
-TINY = QUICK | {"warm_start_steps": 5, "steps": 7, "batch_size": 8, "hidden": (13, 11)}
+QUICK = {"steps": 300, "batch_size": 64, "learning_rate": 1e-3, "hidden": (64, 64), "discount": GAMMA, "ridge": 1e-4}
+TINY = QUICK | {"steps": 5, "batch_size": 8, "hidden": (13, 11)}
 
 
 def line(episodes: int = 60, length: int = 25, ends: bool = False, seed: int = 0) -> Dataset:
@@ -104,11 +97,6 @@ def test_rewards_far_from_zero_leave_the_differences_as_they_are(endless, shift)
     assert found == pytest.approx([truth(endless, action) for action in actions], abs=1.0)
 
 
-def test_the_warm_start_alone_gives_the_behaviours_value_so_the_differences_do_the_work(endless):
-    found = estimate(endless, [always(-1.0)], steps=0).values[0]
-    assert found > truth(endless, -1.0) + 4
-
-
 def test_values_stop_at_a_termination_and_go_through_a_cut(endless):
     ending = line(ends=True)
     assert ending.terminated.any() and not ending.terminated.all()
@@ -133,7 +121,7 @@ def test_a_seed_is_the_same_alone_and_beside_others_to_the_bit(endless, alone):
     assert run(alone).clipped == [together.clipped[row] for row in rows]
 
 
-def test_policies_in_turn_share_a_warm_start_and_are_estimated_as_alone(endless):
+def test_policies_in_turn_share_their_features_and_are_estimated_as_alone(endless):
     settings, seeds = FQESettings(**TINY), (0, 3)
     policies = [[always(action), always(-action)] for action in (0.2, -1.0, 0.7)]
     together = [lambda s, acts=acts: torch.stack([act(s) for act in acts]) for acts in policies]
@@ -179,23 +167,43 @@ def test_no_held_out_step_is_fitted_to(endless):
     assert estimate(changed, [always(0.0)], **TINY) == estimate(endless, [always(0.0)], **TINY)
 
 
-def test_the_loss_bootstraps_with_the_given_actions_within_the_bounds(endless):
-    settings = FQESettings(**TINY)
-    problem = Problem.of(Context.quiet(endless, (0,)), settings)
-    critic = PolicyValue.fresh(problem).of_policies(torch.zeros(1, len(endless.actions), 1))
-    target = critic.networks.copy()
-    target.parameters["2.bias"].fill_(1e6)
-    steps = torch.as_tensor(endless.train_steps[:5]).unsqueeze(0)
-    bounds = value_bounds(problem)
-    loss, info = fqe_loss(critic, target, problem, bounds, steps)
-    data = problem.context.data
+def test_the_fixed_point_of_a_chain_with_a_feature_for_each_state_is_its_value():
+    """Three states in a row, the last one terminal, and a constant that no state needs."""
+    phi = torch.eye(4, dtype=torch.float64)[:3].repeat(5, 1)
+    after = torch.eye(4, dtype=torch.float64)[[1, 2, 2]].repeat(5, 1)
+    after[2::3] = 0.0  # the third state ends
+    rewards = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).repeat(5)
+    phi[:, 3] = after[:, 3] = 1.0
+    after[2::3, 3] = 0.0
+    w = fixed_point(phi, after, rewards, FQESettings(discount=0.5, ridge=1e-9))
+    assert (phi @ w)[:3].tolist() == pytest.approx([1 + 0.5 * 3.5, 2 + 0.5 * 3, 3], abs=1e-6)
+
+
+def test_a_ridge_shrinks_all_but_the_constant():
+    phi = torch.cat([torch.randn(50, 3, dtype=torch.float64), torch.ones(50, 1, dtype=torch.float64)], 1)
+    w = fixed_point(phi, phi, torch.full((50,), 7.0, dtype=torch.float64), FQESettings(discount=0.9, ridge=1e6))
+    assert w[:3].abs().max() < 1e-3 and w[3].item() == pytest.approx(70.0, rel=1e-4)
+
+
+def test_features_are_the_last_hidden_layer_and_a_constant(endless):
+    problem = Problem.of(Context.quiet(endless, (0, 1)), FQESettings(**TINY))
+    network = ReturnNetwork.fitted(problem, problem.settings)
+    observations, actions = torch.randn(6, 1), torch.rand(2, 6, 1)
+    found = network.features(observations, actions)
+    assert found.shape == (2, 6, 12) and found.dtype == torch.float64 and (found[..., -1] == 1).all()
+    last = {name: network.networks.parameters[f"2.{name}"] for name in ("weight", "bias")}
     with torch.no_grad():
-        q = critic.networks(torch.cat(data.at(steps), -1)).squeeze(-1)
-        backup = problem.scale * data.rewards[steps] + GAMMA * bounds[1]
-    assert loss.item() == pytest.approx((q - backup).square().mean().item(), rel=1e-4)
-    assert info["fqe/clipped_share"].tolist() == [1.0]
-    largest = problem.scale * endless.rewards[endless.train_steps].max() / (1 - GAMMA)
-    assert bounds[1] == pytest.approx(largest)
+        q = network.networks(torch.cat([observations.expand(2, -1, -1), actions], -1))
+    torch.testing.assert_close((found[..., :-1].float() @ last["weight"] + last["bias"]), q, rtol=1e-5, atol=1e-5)
+
+
+def test_estimates_stay_within_what_rewards_allow(endless, monkeypatch):
+    monkeypatch.setattr("spar_core.evaluation.fqe.fixed_point", lambda phi, *_: torch.full_like(phi[0], 1e6))
+    found = estimate(endless, [always(0.0)], **TINY)
+    largest = endless.rewards[endless.train_steps].max() / (1 - GAMMA)
+    assert found.values == pytest.approx([largest]) and found.clipped[0] > 0.9
+    problem = Problem.of(Context.quiet(endless, (0,)), FQESettings(**TINY))
+    assert value_bounds(problem)[1] == pytest.approx(problem.scale * largest)
 
 
 def test_units_are_mapped_back_where_they_can_be():

@@ -49,7 +49,6 @@ def clone(tmp_path_factory):
             **longer,
             "residual.steps": STEPS,
             "estimation.fqe.steps": STEPS,
-            "estimation.fqe.warm_start_steps": STEPS,
             "reanchoring.largest_share": 1.0,
         }
     )

@@ -82,9 +82,9 @@ class AutoSettings(Settings):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one seed: fits of all candidates, and fitted-Q evaluation of each and of the anchor."""
+        """Optimiser steps of one seed: fits of all candidates, and of the features of fitted-Q evaluation."""
         fitting = sum(getattr(settings, "steps", 0) for _, settings in self.members().values())
-        return fitting + self.fqe.warm_start_steps + (len(self.candidates) + 1) * self.fqe.steps
+        return fitting + self.fqe.steps
 
 
 class Auto(Improvement):

@@ -9,7 +9,7 @@ action, :math:`Q_c` the study's critic and :math:`Q_m` its networks:
   about the gain;
 * ``fqe_gain``: mean over episode starts of the fitted-Q estimate of :math:`\pi` minus that of the anchor, a discounted
   return in the dataset's own rewards; ``_error`` is its standard error over episodes; ``fqe_clipped`` is the share of
-  clipped backups;
+  steps after which the estimate leaves what rewards allow;
 * ``off_support``: share of states where the action is off support (:mod:`spar_core.evaluation.support`); the anchor's
   share is ``off_support_anchor``;
 * ``reach``: mean length of the correction, as a share of the length of the radius.

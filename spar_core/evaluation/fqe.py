@@ -1,44 +1,49 @@
 r"""Fitted-Q evaluation: what a frozen policy's return would be, estimated from logged data alone.
 
-For the policy :math:`\pi`, one network :math:`Q` and its slowly following copy :math:`\bar Q`:
+A network is fitted to the observed returns. Its last hidden layer, with a constant, gives features
+:math:`\phi(s, a)`, in which the value of every policy :math:`\pi` is linear. Fitted-Q evaluation then has a closed
+form, its fixed point:
 
 .. math::
-   L_Q = \mathbb{E} \big( r + \gamma (1 - \mathrm{terminated}) \,
-         \mathrm{clip}(\bar Q(s', \pi(s')), b_-, b_+) - Q(s, a) \big)^2, \qquad
-   \hat J(\pi) = \frac{1}{|H|} \sum_{s_0 \in H} Q(s_0, \pi(s_0))
+   Q(s, a) = \phi(s, a)^\top w, \qquad
+   \Big( \mathbb{E} \big[ \phi \, (\phi - \gamma (1 - \mathrm{terminated}) \, \phi')^\top \big] + \lambda I \Big) w
+   = \mathbb{E} [ \phi \, r ], \qquad
+   \hat J(\pi) = \frac{1}{|H|} \sum_{s_0 \in H} \mathrm{clip}\big(Q(s_0, \pi(s_0)), b_-, b_+\big)
 
-over steps of the training episodes; :math:`H` holds the first observations of the held-out episodes. The bounds
-:math:`b_\pm` are the discounted sums of the smallest and the largest logged reward.
+with :math:`\phi = \phi(s, a)` and :math:`\phi' = \phi(s', \pi(s'))`, over evenly spread steps of the training episodes
+whose next observation is known; :math:`H` holds the first observations of the held-out episodes. The bounds
+:math:`b_\pm` are the discounted sums of the smallest and the largest logged reward. The features of a seed are the same
+for all policies, so that differences between policies are paired.
 
-Source: Le, Voloshin and Yue 2019 ("Batch policy learning under constraints", arXiv 1903.08738), with networks and a
-target copy as in Paine et al. 2020 ("Hyperparameter selection for offline RL", arXiv 2007.09055). Deviations: the
-bounds, the warm start by observed returns (:mod:`spar_core.critics.warm_start`) from their mean, and the target copy
-that follows at every step, where the first source solves one regression after the other.
+Source: LSTD-Q (Lagoudakis and Parr 2003, "Least-squares policy iteration", section 5), to which fitted-Q evaluation
+(Le, Voloshin and Yue 2019, arXiv 1903.08738) with linear functions converges. Deviations: the learned features
+(:mod:`spar_core.critics.warm_start`), the ridge :math:`\lambda` (none for the constant), and the bounds.
 
 Limits: where the policy's actions are unlike all logged ones, Q extrapolates, most often upwards, and nothing here
 detects that. The estimate is a discounted return from where episodes began. Its spread over seeds comes from the
-policies and from Q's initial weights, and says nothing of the uncertainty that the data leave.
+policies and from the features, and says nothing of the uncertainty that the data leave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from spar_core.critics.stacked import Problem, q_values
-from spar_core.critics.td import Objective, TDCritic, TDSettings
+from spar_core.critics.returns import ReturnsCritic, ReturnsSettings
+from spar_core.critics.stacked import Problem
 from spar_core.critics.warm_start import warm_start
 from spar_core.data.dataset import Dataset
 from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
+from spar_core.evenly import evenly
 from spar_core.training.context import Context
-from spar_core.training.loop import Info
-from spar_core.training.networks import CHUNK, Stack, per_seed_mean
+from spar_core.training.networks import CHUNK, Stack
 
 # Takes standardised observations [B, D] and gives actions [B, A] in [-1, 1], for the policy of one seed.
 Act = Callable[[Tensor], Tensor]
@@ -46,19 +51,17 @@ Act = Callable[[Tensor], Tensor]
 ActOfSeeds = Callable[[Tensor], Tensor]
 
 
-class FQESettings(TDSettings):
+class FQESettings(ReturnsSettings):
     """Settings of fitted-Q evaluation."""
 
-    steps: NonNegativeInt = Field(
-        10_000, description="steps of temporal differences with the policy's own next actions"
+    steps: NonNegativeInt = Field(2000, description="steps of regression on observed returns, for the features")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128), description="width of each hidden layer; the last is the features"
     )
-    # Half the critics' width takes a quarter of the time, and every policy of a study is estimated.
-    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="width of each hidden layer")
-    # An error of the target network falls by the factor exp(-(1 - discount) * target_rate * steps), here e^-5. With the
-    # critics' rate of 0.005, as many steps would leave most of the behaviour's value in it.
-    target_rate: float = Field(0.05, gt=0, le=1, description="how fast the target network follows, per step")
+    transitions: PositiveInt = Field(8000, description="logged steps that the equation averages over, at most")
+    ridge: float = Field(0.01, gt=0, description="lambda, for features of about unit size")
     # Far below the critics' 1000: a network that starts near zero and moves by the learning rate cannot reach values of
-    # some thousand, and what it misses would look like a worse policy.
+    # some thousand.
     return_range: float = Field(
         10.0, gt=0, description="rewards are scaled so that the returns of episodes span this much"
     )
@@ -70,9 +73,9 @@ class Estimates:
 
     Attributes:
         values: [S] discounted return from the starts of the held-out episodes.
-        clipped: [S] share of the last minibatch whose next value was clipped. A share well above 0 means that Q ran
-            away where the policy leaves the data, or that the policy earns the largest (or smallest) logged reward at
-            nearly every step.
+        clipped: [S] share of the logged steps after which Q lies outside the bounds. A share well above 0 means that Q
+            ran away where the policy leaves the data, or that the policy earns the largest (or smallest) logged reward
+            at nearly every step.
         at_starts: [S, H] estimate at each held-out start; ``values`` are their means.
     """
 
@@ -81,61 +84,123 @@ class Estimates:
     at_starts: list[list[float]]
 
 
-class PolicyValue(TDCritic):
-    """The Q network of each seed's policy. Its V network serves the warm start alone."""
+class ReturnNetwork(ReturnsCritic):
+    """A Q network, whose last hidden layer gives the features, and a V network for each seed, fitted to returns."""
 
     Settings = FQESettings
     conservatism = "none: an estimate, not a bound"
     stack_name = "fqe"
     settings: FQESettings
-    # The policies' actions [S, N, A] at the observation after each step; see :meth:`of_policies`.
-    next_actions: Tensor
 
     @classmethod
     def counts(cls, settings: FQESettings) -> tuple[int, int]:
         return 1, 1
 
     @classmethod
-    def warmed(cls, problem: Problem) -> PolicyValue:
-        """Networks after the regression on observed returns, which is the same for all policies of a seed."""
+    def fitted(cls, problem: Problem, settings: FQESettings) -> ReturnNetwork:
+        """The networks after the regression.
+
+        Raises:
+            SparError: the regression diverged.
+        """
         critic = cls.fresh(problem)
         # Where all rewards lie far from zero the values do too; the steps should go into their differences.
         for stack in (critic.networks, critic.state_value):
             stack.parameters[f"{len(stack.shape.hidden)}.bias"] += problem.scale * mean_value(problem)
-        adam = critic.settings.adam(critic.networks, critic.state_value)
-        warm_start(critic, problem, critic.settings.warm_start_steps, adam)
+        warm_start(critic, problem, settings.steps, settings.adam(critic.networks, critic.state_value))
         return critic
 
-    def of_policies(self, next_actions: Tensor) -> PolicyValue:
-        """A copy of these networks that learns the values of policies, given their actions after each step."""
-        critic = PolicyValue(self.networks.copy(), self.state_value.copy(), self.settings)
-        critic.next_actions = next_actions
-        return critic
+    @torch.no_grad()
+    def features(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """phi [S, B, F + 1] in double precision, for observations [B, D] and actions [S, B, A]."""
+        shape = self.networks.shape
+        width = shape.hidden[-1]
+        trunk = Stack(replace(shape, hidden=shape.hidden[:-1], outputs=width), self.networks.n, str(actions.device))
+        for name, values in trunk.parameters.items():
+            values.copy_(self.networks.parameters[name])
+        inputs = torch.cat([observations.expand(len(actions), -1, -1), actions], dim=-1)
+        last = torch.cat([trunk(part) for part in inputs.split(CHUNK, 1)], dim=1)
+        found = F.relu(F.layer_norm(last, (width,)) if shape.layer_norm else last).double()
+        return torch.cat([found, found.new_ones(*found.shape[:2], 1)], dim=-1)
 
-    def objective(self, problem: Problem, target: Stack) -> Objective:
-        bounds = value_bounds(problem)
-        return Objective(lambda steps: fqe_loss(self, target, problem, bounds, steps))
+
+def evaluate_policies(context: Context, acts: Sequence[Act], settings: FQESettings) -> Estimates:
+    """Estimate the discounted return of one frozen policy a seed, from the starts of the held-out episodes.
+
+    Args:
+        context: the features are fitted to its training episodes; each seed has features of its own.
+        acts: the policy of each seed.
+        settings: of the estimate.
+
+    Raises:
+        SparError: the fit of the features diverged.
+    """
+
+    def act(observations: Tensor) -> Tensor:
+        return torch.stack([of_seed(observations) for of_seed in acts])
+
+    return next(evaluate_in_turn(context, [act], settings))
 
 
-def fqe_loss(
-    critic: PolicyValue, target: Stack, problem: Problem, bounds: tuple[float, float], steps: Tensor
-) -> tuple[Tensor, Info]:
-    """Squared error at the steps [S, B], with next values clipped to the scaled ``bounds``."""
-    context = problem.context
-    observations, actions, next_observations = problem.at(steps)
-    with torch.no_grad():
-        following = q_values(target, next_observations, critic.next_actions[context.rows, steps])
-        bounded = following.clamp(*bounds)
-        clipped = context.data.alive[steps].unsqueeze(1) * (bounded != following).float()
-        targets = problem.backups(steps, bounded)
-    q = q_values(critic.networks, observations, actions)
-    error = per_seed_mean((q - targets).square())
-    info = {
-        "fqe/q_loss": error.detach(),
-        "critic/q_mean": per_seed_mean(q.detach()),
-        "fqe/clipped_share": per_seed_mean(clipped),
-    }
-    return error.sum(), info
+def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings: FQESettings) -> Iterator[Estimates]:
+    """Estimate several policies of the same seeds one after the other, with the same features.
+
+    Args:
+        context: as in :func:`evaluate_policies`.
+        policies: each gives the actions of all seeds.
+        settings: of the estimates.
+
+    Raises:
+        SparError: the fit of the features diverged.
+    """
+    level = reward_level(context.dataset)
+    context = context.on(replace(context.dataset, rewards=context.dataset.rewards - np.float32(level)))
+    problem = Problem.of(context, settings)
+    network = ReturnNetwork.fitted(problem, settings)
+    data, starts, bounds = context.data, start_observations(context.dataset, context.device), value_bounds(problem)
+    steps = torch.as_tensor(evenly(context.dataset.bootstrap_steps, settings.transitions)).to(context.device)
+    observations, actions = data.at(steps)
+    following = data.observations[data.index[steps] + 1]
+    rewards, alive = (problem.scale * data.rewards[steps]).double(), data.alive[steps].double()
+    phi = network.features(observations, actions.expand(len(context.seeds), -1, -1))
+    for act in policies:
+        first, then = in_chunks(act, starts), in_chunks(act, following)
+        at_starts, after = network.features(starts, first), network.features(following, then)
+        values, clipped = [], []
+        for own, own_after, own_starts in zip(phi, after, at_starts, strict=True):
+            w = fixed_point(own, alive.unsqueeze(-1) * own_after, rewards, settings)
+            found = (own_starts @ w).clamp(*bounds) / problem.scale + level / (1.0 - settings.discount)
+            values.append(found.tolist())
+            beyond = own_after @ w
+            clipped.append(float((alive * ((beyond < bounds[0]) | (beyond > bounds[1]))).mean()))
+        yield Estimates([float(np.mean(row)) for row in values], clipped, values)
+
+
+def fixed_point(phi: Tensor, after: Tensor, rewards: Tensor, settings: FQESettings) -> Tensor:
+    """The weights w [F] of one seed.
+
+    Args:
+        phi: features of logged steps and actions, [n, F]; the last one is constant.
+        after: features of the policy's action after each step, [n, F]; zero after a termination.
+        rewards: scaled, [n].
+        settings: discount and ridge.
+    """
+    ridge = torch.full_like(phi[0], settings.ridge)
+    ridge[-1] = 0.0
+    matrix = phi.T @ (phi - settings.discount * after) / len(phi)
+    w: Tensor = torch.linalg.solve(matrix + torch.diag(ridge), phi.T @ rewards / len(phi))
+    return w
+
+
+def reward_level(dataset: Dataset) -> float:
+    """The mean reward of the training steps, if no episode terminates; else 0.
+
+    Without terminations, a constant in all rewards adds the same to the value of every policy, and the network should
+    not have to learn it.
+    """
+    if dataset.terminated.any():
+        return 0.0
+    return float(dataset.rewards[dataset.train_steps].mean(dtype=np.float64))
 
 
 def mean_value(problem: Problem) -> float:
@@ -154,51 +219,6 @@ def value_bounds(problem: Problem) -> tuple[float, float]:
     low, high = float(rewards.min()), float(rewards.max())
     # An episode may also end after one step.
     return min(low, low * horizon), max(high, high * horizon)
-
-
-def evaluate_policies(context: Context, acts: Sequence[Act], settings: FQESettings) -> Estimates:
-    """Estimate the discounted return of one frozen policy a seed, from the starts of the held-out episodes.
-
-    Args:
-        context: Q is fitted to its training episodes; each seed has its own network and minibatches.
-        acts: the policy of each seed.
-        settings: of the fit.
-
-    Raises:
-        SparError: the fit diverged.
-    """
-
-    def act(observations: Tensor) -> Tensor:
-        return torch.stack([of_seed(observations) for of_seed in acts])
-
-    return next(evaluate_in_turn(context, [act], settings))
-
-
-def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings: FQESettings) -> Iterator[Estimates]:
-    """Estimate several policies of the same seeds one after the other, with one warm start for all of them.
-
-    A policy's estimate does not depend on the policies before it: each goes on from the warm start, with the same
-    minibatches, so that differences between policies of a seed are paired.
-
-    Args:
-        context: as in :func:`evaluate_policies`.
-        policies: each gives the actions of all seeds.
-        settings: of each fit.
-
-    Raises:
-        SparError: a fit diverged.
-    """
-    problem = Problem.of(context, settings)
-    starts = start_observations(context.dataset, context.device)
-    warmed = PolicyValue.warmed(problem)
-    for number, act in enumerate(policies):
-        first_actions = in_chunks(act, starts)
-        critic = warmed.of_policies(_next_actions(act, context))
-        critic.learn(problem, settings.adam(critic.networks), f"policy-{number}/temporal_differences")
-        with torch.no_grad():
-            q = q_values(critic.networks, starts.expand(len(context.seeds), -1, -1), first_actions).squeeze(1)
-        values = (per_seed_mean(q) / problem.scale).tolist()
-        yield Estimates(values, context.report.last("fqe/clipped_share", 0.0), (q / problem.scale).tolist())
 
 
 def start_observations(dataset: Dataset, device: str = "cpu") -> Tensor:
@@ -220,16 +240,6 @@ def in_logged_units(value: float, shift: str, discount: float, ends: bool) -> fl
     if ends and added != 0.0:
         return None
     return (value - added / (1.0 - discount)) / scale
-
-
-@torch.no_grad()
-def _next_actions(act: ActOfSeeds, context: Context) -> Tensor:
-    """The policies' actions [S, N, A] at the observation after each training step; other rows are zero and unused."""
-    data = context.data
-    actions = data.actions.new_zeros(len(context.seeds), *data.actions.shape)
-    steps = torch.as_tensor(context.dataset.bootstrap_steps).to(context.device)
-    actions[:, steps] = in_chunks(act, data.observations[data.index[steps] + 1])
-    return actions
 
 
 @torch.no_grad()

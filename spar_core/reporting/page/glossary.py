@@ -66,9 +66,9 @@ GLOSSARY = {
     "for `spar_proj`, units of the action box for `awr_scratch`); the objective for `value_gradient`",
     "improvement/weight_mean": "mean weight of a logged action in advantage-weighted regression",
     "improvement/weight_clipped_share": "share of logged actions whose weight reached the largest allowed",
-    "fqe/clipped_share": "share of the last minibatch of fitted-Q evaluation whose next value exceeded what the logged "
-    "rewards allow and was clipped; a share well above 0 means that the estimate tends to diverge where the policy "
-    "leaves the data, or that the policy earns the largest (or smallest) reward at nearly every step",
+    "fqe/clipped_share": "share of the logged steps after which fitted-Q evaluation puts the policy's value outside "
+    "what the logged rewards allow; a share well above 0 means that the estimate runs away where the policy leaves "
+    "the data, or that the policy earns the largest (or smallest) reward at nearly every step",
     "improvement/step0_norm": "distance of the policy from its anchor before training; exactly 0 for `spar_mlp`",
 }
 
