@@ -49,6 +49,8 @@ class Stage:
         anchors: whether the stage runs for the anchors of ``study.anchors``, for those that rounds make, or for both.
         reported: whether the report reads the artifacts. ``stages.plan`` removes those of cells that left the study.
         timed: whether the cost of a rule includes the time of this stage.
+        wide: whether a sweep gives a cell one worker process for each core, whatever runs beside it. Nearly all cells
+            wait for such a stage, so a core would idle otherwise.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Stage:
     anchors: Literal["study", "rounds", "both"] = "both"
     reported: bool = False
     timed: bool = False
+    wide: bool = False
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -77,11 +80,11 @@ _ANCHOR = ("dataset", "anchor", "seeds")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("download", "data", ("dataset",)),
-        Stage("fit_bc", "anchor", _ANCHOR, anchors="study", timed=True),
-        Stage("reanchor", "anchor", _ANCHOR, anchors="rounds", timed=True),
-        Stage("fit_residual", "residual", _ANCHOR, timed=True),
-        Stage("fit_critic", "critic", ("dataset", "critic", "seeds"), timed=True),
+        Stage("download", "data", ("dataset",), wide=True),
+        Stage("fit_bc", "anchor", _ANCHOR, anchors="study", timed=True, wide=True),
+        Stage("reanchor", "anchor", _ANCHOR, anchors="rounds", timed=True, wide=True),
+        Stage("fit_residual", "residual", _ANCHOR, timed=True, wide=True),
+        Stage("fit_critic", "critic", ("dataset", "critic", "seeds"), timed=True, wide=True),
         Stage("self_imitation", "policy", AXES, timed=True),
         Stage("evaluate", "evaluation", AXES, reported=True, timed=True),
         Stage("estimate", "estimate", AXES, asked_by="estimated", reported=True, timed=True),

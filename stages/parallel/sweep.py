@@ -29,6 +29,7 @@ from stages.parallel.child import dvc_environment
 from stages.parallel.graph import PLAN, changed, read_graph, restrict, without_unchanged
 from stages.parallel.schedule import Schedule
 from stages.parallel.warm import ask, start_repro
+from stages.table import STAGES
 
 # Seconds between two polls of the running cells.
 LOOK = 0.1
@@ -49,7 +50,10 @@ def log_of(layout: Layout, name: str) -> Path:
 
 
 def launch(layout: Layout, name: str, workers: int) -> Running:
-    """Start `dvc repro` of one cell, with ``workers`` worker processes."""
+    """Start `dvc repro` of one cell, with ``workers`` worker processes, or one a core for a wide stage."""
+    stage = STAGES.get(name.split("@")[0])
+    if stage is not None and stage.wide:
+        workers = len(os.sched_getaffinity(0))
     log, begun = log_of(layout, name), time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = dvc_environment(OMP_NUM_THREADS="1", SPAR_WORKERS=str(workers))
