@@ -35,14 +35,14 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from spar_core.critics.returns import ReturnsCritic, ReturnsSettings
-from spar_core.critics.stacked import Problem
+from spar_core.critics.stacked import Problem, StackedCritic, StackedSettings
 from spar_core.critics.warm_start import warm_start
 from spar_core.data.dataset import Dataset
 from spar_core.data.returns import discounted_returns
 from spar_core.data.reward_shift import REWARD_SHIFTS
 from spar_core.evenly import evenly
 from spar_core.training.context import Context
+from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK, Stack
 
 # Takes standardised observations [B, D] and gives actions [B, A] in [-1, 1], for the policy of one seed.
@@ -51,7 +51,7 @@ Act = Callable[[Tensor], Tensor]
 ActOfSeeds = Callable[[Tensor], Tensor]
 
 
-class FQESettings(ReturnsSettings):
+class FQESettings(StackedSettings):
     """Settings of fitted-Q evaluation."""
 
     steps: NonNegativeInt = Field(2000, description="steps of regression on observed returns, for the features")
@@ -84,7 +84,7 @@ class Estimates:
     at_starts: list[list[float]]
 
 
-class ReturnNetwork(ReturnsCritic):
+class ReturnNetwork(StackedCritic):
     """A Q network, whose last hidden layer gives the features, and a V network for each seed, fitted to returns."""
 
     Settings = FQESettings
@@ -95,6 +95,11 @@ class ReturnNetwork(ReturnsCritic):
     @classmethod
     def counts(cls, settings: FQESettings) -> tuple[int, int]:
         return 1, 1
+
+    @classmethod
+    def fit(cls, context: Context, settings: FQESettings) -> Fitted:
+        problem = Problem.of(context, settings)
+        return cls.fitted(problem, settings).finish(problem)
 
     @classmethod
     def fitted(cls, problem: Problem, settings: FQESettings) -> ReturnNetwork:
