@@ -4,7 +4,7 @@ A snapshot is a tanh-squashed Gaussian actor with ReLU hidden layers. Its file h
 and ``log_std``, each with a weight and a bias. ``index.yaml`` lists the snapshots of a folder.
 
 The policy of episode i, its initial state and its action noise depend only on (seed, i). The data are the same on every
-x86-64 machine: see :mod:`spar_core.data.generators.rollouts`.
+x86-64 machine with FMA: see :mod:`spar_core.data.generators.rollouts`.
 """
 
 from __future__ import annotations

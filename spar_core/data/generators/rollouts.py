@@ -4,8 +4,9 @@ An episode depends only on the job and on its own number, and episodes are kept 
 
 Small differences between processors would grow without bound in a simulation. So a policy uses only arithmetic that
 IEEE 754 fixes (float64, no BLAS), and rounds its action to a grid before the environment sees the action. The last bits
-of an exponential or a hyperbolic tangent, which differ between processors, then disappear. MuJoCo computes the same on
-all x86-64 processors; another version of MuJoCo or of the C library's mathematics may not.
+of an exponential or a hyperbolic tangent, which differ between processors, then disappear. The sines of
+MuJoCo come from the C library, whose results differ between x86-64 processors with and without FMA, and between
+versions. So the data are the same on processors with FMA (docs/data.md).
 """
 
 from __future__ import annotations

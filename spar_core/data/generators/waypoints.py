@@ -6,8 +6,8 @@ along their centres with a PD controller, clip its action, add Gaussian noise, a
 moves each waypoint by up to 0.2 m at random, and here waypoints are the centres of the cells. D4RL's episodes continue
 with a new goal, and here an episode ends at its goal, so the environment must terminate there.
 
-The start, the goal and the noise of episode i depend only on (seed, i). The data are the same on every x86-64 machine:
-see :mod:`spar_core.data.generators.rollouts`.
+The start, the goal and the noise of episode i depend only on (seed, i). The data are the same on every x86-64 machine
+with FMA: see :mod:`spar_core.data.generators.rollouts`.
 """
 
 from __future__ import annotations
