@@ -30,10 +30,21 @@ FROZEN = ("anchor", "residual", "critic")
 
 
 class Policy:
-    """Acts with the networks of one seed."""
+    """Acts with the networks of one seed, or as the committee of several: by the mean of the actions of its members.
 
-    def __init__(self, rule: Improvement, scaler: Scaler, observation_size: int, device: str = "cpu") -> None:
-        self.rule, self.scaler, self.observation_size, self.device = rule, scaler, observation_size, device
+    Attributes:
+        rule: of the members side by side.
+        scaler: of the dataset.
+        observation_size: D.
+        members: number of seeds that act together.
+        device: where the networks run.
+    """
+
+    def __init__(
+        self, rule: Improvement, scaler: Scaler, observation_size: int, device: str = "cpu", members: int = 1
+    ) -> None:
+        self.rule, self.scaler, self.observation_size = rule, scaler, observation_size
+        self.device, self.members = device, members
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Actions for raw observations.
@@ -56,7 +67,9 @@ class Policy:
         if not np.isfinite(array).all():
             raise SparError("the observation holds NaN or infinity", "check where it comes from")
         batch = torch.from_numpy(self.scaler.standardise(np.atleast_2d(array))).to(self.device)
-        actions = self.scaler.actions_from_unit(self.rule.act(batch.unsqueeze(0))[0].cpu().numpy())
+        each = self.rule.act(batch.expand(self.members, -1, -1))
+        # The mean of one action is that action, to the last bit.
+        actions = self.scaler.actions_from_unit(each.mean(dim=0).cpu().numpy())
         return actions if array.ndim == 2 else actions[0]
 
 
@@ -103,11 +116,12 @@ def save_policy(
 
 
 def load_policy(path: str | Path, seed: int | None = None, device: str = "cpu") -> Policy:
-    """Load the policy of one seed from a policy artifact.
+    """Load the committee of a policy artifact, or one of its members.
 
     Args:
         path: folder written by the ``self_imitation`` stage.
-        seed: which of the group's seeds; the first by default.
+        seed: which of the group's seeds acts alone; None for the committee of all, which acts by the mean of their
+            actions.
         device: where the networks run.
 
     Raises:
@@ -119,11 +133,11 @@ def load_policy(path: str | Path, seed: int | None = None, device: str = "cpu") 
     seeds = description["seeds"]
     if seed is not None and seed not in seeds:
         raise SparError(f"{folder} holds no seed {seed}", f"it holds {', '.join(map(str, seeds))}")
-    row = 0 if seed is None else seeds.index(seed)
-    tensors = {name: value[row : row + 1] for name, value in load_tensors(folder / WEIGHTS).items()}
+    rows = slice(None) if seed is None else slice(seeds.index(seed), seeds.index(seed) + 1)
+    tensors = {name: value[rows] for name, value in load_tensors(folder / WEIGHTS).items()}
     rule = _restore(description["parts"], tensors, device)
     scaler = Scaler.from_dict(description["scaler"])
-    return Policy(rule, scaler, description["observation_size"], device)
+    return Policy(rule, scaler, description["observation_size"], device, len(seeds) if seed is None else 1)
 
 
 def load_frozen(folders: Mapping[str, Path], seeds: Sequence[int], device: str) -> Frozen:

@@ -29,6 +29,7 @@ ANCHORS = {
     "knn": "spar_core.anchors.knn:KNNAnchor",
     "linear": "spar_core.anchors.linear:LinearAnchor",
     "external": "spar_core.anchors.external:ExternalAnchor",
+    "committee": "spar_core.anchors.committee:CommitteeAnchor",
 }
 
 CRITICS = {
@@ -76,10 +77,13 @@ def variant_kind(variant: str, values: Any) -> str:
 
 
 def variant_kinds(variant: str, values: Any) -> tuple[str, ...]:
-    """Every registered kind that a variant runs: its own, and those of the candidates that it chooses from."""
-    inner = values.get("candidates") if isinstance(values, Mapping) else None
-    candidates = inner if isinstance(inner, Mapping) else {}
-    return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in candidates.items())]))
+    """Every registered kind that a variant runs: its own, those of its candidates, and that of a committee's member."""
+    own = values if isinstance(values, Mapping) else {}
+    candidates, member = own.get("candidates"), own.get("member")
+    inner = dict(candidates) if isinstance(candidates, Mapping) else {}
+    if isinstance(member, Mapping) and "kind" in member:
+        inner["member"] = member
+    return tuple(dict.fromkeys([variant_kind(variant, values), *(variant_kind(*item) for item in inner.items())]))
 
 
 def parse_variant(

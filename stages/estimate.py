@@ -136,7 +136,8 @@ def run(argv: list[str] | None = None) -> None:
         cell,
         params={"estimation": settings.model_dump(mode="json")},
         inputs=folders,
-        steps=settings.fqe.steps,
+        steps=None,
+        keeps_checkpoints=False,
     ) as frame:
         job = Estimate(layout, cell.dataset, folders["policy"], folders["critic"], settings, shift, device())
         rows = [row for share in frame.over_seeds(job) for row in share]

@@ -1,11 +1,11 @@
-"""Roll the final policy of a cell out in its environment, one row an episode.
+"""Roll the final policies of a cell out in their environment, one row an episode: each seed's, and their committee.
 
 A dataset without an environment is not evaluated: its episodes.csv is empty, and context.json says why
 (``stages.estimate`` values its policies from the logged data instead).
 
 Reads the manifest, the policy and the curves of its parts, and ``evaluation`` of params.yaml.
-Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, context.json, curves.csv;
-and choice.json, where the policy was chosen among several.
+Writes artifacts/evaluation/<dataset>/<anchor>/<critic>/<improvement>/<seeds>/: episodes.csv, committee.csv,
+context.json, curves.csv; and choice.json, where the policy was chosen among several.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from stages.entry import device, parse_cell, stage_main, workers
 from stages.frame import Written, framed
 from stages.layout import Layout
 from stages.params import section
+
+EPISODES, COMMITTEE = "episodes.csv", "committee.csv"
 
 
 @dataclass(frozen=True)
@@ -119,20 +121,29 @@ def made_with(parts: Mapping[str, Path]) -> dict[str, Any]:
     return found
 
 
-def write_episodes(path: Path, cell: Cell, results: Sequence[EpisodeResult]) -> None:
-    """One row an episode, in seed and episode order; floats as their shortest exact text."""
+def write_episodes(folder: Path, cell: Cell, results: Sequence[EpisodeResult]) -> None:
+    """One row an episode, in order; floats as their shortest exact text.
+
+    ``episodes.csv`` holds those of each seed; ``committee.csv`` those of the committee, with its group for a seed.
+    """
     axes = {axis: getattr(cell, axis) for axis in ("dataset", "anchor", "critic", "improvement")}
-    columns = [*axes, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**axes, **result.row()} for result in results)
+    rows = [(result.seed, result.row()) for result in results]
+    tables = {
+        EPISODES: ("seed", [row for seed, row in rows if seed is not None]),
+        COMMITTEE: ("seeds", [{**row, "seeds": cell.seeds} for seed, row in rows if seed is None]),
+    }
+    for name, (policy, kept) in tables.items():
+        columns = [*axes, policy, "episode", "env_seed", "return", "length", "terminated", "success"]
+        with (folder / name).open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({**axes, **row} for row in kept)
 
 
 def rollouts(
     cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings, on_steps: Callable[[int], None]
 ) -> list[EpisodeResult]:
-    """All episodes of a cell, in seed and episode order; ``on_steps`` is told of environment steps as they are done."""
+    """All episodes of a cell, in the order of its blocks; ``on_steps`` hears of environment steps as they are done."""
     work = blocks(settings, environment["env_id"], cell.seed_numbers)
     keys = environment["observation_keys"]
     job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], device(), keys)
@@ -167,7 +178,7 @@ def run(argv: list[str] | None = None) -> None:
         results = rollouts(cell, policy, environment, settings, frame.advance) if clause is None else []
 
         def write(folder: Path) -> Written:
-            write_episodes(folder / "episodes.csv", cell, results)
+            write_episodes(folder, cell, results)
             write_json(folder / "context.json", context)
             condense(parts, folder / CURVES)
             if (policy / CHOICE).is_file():

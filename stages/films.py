@@ -64,7 +64,9 @@ def rules_of(study: Study, improvements: Mapping[str, Any], baseline: str) -> li
 
 
 def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]:
-    """The film of a dataset and the filmed cells: the first anchor, critic, seed and environment seed of the study.
+    """The film of a dataset and the filmed cells: the first anchor, critic, seed group and start state of the study.
+
+    The committee of the group acts.
 
     Raises:
         SparError: the dataset has no environment, or artifacts are missing.
@@ -82,11 +84,11 @@ def job_of(study: Study, layout: Layout, dataset: str) -> tuple[Job, list[Cell]]
     cells = [Cell("self_imitation", *axes, rule, study.seeds[0]) for rule in rules]
     if not all((cell.folder(layout) / META).is_file() for cell in cells):
         raise SparError("the policies of the study are not here", "`dvc repro` or `dvc pull` brings them")
-    seed = cells[0].seed_numbers[0]
-    block = blocks(settings, environment["env_id"], [seed])[0]
+    every = blocks(settings, environment["env_id"], cells[0].seed_numbers)
+    block = next(block for block in every if block.seed == every[-1].seed)
     policies = tuple((str(cell.improvement), str(cell.folder(layout).resolve())) for cell in cells)
     keys = environment["observation_keys"]
-    job = Job(policies, environment["env_id"], environment["env_kwargs"], keys, seed, tuple(block.env_seeds))
+    job = Job(policies, environment["env_id"], environment["env_kwargs"], keys, block.seed, tuple(block.env_seeds))
     return job, cells
 
 
@@ -95,11 +97,12 @@ def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film
     facts = load_yaml(folder / FACTS)
     rows, seed, env_seed = facts["rows"], facts["seed"], facts["env_seed"]
     first = cells[0]
+    who = f"The committee of seeds {first.seeds}" if seed is None else f"Training seed {seed}, the study's only one,"
     told = "; ".join(f"`{row['name']}` {row['return']:.1f} in {row['length']} steps" for row in rows)
     sentences = [
-        f"Anchor `{first.anchor}`, critic `{first.critic}`. Training seed {seed} is the study's first, and environment "
-        f"seed {env_seed} is the first of its evaluation; neither was chosen for what it shows. All policies start in "
-        "the same state. The evidence is in the tables: one episode of each policy proves nothing.",
+        f"Anchor `{first.anchor}`, critic `{first.critic}`. {who} acts, and environment seed {env_seed} is the first "
+        "of its evaluation; neither was chosen for what it shows. All policies start in the same state. The evidence "
+        "is in the tables: one episode of each policy proves nothing.",
         f"Returns: {told}. {_agreement(facts, cells, layout)}",
     ]
     alt = f"Frames of one episode of each policy on {dataset}. Returns: {told.replace('`', '')}."
@@ -108,10 +111,8 @@ def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film
 
 def _agreement(facts: Mapping[str, Any], cells: list[Cell], layout: Layout) -> str:
     """A sentence that compares the returns of the filmed episodes with those of the evaluation."""
-    evaluated = []
-    for cell in cells:
-        episodes = cell.folder(layout, "evaluation") / "episodes.csv"
-        evaluated.append(_evaluated(episodes, facts["seed"], facts["env_seed"]))
+    name = "committee.csv" if facts["seed"] is None else "episodes.csv"
+    evaluated = [_evaluated(cell.folder(layout, "evaluation") / name, facts["env_seed"]) for cell in cells]
     if None in evaluated:
         return ""
     filmed = [row["return"] for row in facts["rows"]]
@@ -121,13 +122,13 @@ def _agreement(facts: Mapping[str, Any], cells: list[Cell], layout: Layout) -> s
     return f"The evaluation gave {gave}. It ran on another machine, where sums round differently and bodies diverge."
 
 
-def _evaluated(path: Path, seed: int, env_seed: int) -> float | None:
-    """Return of one episode of an evaluation, or None if the evaluation lacks the episode."""
+def _evaluated(path: Path, env_seed: int) -> float | None:
+    """Return of the episode of an environment seed, which no two seeds share; None if the evaluation lacks it."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
-            if (row["seed"], row["env_seed"]) == (str(seed), str(env_seed)):
+            if row["env_seed"] == str(env_seed):
                 return float(row["return"])
     return None
 

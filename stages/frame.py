@@ -71,9 +71,7 @@ class Frame:
 
     def fit(self, job: Job[Fitted], part: str) -> Fitted:
         """Fit all seeds with ``job``, and count the parameters as a metric of ``part``."""
-        fitted = Fitted.join(self.over_seeds(job))
-        fitted.metrics[f"{part}/parameters"] = [fitted.parameters()] * len(self.seeds)
-        return fitted
+        return counted(Fitted.join(self.over_seeds(job)), part, len(self.seeds))
 
     def advance(self, done: int) -> None:
         """Move the progress bar by ``done`` units of work."""
@@ -106,6 +104,12 @@ class Frame:
         self.advance(done)
         for step, seed, metric, value in rows if self.curves else ():
             self.live.log_curve(step, metric, seed, value)
+
+
+def counted(fitted: Fitted, part: str, seeds: int) -> Fitted:
+    """The fit, with the number of parameters of one seed as a metric of ``part``."""
+    fitted.metrics[f"{part}/parameters"] = [fitted.parameters()] * seeds
+    return fitted
 
 
 @contextmanager
@@ -173,4 +177,7 @@ def fit_member(layout: Layout, cell: Cell, family: str) -> None:
         curves=True,
     ) as frame:
         fitted = frame.fit(FitMember(layout, cell.dataset, member, settings, device()), family)
+        if family == "anchor":
+            whole = Context.quiet(dataset_of(layout, cell.dataset), frame.seeds, device())
+            fitted = counted(member.of_group(fitted, whole, settings), family, len(frame.seeds))
         frame.save_fitted(family, fitted)

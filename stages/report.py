@@ -84,7 +84,7 @@ def print_table(layout: Layout) -> None:
     """Print the study's table, and the path of its report."""
     study, settings = read_study(layout)
     numbers = numbers_of(load_rules(study, folders_of(layout)), settings)
-    print(console_table(numbers.summaries, settings, numbers.offline))
+    print(console_table(numbers.summaries, settings, numbers.offline, numbers.committees))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
 
 

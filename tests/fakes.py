@@ -110,6 +110,8 @@ def tiny_settings(member: Any, **values: Any) -> Any:
     small = {key: value for key, value in TINY.items() if key in member.Settings.model_fields}
     if "callable" in member.Settings.model_fields and "onnx" not in values:
         small["callable"] = "tests.external_policy:act"
+    if "member" in member.Settings.model_fields and "member" not in values:
+        small["member"] = {"kind": "mlp", **tiny_settings(MLPAnchor).model_dump()}
     if "decision" in member.Settings.model_fields:
         small["candidates"] = {
             kind: tiny_settings(load_member("improvement", kind)).model_dump() for kind in CANDIDATES

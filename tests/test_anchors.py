@@ -30,10 +30,11 @@ SEEDS = (0, 3, 5)
 every_anchor = pytest.mark.parametrize("kind", kinds("anchor"))
 
 
-def fit(kind, seeds, dataset=None):
+def fit(kind, seeds, dataset=None, *, group=True):
     member = load_member("anchor", kind)
-    settings, report = tiny_settings(member), Reporter(seeds)
-    return member, settings, member.fit(Context(dataset or toy_dataset(), seeds, report, "cpu"), settings)
+    settings, context = tiny_settings(member), Context(dataset or toy_dataset(), seeds, Reporter(seeds), "cpu")
+    result = member.fit(context, settings)
+    return member, settings, member.of_group(result, context, settings) if group else result
 
 
 @cache
@@ -157,8 +158,9 @@ def test_saving_and_restoring_gives_the_same_policy(kind, tmp_path):
 @every_anchor
 @pytest.mark.parametrize("seeds", [(3,), (5, 3)], ids=str)
 def test_a_seed_is_the_same_to_the_last_bit_alone_and_beside_others(kind, seeds):
-    member, _, part = fit(kind, seeds)
-    assert_same_seed(part, seeds.index(3), fitted(kind)[2], 1, 3)
+    # An anchor that a group shares depends on the group; its members do not.
+    member, _, part = fit(kind, seeds, group=False)
+    assert_same_seed(part, seeds.index(3), fit(kind, SEEDS, group=False)[2] if member.shared else fitted(kind)[2], 1, 3)
     first = (next(iter(row_of(fitted(kind)[2].tensors, r).values())) for r in (0, 1))
     assert torch.equal(*first) != member.seeds_differ
 
@@ -225,7 +227,10 @@ def test_training_lowers_the_error_on_training_steps(kind):
     # The chain of a diffusion starts from noise, where an error of the predicted noise counts twelvefold.
     for steps in (1, 2000 if kind == "diffusion" else 150):
         settings = tiny_settings(member, **({"steps": steps} if "steps" in member.Settings.model_fields else {}))
-        result = member.fit(Context.quiet(learnable, (0,)), settings)
+        if kind == "committee":
+            settings = member.Settings(member={**settings.member, "steps": steps})
+        context = Context.quiet(learnable, (0,))
+        result = member.of_group(member.fit(context, settings), context, settings)
         anchor = member.restore(settings, result.tensors)
         train = learnable.train_steps
         observations = torch.as_tensor(learnable.observations[learnable.observation_index[train]])

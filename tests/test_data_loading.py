@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from spar_core.anchors.base import AnchorSettings
+from spar_core.anchors.base import ClonedSettings
 from spar_core.anchors.knobs import training_data
 from spar_core.data.episodes import Episode, Episodes
 from spar_core.data.loading import from_episodes
@@ -64,7 +64,7 @@ def test_failures_cut_short_are_not_ranked_above_successes_by_a_reward_shift():
     scaler = Scaler(np.zeros(1, "f4"), np.ones(1, "f4"), -np.ones(1, "f4"), np.ones(1, "f4"))
     data = from_episodes(episodes, np.zeros(4, bool), scaler, "iql")
     assert data.episode_returns.tolist() == [-49.0, -20.0, -49.0, -20.0]
-    best = training_data(data, AnchorSettings(top_share=0.5))
+    best = training_data(data, ClonedSettings(top_share=0.5))
     assert best.terminated.all() and best.returns_as_logged.tolist() == [1.0, 1.0]
 
 

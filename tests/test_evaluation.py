@@ -138,8 +138,12 @@ def test_mazes_get_more_episodes(env_id, episodes):
 @pytest.mark.parametrize("episodes", [1, 19, 20, 21, 50, 100])
 def test_blocks_hold_every_episode_once_and_follow_from_the_settings_alone(episodes):
     settings = EvaluationSettings(episodes=episodes)
-    both = blocks(settings, "Hopper-v5", [3, 1])
+    every = blocks(settings, "Hopper-v5", [3, 1])
+    both, committee = ([block for block in every if (block.seed is None) == last] for last in (False, True))
+    assert every == both + committee
     assert both == blocks(settings, "Hopper-v5", [3]) + blocks(settings, "Hopper-v5", [1])
+    # A single seed is no committee; the committee of several starts where the first seed does.
+    assert [s for block in committee for s in block.env_seeds] == env_seeds(settings, 3, episodes)
     assert [s for block in both for s in block.env_seeds] == env_seeds(settings, 3, episodes) + env_seeds(
         settings, 1, episodes
     )
@@ -186,7 +190,7 @@ def test_real_episodes_repeat_bit_by_bit_and_do_not_depend_on_their_neighbours(e
 
 class LinearPolicy:
     def __init__(self, path, seed, device):
-        self.act = linear_policy(seed, 11, 3)
+        self.act = linear_policy(7 if seed is None else seed, 11, 3)
 
 
 def test_an_evaluated_block_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
@@ -200,8 +204,8 @@ def test_an_evaluated_block_is_the_same_alone_and_beside_others(tmp_path, monkey
     for cut in range(1, len(work)):
         shares = [row for share in (work[:cut], work[cut:]) for row in job(share, Reporter(share))]
         assert together == shares
-    assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3) for e in range(23)]
-    assert len({row.total for row in together}) == 46
+    assert [(r.seed, r.episode) for r in together] == [(s, e) for s in (0, 3, None) for e in range(23)]
+    assert len({row.total for row in together}) == 69
 
 
 @pytest.fixture(scope="module")
@@ -217,15 +221,15 @@ def test_a_saved_policy_gives_the_same_bits_with_any_number_of_workers(tmp_path,
     save_rule(tmp_path / "policy", rule, parts, data, data.scaler)
     job = Evaluate(tmp_path / "policy", "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
     work = blocks(EvaluationSettings(episodes=50), "Hopper-v5", (0, 3))
-    assert [len(block.env_seeds) for block in work] == [17, 16, 17, 17, 16, 17]
+    assert [len(block.env_seeds) for block in work] == [17, 16, 17] * 3
     # Whether processes are worth their start is a matter of time, so that both ways are asked for.
     monkeypatch.setattr(evaluation, "START_UP_SECONDS", 1e9)
     alone = over_blocks(job, work, 1)
     assert over_blocks(job, work, 2) == alone
     monkeypatch.setattr(evaluation, "START_UP_SECONDS", 0.0)
     assert over_blocks(job, work, 2) == over_blocks(job, work, 3) == alone
-    assert [(r.seed, r.episode) for r in alone] == [(s, e) for s in (0, 3) for e in range(50)]
-    assert len({row.total for row in alone}) > 90, "episodes differ by start and by seed"
+    assert [(r.seed, r.episode) for r in alone] == [(s, e) for s in (0, 3, None) for e in range(50)]
+    assert len({row.total for row in alone}) > 135, "episodes differ by start and by policy"
 
 
 def test_processes_are_started_only_where_they_save_more_than_their_start(monkeypatch):

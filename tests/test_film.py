@@ -75,10 +75,10 @@ def facts_of(folder: Path) -> dict:
     return yaml.safe_load((folder / shoot.FACTS).read_text())
 
 
-def evaluated(policies: Path, rule: str):
+def evaluated(policies: Path, rule: str, seed: int | None = 4):
     """The first episode of the evaluation's own block."""
-    policy = load_policy(policies / rule, 4)
-    return roll_out(policy.act, partial(make_env, ENV, KWARGS), Block(4, 0, (70, 71, 72)))[0]
+    policy = load_policy(policies / rule, seed)
+    return roll_out(policy.act, partial(make_env, ENV, KWARGS), Block(seed, 0, (70, 71, 72)))[0]
 
 
 def test_a_take_is_the_first_episode_of_its_block_to_the_last_digit(policies):
@@ -222,10 +222,10 @@ def project(tmp_path, policies) -> Layout:
         shutil.copytree(policies / rule, layout.artifact("policy", DATASET, "mlp", "iql", rule, "4-5"))
         folder = layout.artifact("evaluation", DATASET, "mlp", "iql", rule, "4-5")
         folder.mkdir(parents=True)
-        (first,) = blocks(EvaluationSettings(episodes=3, first_env_seed=58), ENV, [4])
-        assert first.env_seeds == (70, 71, 72)
-        result = evaluated(policies, rule)
-        (folder / "episodes.csv").write_text(f"seed,env_seed,return\n4,70,{result.total!r}\n")
+        last = blocks(EvaluationSettings(episodes=3, first_env_seed=58), ENV, [4, 5])[-1]
+        assert last == Block(None, 0, (70, 71, 72))
+        result = evaluated(policies, rule, None)
+        (folder / "committee.csv").write_text(f"seeds,env_seed,return\n4-5,70,{result.total!r}\n")
     return layout
 
 
@@ -233,7 +233,7 @@ def test_a_film_is_made_once_and_agrees_with_the_evaluation(project, screen, mon
     (first,) = films(STUDY, project)
     assert first.reason == "" and first.strip and first.moving
     text = " ".join(first.sentences)
-    assert "Training seed 4 is the study's first" in text and "environment seed 70 is the first" in text
+    assert "The committee of seeds 4-5 acts" in text and "environment seed 70 is the first" in text
     assert "those of the evaluation to the last digit" in text
     root = project.report("small") / films_stage.FOLDER
     (folder,) = root.iterdir()
@@ -243,8 +243,8 @@ def test_a_film_is_made_once_and_agrees_with_the_evaluation(project, screen, mon
     monkeypatch.setattr(films_stage, "film_apart", lambda *_: pytest.fail("filmed again"))
     assert films(STUDY, project) == [first]
     assert sorted(path.name for path in root.iterdir()) == sorted([folder.name, "mine"])
-    path = project.artifact("evaluation", DATASET, "mlp", "iql", "anchor", "4-5") / "episodes.csv"
-    path.write_text("seed,env_seed,return\n4,70,3.25\n")
+    path = project.artifact("evaluation", DATASET, "mlp", "iql", "anchor", "4-5") / "committee.csv"
+    path.write_text("seeds,env_seed,return\n4-5,70,3.25\n")
     assert "The evaluation gave 3.2," in films(STUDY, project)[0].sentences[1]
 
 

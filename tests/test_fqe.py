@@ -186,14 +186,15 @@ def test_a_ridge_shrinks_all_but_the_constant():
 
 
 def test_features_are_the_last_hidden_layer_and_a_constant(endless):
-    problem = Problem.of(Context.quiet(endless, (0, 1)), FQESettings(**TINY))
+    problem = Problem.of(Context.quiet(endless, (0,)), FQESettings(**TINY))
     network = ReturnNetwork.fitted(problem, problem.settings)
+    # Two policies, whose actions differ.
     observations, actions = torch.randn(6, 1), torch.rand(2, 6, 1)
     found = network.features(observations, actions)
     assert found.shape == (2, 6, 12) and found.dtype == torch.float64 and (found[..., -1] == 1).all()
     last = {name: network.networks.parameters[f"2.{name}"] for name in ("weight", "bias")}
     with torch.no_grad():
-        q = network.networks(torch.cat([observations.expand(2, -1, -1), actions], -1))
+        q = torch.cat([network.networks(torch.cat([observations, one], -1).unsqueeze(0)) for one in actions])
     torch.testing.assert_close((found[..., :-1].float() @ last["weight"] + last["bias"]), q, rtol=1e-5, atol=1e-5)
 
 

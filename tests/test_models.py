@@ -101,14 +101,14 @@ def test_signature_and_example_say_what_goes_in_and_out(tmp_path):
     signature = model.metadata.signature
     assert str(signature.inputs) == f"[Tensor('float32', (-1, {OBSERVATION_SIZE}))]"
     assert str(signature.outputs) == f"[Tensor('float32', (-1, {ACTION_SIZE}))]"
-    assert [(p.name, p.default) for p in signature.params.params] == [("seed", 4)], "the first seed of the first group"
+    assert [(p.name, p.default) for p in signature.params.params] == [("seed", -1)], "the committee"
     assert np.array_equal(model.input_example, SCALER.observation_mean[None])
 
 
 def test_a_loaded_model_acts_as_the_policy_for_every_seed_of_every_group(tmp_path):
     groups = [policy(tmp_path / "4-5", seeds=(4, 5)), policy(tmp_path / "0-1")]
     model = load(write_model(tmp_path / "work", groups))
-    assert np.array_equal(model.predict(RAW), load_policy(groups[0], 4).act(RAW))
+    assert np.array_equal(model.predict(RAW), load_policy(groups[0]).act(RAW))
     for folder, seeds in zip(groups, [(4, 5), (0, 1)], strict=True):
         for seed in seeds:
             assert np.array_equal(model.predict(RAW, params={"seed": seed}), load_policy(folder, seed).act(RAW))
@@ -265,7 +265,7 @@ def test_mlflow_serves_the_champion_with_the_actions_of_the_saved_policy(layout:
     try:
         wait_for(f"http://127.0.0.1:{port}/ping", process, log)
         saved = layout.artifact("policy", DATASET, "mlp", "iql", "spar_mlp", "0-1")
-        for body, seed in (({"inputs": RAW.tolist()}, 0), ({"inputs": RAW.tolist(), "params": {"seed": 1}}, 1)):
+        for body, seed in (({"inputs": RAW.tolist()}, None), ({"inputs": RAW.tolist(), "params": {"seed": 1}}, 1)):
             status, answer = ask(port, body)
             actions = np.asarray(answer["predictions"], np.float32)
             assert status == 200 and np.array_equal(actions, load_policy(saved, seed).act(RAW))

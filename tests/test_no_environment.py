@@ -252,9 +252,11 @@ def test_the_console_shows_them_last_and_says_what_they_are(project, capsys):
     report.print_table(Layout())
     text = capsys.readouterr().out
     blocks = text.split("\n\n")
-    assert blocks[0].startswith(DATASET) and blocks[1].startswith(LOGS)
-    assert blocks[1].splitlines()[1] == f"not evaluated: {ESTIMATE}"
-    assert "FQE value" in blocks[1] and "normalised" not in blocks[1] and "better" not in blocks[1]
+    committee, seeds, offline, *_ = blocks
+    assert committee.startswith(DATASET) and "1 committee of 2 seeds" in committee.splitlines()[0]
+    assert seeds.startswith(DATASET) and offline.startswith(LOGS)
+    assert offline.splitlines()[1] == f"not evaluated: {ESTIMATE}"
+    assert "FQE value" in offline and "normalised" not in offline and "better" not in offline
 
 
 def test_what_mlflow_is_told_has_names_of_its_own(project):

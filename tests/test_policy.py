@@ -16,8 +16,8 @@ from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.policy import POLICY
 from spar_core.registry import load_member
-from spar_core.training.fitted import WEIGHTS
-from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, save_rule, tiny_settings, toy_dataset
+from spar_core.training.fitted import WEIGHTS, load_tensors, save_tensors
+from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, row_of, save_rule, tiny_settings, toy_dataset
 
 SEEDS = (0, 3, 5)
 SCALER = Scaler(
@@ -63,16 +63,32 @@ def test_single_and_batched_observations_give_the_same_actions(policies, kind):
 
 @every_rule
 def test_actions_stay_within_the_bounds_of_the_environment(policies, kind):
-    actions = load_policy(policies[0] / kind).act(1e4 * RAW)
-    assert (actions >= SCALER.action_low).all() and (actions <= SCALER.action_high).all()
-    assert (actions == SCALER.action_high).any() or (actions == SCALER.action_low).any()
+    for seed in (None, *SEEDS):
+        actions = load_policy(policies[0] / kind, seed).act(1e4 * RAW)
+        assert (actions >= SCALER.action_low).all() and (actions <= SCALER.action_high).all()
+        assert seed is None or (actions == SCALER.action_high).any() or (actions == SCALER.action_low).any()
 
 
-def test_the_first_seed_is_the_default_and_seeds_differ(policies):
-    folder = policies[0] / "spar_mlp"
-    actions = {seed: load_policy(folder, seed).act(RAW) for seed in SEEDS}
-    assert np.array_equal(load_policy(str(folder)).act(RAW), actions[0])
-    assert not np.array_equal(actions[0], actions[3]) and not np.array_equal(actions[3], actions[5])
+@every_rule
+def test_the_committee_is_the_default_and_acts_by_the_mean_of_its_seeds(policies, kind):
+    folder = policies[0] / kind
+    actions = [load_policy(folder, seed).act(RAW) for seed in SEEDS]
+    assert not np.array_equal(actions[0], actions[1]) and not np.array_equal(actions[1], actions[2])
+    committee = load_policy(str(folder))
+    assert committee.members == 3
+    np.testing.assert_allclose(committee.act(RAW), np.mean(actions, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_committee_of_one_is_its_seed_to_the_last_bit(policies, tmp_path):
+    whole, folder = policies[0] / "spar_mlp", tmp_path / "one"
+    folder.mkdir()
+    save_tensors(folder / WEIGHTS, row_of(load_tensors(whole / WEIGHTS), 1))
+    write_json(folder / POLICY, read_json(whole / POLICY) | {"seeds": [3]})
+    write_json(folder / META, read_json(whole / META))
+    expected = load_policy(whole, 3).act(RAW)
+    assert np.array_equal(load_policy(folder).act(RAW), expected) and np.array_equal(
+        load_policy(folder, 3).act(RAW), expected
+    )
 
 
 def test_an_unknown_seed_names_those_there_are(policies):

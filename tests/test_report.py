@@ -42,7 +42,9 @@ def study_of(**changes) -> Study:
 MISMATCH = "evaluated in another version of the environment than the data came from"
 
 
-def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERENCE, mismatch=None) -> None:
+def write_cells(
+    layout: Layout, study: Study, *, success=False, reference=REFERENCE, mismatch=None, committees=False
+) -> None:
     """Evaluation folders as the evaluate stage writes them: 5 episodes a seed, returns around LEVELS."""
     for cell in study.cells():
         folder = layout.artifact("evaluation", cell.dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
@@ -68,6 +70,11 @@ def write_cells(layout: Layout, study: Study, *, success=False, reference=REFERE
                     }
                 )
         pd.DataFrame(rows).to_csv(folder / "episodes.csv", index=False)
+        if committees:
+            # The committee of a group returns the number of its first seed more than the rule's level.
+            first = parse_seeds(cell.seeds)[0]
+            both = [row | {"seeds": cell.seeds, "return": LEVELS[cell.improvement] + first} for row in rows[:5]]
+            pd.DataFrame(both).drop(columns="seed").to_csv(folder / "committee.csv", index=False)
         context = {
             "env_id": "HalfCheetah-v5",
             "reference": reference,
@@ -124,6 +131,34 @@ def test_numbers_against_scipy_and_their_keys(layout):
     )
     assert f"{prefix}/anchor/gain_over_anchor" not in metrics
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_committees_are_compared_with_committees(layout):
+    study = study_of(seeds=["0-3", "4-6", "8-11"])
+    write_cells(layout, study, committees=True)
+    report = report_of(layout, study)
+    metrics = json.loads(report.files["metrics.json"])
+    key = "builtin/halfcheetah-replay-v0/bc/iql/spar_mlp/committee"
+    assert metrics[f"{key}/return_mean"] == pytest.approx(3004.0) and metrics[f"{key}/gain"] == pytest.approx(2000.0)
+    table = pd.read_csv(io.BytesIO(report.files["committees.csv"])).query("improvement == 'best_of_n'")
+    assert table["seeds"].tolist() == ["0-3", "4-6", "8-11"] and table["members"].tolist() == [4, 3, 4]
+    assert table["return_mean"].tolist() == [400.0, 404.0, 408.0] and table["gain"].tolist() == [-600.0] * 3
+    means = pd.read_csv(cell_folder(layout, "best_of_n", "4-6") / "episodes.csv").groupby("seed")["return"].mean()
+    assert table["lowest_member"].tolist()[1] == pytest.approx(means.min())
+    page = report.files["report.md"].decode()
+    # The interval of three committees of returns 400, 404 and 408; all three end far below the anchor's.
+    half = stats.t.ppf(0.975, 2) * 4 / np.sqrt(3)
+    assert f"| `best_of_n` | 3 | 404 | [{404 - half:.0f}, {404 + half:.0f}] |" in page
+    row = next(line for line in page.splitlines() if line.startswith("| `best_of_n` | 3 |"))
+    assert row.endswith("| 3 |") and "**-600 [-600, -600]**" in row
+    assert "3 committees of 3 to 4 seeds" in report.console
+
+
+def test_one_committee_has_an_interval_over_its_episodes(layout):
+    write_cells(layout, study_of(), committees=True)
+    report = report_of(layout, study_of())
+    assert "intervals are over the episodes of one committee" in report.files["report.md"].decode()
+    assert "1 committee of 4 seeds\nacts by the mean action of its seeds; intervals over episodes" in report.console
 
 
 @pytest.mark.parametrize("reference", [REFERENCE, None])
@@ -373,7 +408,7 @@ def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
     folder = layout.report("demo")
     written = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     names = {"report.md", "metrics.json", "episodes.csv", "returns.csv", "table.csv", "measures.csv", "anchors.csv"}
-    names |= {"pairs.csv", "overall.csv", "harm.csv", "regret.csv"}
+    names |= {"pairs.csv", "overall.csv", "harm.csv", "regret.csv", "committees.csv"}
     assert {name for name in written if "/" not in name} == names
     assert "report.md" in capsys.readouterr().out
     print_table(layout)

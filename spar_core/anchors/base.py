@@ -22,17 +22,21 @@ from spar_core.training.networks import CHUNK
 
 
 class AnchorSettings(BaseSettings):
-    """Settings of every anchor. They choose and spoil the data that it is cloned from, and change nothing else."""
+    """Settings of every anchor."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Files outside the dataset that the anchor is made from. A change of one makes the anchor anew."""
+        return ()
+
+
+class ClonedSettings(AnchorSettings):
+    """Settings of every anchor that is cloned. They choose and spoil the data that it is cloned from."""
 
     data_share: float = Field(1.0, gt=0, le=1, description="share of the training episodes that is cloned, drawn once")
     top_share: float = Field(1.0, gt=0, le=1, description="of those, the share with the highest return that is kept")
     label_noise: float = Field(
         0.0, ge=0, description="standard deviation added to the actions, in units of the action box [-1, 1]"
     )
-
-    def files(self) -> tuple[Path, ...]:
-        """Files outside the dataset that the anchor is made from. A change of one makes the anchor anew."""
-        return ()
 
 
 class Anchor(ABC):
@@ -41,10 +45,12 @@ class Anchor(ABC):
     Settings: ClassVar[type[AnchorSettings]]
     # Whether seeds give different anchors. They do not where nothing is drawn at random.
     seeds_differ: ClassVar[bool] = True
-    # Whether samples differ from the deterministic action.
-    stochastic: ClassVar[bool] = False
-    # Whether :meth:`log_density` is implemented.
-    has_density: ClassVar[bool] = False
+    # Whether all seeds of a group get one anchor, which then depends on the group (see :meth:`of_group`).
+    shared: ClassVar[bool] = False
+    # Whether samples differ from the deterministic action, and whether :meth:`log_density` is implemented. A committee
+    # takes both from its members.
+    stochastic: bool = False
+    has_density: bool = False
 
     # --- fitting ---
 
@@ -57,7 +63,9 @@ class Anchor(ABC):
             settings: an instance of ``Settings``.
             taught: the dataset whose actions are cloned; the context's own for None.
         """
-        seen = training_data(context.dataset if taught is None else taught, settings)
+        seen = context.dataset if taught is None else taught
+        if isinstance(settings, ClonedSettings):
+            seen = training_data(seen, settings)
         fitted = cls.clone(context.on(seen), settings)
         tensors = {name: value.to(context.device) for name, value in fitted.tensors.items()}
         fitted.metrics |= measure(cls.restore(settings, tensors, context.device), context, seen)
@@ -69,9 +77,14 @@ class Anchor(ABC):
         """Fit to the training episodes of the context's dataset, once a seed."""
 
     @classmethod
+    def of_group(cls, fitted: Fitted, context: Context, settings: Any) -> Fitted:
+        """What the whole group makes of the fits of all its seeds. Each seed keeps its own, unless a kind says else."""
+        return fitted
+
+    @classmethod
     @abstractmethod
     def restore(cls, settings: Any, tensors: Mapping[str, Tensor], device: str = "cpu") -> Self:
-        """The frozen anchor of the tensors that :meth:`clone` returned."""
+        """The frozen anchor of the tensors that :meth:`fit` or :meth:`of_group` returned."""
 
     # --- acting ---
 

@@ -34,8 +34,6 @@ from spar_core.training.fitted import Fitted
 
 # Number of the dataset's observations that the policy is checked with.
 TRIED = 64
-# Settings of other anchors that must keep their defaults, because nothing is cloned.
-KNOBS = ("data_share", "top_share", "label_noise")
 # Parts of the dataset's scaler that are saved with the policy.
 UNITS = ("observation_mean", "observation_std", "action_low", "action_high")
 
@@ -69,9 +67,6 @@ class ExternalAnchorSettings(AnchorSettings):
             raise ValueError(f"give exactly one of onnx and callable (given: {', '.join(given) or 'none'})")
         if self.sources and self.callable is None:
             raise ValueError("sources belong to a callable")
-        for knob in KNOBS:
-            if getattr(self, knob) != type(self).model_fields[knob].default:
-                raise ValueError(f"{knob} has no meaning for an external policy, which is not cloned: take it out")
         return self
 
     def files(self) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor, AnchorSettings
+from spar_core.anchors.base import Anchor, ClonedSettings
 from spar_core.data.device import DeviceData
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
@@ -30,7 +30,7 @@ from spar_core.training.randomness import stream
 ROWS = 512
 
 
-class KNNAnchorSettings(AnchorSettings):
+class KNNAnchorSettings(ClonedSettings):
     """Settings of nearest neighbours."""
 
     neighbours: PositiveInt = Field(5, description="k, neighbours whose actions are averaged")

@@ -19,11 +19,14 @@ from spar_core.training.randomness import stream
 
 
 class Knobs(Protocol):
-    """The three settings that are read here; see ``spar_core.anchors.base.AnchorSettings``."""
+    """The three settings that are read here; see ``spar_core.anchors.base.ClonedSettings``."""
 
-    data_share: float
-    top_share: float
-    label_noise: float
+    @property
+    def data_share(self) -> float: ...
+    @property
+    def top_share(self) -> float: ...
+    @property
+    def label_noise(self) -> float: ...
 
 
 def training_data(dataset: Dataset, knobs: Knobs) -> Dataset:

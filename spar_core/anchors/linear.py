@@ -17,12 +17,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor, AnchorSettings
+from spar_core.anchors.base import Anchor, ClonedSettings
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 
 
-class LinearAnchorSettings(AnchorSettings):
+class LinearAnchorSettings(ClonedSettings):
     """Settings of ridge regression."""
 
     ridge: float = Field(1e-3, gt=0, description="lambda, penalty of a squared weight, with observations standardised")

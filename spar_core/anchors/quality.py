@@ -16,7 +16,7 @@ deviations, of a fitted mixture. A split of one uniform mode already shows 3.5, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ NEAR = 0.25
 class Actor(Protocol):
     """The part of an anchor that is measured."""
 
-    stochastic: ClassVar[bool]
-    has_density: ClassVar[bool]
+    stochastic: bool
+    has_density: bool
 
     def act_on_all(self, observations: Tensor, seeds: int) -> Tensor: ...
 

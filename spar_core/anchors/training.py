@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from spar_core.anchors.base import Anchor, AnchorSettings
+from spar_core.anchors.base import Anchor, ClonedSettings
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.loop import Info, Loss, minimise
@@ -23,7 +23,7 @@ from spar_core.training.randomness import Draws, Minibatches, streams
 CURVE_STEPS = 1024
 
 
-class TrainedAnchorSettings(AnchorSettings, DecayingSettings):
+class TrainedAnchorSettings(ClonedSettings, DecayingSettings):
     """Settings of an anchor that learns by gradient steps."""
 
 

@@ -82,9 +82,8 @@ class AutoSettings(Settings):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one seed: fits of all candidates, and of the features of fitted-Q evaluation."""
-        fitting = sum(getattr(settings, "steps", 0) for _, settings in self.members().values())
-        return fitting + self.fqe.steps
+        """Optimiser steps of one seed, in the fits of all candidates."""
+        return sum(getattr(settings, "steps", 0) for _, settings in self.members().values())
 
 
 class Auto(Improvement):

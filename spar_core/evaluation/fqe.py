@@ -12,8 +12,8 @@ form, its fixed point:
 
 with :math:`\phi = \phi(s, a)` and :math:`\phi' = \phi(s', \pi(s'))`, over evenly spread steps of the training episodes
 whose next observation is known; :math:`H` holds the first observations of the held-out episodes. The bounds
-:math:`b_\pm` are the discounted sums of the smallest and the largest logged reward. The features of a seed are the same
-for all policies, so that differences between policies are paired.
+:math:`b_\pm` are the discounted sums of the smallest and the largest logged reward. The features belong to the dataset:
+they are the same for all policies and all seeds, so that differences between policies are paired.
 
 Source: LSTD-Q (Lagoudakis and Parr 2003, "Least-squares policy iteration", section 5), to which fitted-Q evaluation
 (Le, Voloshin and Yue 2019, arXiv 1903.08738) with linear functions converges. Deviations: the learned features
@@ -21,7 +21,7 @@ Source: LSTD-Q (Lagoudakis and Parr 2003, "Least-squares policy iteration", sect
 
 Limits: where the policy's actions are unlike all logged ones, Q extrapolates, most often upwards, and nothing here
 detects that. The estimate is a discounted return from where episodes began. Its spread over seeds comes from the
-policies and from the features, and says nothing of the uncertainty that the data leave.
+policies alone, and says nothing of the uncertainty that the data or the features leave.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ from spar_core.evenly import evenly
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
 from spar_core.training.networks import CHUNK, Stack
+from spar_core.training.reporter import Reporter
 
 # Takes standardised observations [B, D] and gives actions [B, A] in [-1, 1], for the policy of one seed.
 Act = Callable[[Tensor], Tensor]
 # Takes the same observations and gives actions [S, B, A], for the policies of all seeds.
 ActOfSeeds = Callable[[Tensor], Tensor]
+
+# The seed of the features, which all policies share.
+FEATURE_SEEDS = (0,)
 
 
 class FQESettings(StackedSettings):
@@ -85,7 +89,7 @@ class Estimates:
 
 
 class ReturnNetwork(StackedCritic):
-    """A Q network, whose last hidden layer gives the features, and a V network for each seed, fitted to returns."""
+    """A Q network, whose last hidden layer gives the features, and a V network, fitted to returns."""
 
     Settings = FQESettings
     conservatism = "none: an estimate, not a bound"
@@ -117,14 +121,15 @@ class ReturnNetwork(StackedCritic):
 
     @torch.no_grad()
     def features(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """phi [S, B, F + 1] in double precision, for observations [B, D] and actions [S, B, A]."""
+        """phi [S, B, F + 1] in double precision, for observations [B, D] and actions [S, B, A] of S policies."""
         shape = self.networks.shape
         width = shape.hidden[-1]
-        trunk = Stack(replace(shape, hidden=shape.hidden[:-1], outputs=width), self.networks.n, str(actions.device))
+        trunk = Stack(replace(shape, hidden=shape.hidden[:-1], outputs=width), 1, str(actions.device))
         for name, values in trunk.parameters.items():
             values.copy_(self.networks.parameters[name])
-        inputs = torch.cat([observations.expand(len(actions), -1, -1), actions], dim=-1)
-        last = torch.cat([trunk(part) for part in inputs.split(CHUNK, 1)], dim=1)
+        # One policy at a time, so that its features do not depend on the policies beside it.
+        inputs = [torch.cat([observations, of_policy], dim=-1).unsqueeze(0) for of_policy in actions]
+        last = torch.cat([torch.cat([trunk(part) for part in one.split(CHUNK, 1)], dim=1) for one in inputs])
         found = F.relu(F.layer_norm(last, (width,)) if shape.layer_norm else last).double()
         return torch.cat([found, found.new_ones(*found.shape[:2], 1)], dim=-1)
 
@@ -133,7 +138,7 @@ def evaluate_policies(context: Context, acts: Sequence[Act], settings: FQESettin
     """Estimate the discounted return of one frozen policy a seed, from the starts of the held-out episodes.
 
     Args:
-        context: the features are fitted to its training episodes; each seed has features of its own.
+        context: the features are fitted to its training episodes.
         acts: the policy of each seed.
         settings: of the estimate.
 
@@ -159,7 +164,10 @@ def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings:
         SparError: the fit of the features diverged.
     """
     level = reward_level(context.dataset)
-    context = context.on(replace(context.dataset, rewards=context.dataset.rewards - np.float32(level)))
+    shifted = replace(context.dataset, rewards=context.dataset.rewards - np.float32(level))
+    # The features take seconds, so that they need no checkpoint.
+    report = Reporter(FEATURE_SEEDS, stopping=context.report.stopping)
+    context = replace(context, dataset=shifted, seeds=FEATURE_SEEDS, report=report)
     problem = Problem.of(context, settings)
     network = ReturnNetwork.fitted(problem, settings)
     data, starts, bounds = context.data, start_observations(context.dataset, context.device), value_bounds(problem)
@@ -167,13 +175,13 @@ def evaluate_in_turn(context: Context, policies: Iterable[ActOfSeeds], settings:
     observations, actions = data.at(steps)
     following = data.observations[data.index[steps] + 1]
     rewards, alive = (problem.scale * data.rewards[steps]).double(), data.alive[steps].double()
-    phi = network.features(observations, actions.expand(len(context.seeds), -1, -1))
+    (phi,) = network.features(observations, actions.unsqueeze(0))
     for act in policies:
         first, then = in_chunks(act, starts), in_chunks(act, following)
         at_starts, after = network.features(starts, first), network.features(following, then)
         values, clipped = [], []
-        for own, own_after, own_starts in zip(phi, after, at_starts, strict=True):
-            w = fixed_point(own, alive.unsqueeze(-1) * own_after, rewards, settings)
+        for own_after, own_starts in zip(after, at_starts, strict=True):
+            w = fixed_point(phi, alive.unsqueeze(-1) * own_after, rewards, settings)
             found = (own_starts @ w).clamp(*bounds) / problem.scale + level / (1.0 - settings.discount)
             values.append(found.tolist())
             beyond = own_after @ w

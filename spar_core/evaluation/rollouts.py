@@ -54,8 +54,8 @@ class EpisodeResult:
     """One finished episode.
 
     Attributes:
-        seed: training seed of the policy.
-        episode: number among the seed's episodes.
+        seed: training seed of the policy; None for the committee of a group's seeds.
+        episode: number among the policy's episodes.
         env_seed: seed from which the environment started.
         total: undiscounted return, in the environment's rewards.
         length: environment steps.
@@ -63,7 +63,7 @@ class EpisodeResult:
         success: whether the task was solved; None where the environment does not say.
     """
 
-    seed: int
+    seed: int | None
     episode: int
     env_seed: int
     total: float
@@ -81,15 +81,15 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Block:
-    """Episodes of one training seed that step together.
+    """Episodes of one policy that step together.
 
     Attributes:
-        seed: training seed of the policy.
+        seed: training seed of the policy; None for the committee of a group's seeds.
         first_episode: number of the first episode; the others follow it.
         env_seeds: seed of each episode's environment.
     """
 
-    seed: int
+    seed: int | None
     first_episode: int
     env_seeds: tuple[int, ...]
 
@@ -101,13 +101,18 @@ def env_seeds(settings: EvaluationSettings, seed: int, episodes: int) -> list[in
 
 
 def blocks(settings: EvaluationSettings, env_id: str, seeds: Sequence[int]) -> list[Block]:
-    """All episodes of a group of seeds in blocks of nearly equal size, ordered by seed and episode."""
+    """All episodes of a group of seeds in blocks of nearly equal size, ordered by seed and episode.
+
+    Those of the committee come last, in the environments of the group's first seed. A single seed is no committee.
+    """
     episodes = settings.episodes_in(env_id)
     count = -(-episodes // BLOCK)
     bounds = [round(i * episodes / count) for i in range(count + 1)]
+    policies: list[tuple[int | None, int]] = [(seed, seed) for seed in seeds]
+    policies += [(None, seeds[0])] if len(seeds) > 1 else []
     return [
-        Block(seed, start, tuple(env_seeds(settings, seed, episodes)[start:stop]))
-        for seed in seeds
+        Block(policy, start, tuple(env_seeds(settings, starts_of, episodes)[start:stop]))
+        for policy, starts_of in policies
         for start, stop in itertools.pairwise(bounds)
     ]
 
@@ -167,9 +172,8 @@ def roll_out(
         while running.any():
             actions = act(observations)
             if not np.isfinite(actions).all():
-                raise SparError(
-                    f"the policy of seed {block.seed} returned NaN", "its training diverged: see its curves"
-                )
+                whose = "the committee" if block.seed is None else f"the policy of seed {block.seed}"
+                raise SparError(f"{whose} returned NaN", "its training diverged: see its curves")
             active = np.flatnonzero(running)
             for i in active:
                 observation, reward, terminated, truncated, info = envs[i].step(actions[i])

@@ -153,7 +153,8 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
     signature = ModelSignature(
         Schema([TensorSpec(single, (-1, mean.size))]),
         Schema([TensorSpec(single, (-1, actions))]),
-        ParamSchema([ParamSpec("seed", DataType.long, description["seeds"][0])]),
+        # A negative seed is the committee of the first group.
+        ParamSchema([ParamSpec("seed", DataType.long, -1)]),
     )
     target = folder / "model"
     # The keys are sorted when the model is loaded.

@@ -74,7 +74,8 @@ def curve_points(path: Path) -> list[Point]:
 def evaluation_points(path: Path) -> list[Point]:
     """Final values of an evaluation cell from its ``episodes.csv``: the mean over seeds, and one a seed.
 
-    The result is empty if no policy was rolled out.
+    The mean return of the committee is that of ``committee.csv`` beside it. The result is empty if no policy was rolled
+    out.
     """
     by_seed: dict[int, list[dict[str, str]]] = defaultdict(list)
     for row in _episodes(path):
@@ -87,7 +88,10 @@ def evaluation_points(path: Path) -> list[Point]:
     # An empty field means that the environment has no notion of success.
     if all(row["success"] != "" for rows in by_seed.values() for row in rows):
         finals["success"] = [_mean(_flag(row["success"]) for row in by_seed[seed]) for seed in seeds]
-    return final_points(finals, seeds)
+    beside = path.with_name("committee.csv")
+    committee = _rows(beside, ("seeds", "return")) if beside.is_file() else []
+    together = {"committee_return": _mean(float(row["return"]) for row in committee)} if committee else {}
+    return final_points(finals, seeds) + final_points(together, ())
 
 
 def estimate_points(path: Path) -> list[Point]:

@@ -197,8 +197,8 @@ def _describe(store: Store, registered: Any, dataset: str, study: Study, chosen:
     }
     lines = [
         f"Policies trained offline on `{dataset}`. Input: a batch of raw observations. Output: actions in the "
-        "environment's units. The param `seed` chooses among the trained seeds. The default is the first seed, and no "
-        "seed was selected by its evaluation.",
+        "environment's units: the mean of the actions of all seeds of the first group. The param `seed` chooses one of "
+        "the trained seeds instead; no seed was selected by its evaluation.",
         "",
         f"Aliases, by the report of study `{study.name}`:",
         "",

@@ -22,28 +22,32 @@ from spar_core.policy import POLICY, Policy, load_policy
 
 
 class ServedPolicy(PythonModel):
-    """Maps raw observations [B, D] to actions [B, A]. The param ``seed`` chooses among the trained seeds."""
+    """Maps raw observations [B, D] to actions [B, A], as the committee of the first seed group acts.
+
+    The param ``seed`` chooses one of the trained seeds instead; a negative one is the committee.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         folders = [Path(path) for path in context.artifacts.values()]
         groups = [(folder, json.loads((folder / POLICY).read_text(encoding="utf-8"))["seeds"]) for folder in folders]
         self._folder = {seed: folder for folder, seeds in groups for seed in seeds}
         self._policies: dict[int, Policy] = {}
-        # The first seed is the default. It is loaded now, so that a damaged model fails before the first request.
-        self._first = groups[0][1][0]
-        self._policy(self._first)
+        # It is loaded now, so that a damaged model fails before the first request.
+        self._committee = load_policy(folders[0])
 
     # MLflow reads the type hint of `model_input`, and checks inputs by the model's signature.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         try:
-            return self._policy(int((params or {}).get("seed", self._first))).act(np.asarray(model_input))
+            return self._policy(int((params or {}).get("seed", -1))).act(np.asarray(model_input))
         except SparError as error:
             # The server answers 400 with this line. For any other error it would send a traceback.
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 
     def _policy(self, seed: int) -> Policy:
+        if seed < 0:
+            return self._committee
         if seed not in self._policies:
             if seed not in self._folder:
                 raise SparError(f"the model holds no seed {seed}", f"it holds {', '.join(map(str, self._folder))}")

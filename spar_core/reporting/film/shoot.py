@@ -1,4 +1,4 @@
-"""Film policies of one seed side by side: a strip, a moving picture, and the facts of the episodes.
+"""Film policies side by side: a strip, a moving picture, and the facts of the episodes.
 
 ``MUJOCO_GL`` must be set before MuJoCo is imported, and a graphics driver may crash, so a separate process does the
 work: ``python -m spar_core.reporting.film.shoot JOB FOLDER``.
@@ -43,7 +43,7 @@ class Job:
         policies: name and artifact folder of each row.
         env_id, env_kwargs, observation_keys: arguments of
             :func:`spar_core.data.environments.environment.make_env`.
-        seed: the training seed whose networks act.
+        seed: the training seed whose networks act; None for the committee of all.
         env_seeds: environment seeds of the evaluation's first block; the first one is filmed.
     """
 
@@ -51,7 +51,7 @@ class Job:
     env_id: str
     env_kwargs: dict[str, Any]
     observation_keys: list[str] | None
-    seed: int
+    seed: int | None
     env_seeds: tuple[int, ...]
 
     def digest(self) -> str:

@@ -87,6 +87,8 @@ class Rule:
         corrections: quantiles of the corrections of each seed group (:mod:`spar_core.evaluation.estimation`).
         choices: by seed, what a rule that chooses among candidates chose, and why (:mod:`spar_core.choice`).
         sources: folders of the artifacts that were read, by seed group and kind.
+        committees: one row per evaluated episode of the committee of each seed group; none of a group of one seed.
+        groups: the seeds of each seed group.
     """
 
     dataset: str
@@ -102,6 +104,8 @@ class Rule:
     corrections: list[pd.DataFrame] = field(default_factory=list)
     choices: dict[int, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, dict[str, Path]] = field(default_factory=dict)
+    committees: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["seeds", "env_seed", "return"]))
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def not_evaluated(self) -> str | None:

@@ -17,6 +17,7 @@ from spar_core.evaluation.statistics import normalised_score, seed_means
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.agreement import Agreement, agreements
 from spar_core.reporting.numbers.cells import KEYS, Rule
+from spar_core.reporting.numbers.committees import CommitteeSummary, committees_of
 from spar_core.reporting.numbers.offline import OfflineSummary, summarise_offline
 from spar_core.reporting.numbers.overall import Overall, overall
 from spar_core.reporting.numbers.pairs import Pair, pairs_of
@@ -38,6 +39,7 @@ class Numbers:
         rules, summaries: rules that were rolled out, in the same order.
         unrolled, offline: rules with estimates only, in the same order.
         pairs, overall, agreements: what is computed from several rules.
+        committees: the committees of rules that were rolled out.
     """
 
     rules: list[Rule]
@@ -47,6 +49,7 @@ class Numbers:
     pairs: list[Pair]
     overall: list[Overall]
     agreements: list[Agreement]
+    committees: list[CommitteeSummary]
 
     @property
     def every(self) -> list[Summary | OfflineSummary]:
@@ -67,6 +70,7 @@ def numbers_of(rules: Sequence[Rule], settings: ReportSettings, *, partial: bool
         pairs_of(summaries, settings, partial=partial),
         overall(rolled, summaries, settings),
         agreements(rolled),
+        committees_of(rolled, settings),
     )
 
 
@@ -80,7 +84,8 @@ def rule_labels(summaries: Sequence[Summary | OfflineSummary]) -> list[str]:
 def metrics(numbers: Numbers) -> dict[str, float]:
     """The content of ``metrics.json``: ``<dataset>/<anchor>/<critic>/<improvement>/<name>`` to number.
 
-    A missing value has no key. Keys that begin with ``overall/`` or ``agreement/`` combine several cells.
+    A missing value has no key. Keys that begin with ``overall/`` or ``agreement/`` combine several cells, and
+    ``<...>/committee/<name>`` is of the rule's committees.
     """
     by_rule = {
         f"{summary.key}/{name}": value
@@ -89,6 +94,7 @@ def metrics(numbers: Numbers) -> dict[str, float]:
         if value is not None
     }
     combined = [*(entry.metrics() for entry in numbers.overall), *(found.metrics() for found in numbers.agreements)]
+    combined += [entry.metrics() for entry in numbers.committees]
     return by_rule | {name: value for part in combined for name, value in part.items()}
 
 

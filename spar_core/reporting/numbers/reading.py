@@ -19,6 +19,7 @@ from spar_core.seeds import parse_seeds
 # Kinds of the artifacts that are read here.
 RESULTS = ("evaluation", "estimate")
 EPISODES, CURVES, ESTIMATES, CORRECTIONS = "episodes.csv", "curves.csv", "estimates.json", "corrections.csv"
+COMMITTEE = "committee.csv"
 COLUMNS = [*KEYS, "seed", "episode", "env_seed", "return", "length", "terminated", "success"]
 # All cells of a dataset must agree on these entries of context.json, or their rules cannot share a table.
 SHARED = ("env_id", "not_evaluated", "mismatch", "reference", "label", "dataset", "protocol")
@@ -74,6 +75,10 @@ def load_rules(study: StudyLists, folders: FoldersOf) -> list[Rule]:
         for name, values in offline.items():
             rule.offline.setdefault(name, {}).update(values)
         rule.sources[cell.seeds] = sources
+        rule.groups[cell.seeds] = parse_seeds(cell.seeds)
+        ours = _committee(cell, folder)
+        if len(ours):
+            rule.committees = pd.concat([rule.committees, ours], ignore_index=True) if len(rule.committees) else ours
         if (folder / CHOICE).is_file():
             rule.choices |= {found["seed"]: found for found in read_json(folder / CHOICE)}
         if (folder / CURVES).is_file():
@@ -130,6 +135,18 @@ def _read_cell(cell: Cell, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return episodes[COLUMNS], context
 
 
+def _committee(cell: Cell, folder: Path) -> pd.DataFrame:
+    """Episodes of the committee of a seed group, checked; a group of one seed has none."""
+    path = folder / COMMITTEE
+    found = _table(path, {"seeds": str}) if path.is_file() else pd.DataFrame()
+    if len(found):
+        if set(found.get("seeds", ())) != {cell.seeds}:
+            raise SparError(f"{path} does not hold the committee of '{cell.seeds}'", "run `dvc repro`")
+        if not np.isfinite(found["return"]).all():
+            raise SparError(f"{path} holds a return that is not finite", "the policy or its environment diverged")
+    return found
+
+
 def _flag(text: str) -> float:
     """1.0 for true, 0.0 for false, NaN for an empty field (the environment does not report success)."""
     flags = {"": float("nan"), "true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
@@ -176,10 +193,10 @@ def _add_diagnostics(rule: Rule, diagnostics: dict[str, Any], seeds: Sequence[in
             rule.by_seed.setdefault(name, {}).update(found)
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """A small table of numbers that another stage wrote."""
+def _table(path: Path, kinds: dict[str, type] | None = None) -> pd.DataFrame:
+    """A small table that another stage wrote; ``kinds`` names the columns that are no numbers."""
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype=kinds)
     except FileNotFoundError:
         raise SparError(f"{path} does not exist", "run `dvc repro`") from None
     except (ValueError, pd.errors.ParserError) as error:

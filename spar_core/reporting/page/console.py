@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from spar_core.evaluation.statistics import Estimate
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import by_setting
+from spar_core.reporting.numbers.committees import CommitteeSummary
 from spar_core.reporting.numbers.offline import OfflineSummary
 from spar_core.reporting.numbers.tables import Summary
 
@@ -86,16 +87,45 @@ def protocol_text(rows: Sequence[Summary], mark: str = "") -> str:
 
 
 def console_table(
-    summaries: Sequence[Summary], settings: ReportSettings, offline: Sequence[OfflineSummary] = ()
+    summaries: Sequence[Summary],
+    settings: ReportSettings,
+    offline: Sequence[OfflineSummary] = (),
+    committees: Sequence[CommitteeSummary] = (),
 ) -> str:
     """Plain text of fixed width: one block per dataset, anchor and critic, one line per rule.
 
-    A gain whose paired interval excludes zero is marked ``better`` or ``worse``. Rules that were not rolled out come
-    last, in blocks whose label says so, and without these marks.
+    The committees of a setting come first, then its single seeds. A gain whose paired interval excludes zero is marked
+    ``better`` or ``worse``. Rules that were not rolled out come last, in blocks whose label says so, and without these
+    marks.
     """
-    blocks = [_returns_block(rules, settings) for rules in by_setting(summaries).values()]
+    together, blocks = by_setting(committees), []
+    for setting, rules in by_setting(summaries).items():
+        blocks += [_committees_block(together[setting], settings)] if setting in together else []
+        blocks.append(_returns_block(rules, settings))
     blocks += [_estimates_block(rules, settings) for rules in by_setting(offline).values()]
     return "\n\n".join(blocks)
+
+
+def _committees_block(rules: Sequence[CommitteeSummary], settings: ReportSettings) -> str:
+    digits = digits_of(max(abs(rule.returns.value) for rule in rules))
+    has_gain = any(rule.gain is not None for rule in rules)
+    header = ["rule", "mean return", "normalised"]
+    header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
+    lines = [header]
+    for rule in rules:
+        line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
+        mark = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
+        lines.append([*line, gain_text(rule.gain, digits), mark] if has_gain else line)
+    first = rules[0]
+    title = f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {committees_text(first)}"
+    return _block(title, f"acts by the mean action of its seeds; intervals over {first.unit}", lines)
+
+
+def committees_text(rule: CommitteeSummary) -> str:
+    """``1 committee of 4 seeds``, or ``4 committees of 4 seeds``."""
+    count, members = len(rule.of_group), sorted({one.members for one in rule.of_group.values()})
+    span = str(members[0]) if len(members) == 1 else f"{members[0]} to {members[-1]}"
+    return f"{count} committee{'' if count == 1 else 's'} of {span} seeds"
 
 
 def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
@@ -110,7 +140,7 @@ def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
         lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
     # A score's label already ends in the label of the environment.
     label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
-    return _block(rules[0], label, [rule.returns.n for rule in rules], lines)
+    return _block(_title(rules[0], [rule.returns.n for rule in rules]), label, lines)
 
 
 def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:
@@ -123,10 +153,16 @@ def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) 
         critic = rule.critic_estimate.value if rule.critic_estimate else None
         line = [rule.improvement, number(rule.fqe.value, digits), number(critic, digits)]
         lines.append([*line, gain_text(rule.gain, digits)] if has_gain else line)
-    return _block(rules[0], f"not evaluated: {rules[0].label}", [rule.fqe.n for rule in rules], lines)
+    return _block(_title(rules[0], [rule.fqe.n for rule in rules]), f"not evaluated: {rules[0].label}", lines)
 
 
-def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[int], lines: list[list[str]]) -> str:
+def _title(first: Summary | OfflineSummary, seeds: Sequence[int]) -> str:
+    numbers = sorted(set(seeds))
+    count = f"{numbers[0]} seed" + ("" if numbers == [1] else "s")
+    return f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {count}"
+
+
+def _block(title: str, label: str | None, lines: list[list[str]]) -> str:
     """A title, the label if any, and lines of cells below their header."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
@@ -138,8 +174,4 @@ def _block(first: Summary | OfflineSummary, label: str | None, seeds: Sequence[i
         for line in lines
     ]
     rule_line = "-" * max(map(len, text))
-    numbers = sorted(set(seeds))
-    count = f"{numbers[0]} seed" + ("" if numbers == [1] else "s")
-    title = [f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {count}"]
-    title += textwrap.wrap(label or "", WIDTH)
-    return "\n".join([*title, rule_line, text[0], rule_line, *text[1:]])
+    return "\n".join([title, *textwrap.wrap(label or "", WIDTH), rule_line, text[0], rule_line, *text[1:]])

@@ -18,6 +18,7 @@ from spar_core.reporting.figures.rounds_figure import draw_rounds
 from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality
 from spar_core.reporting.numbers.anchor_table import anchors_frame
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, Rule, Setting, StudyLists, by_setting
+from spar_core.reporting.numbers.committees import committees_frame
 from spar_core.reporting.numbers.flat import (
     Numbers,
     episodes_frame,
@@ -169,12 +170,13 @@ def build_report(
         "table.csv": to_csv(summary_frame(numbers)),
         "measures.csv": to_csv(measures_frame(inside)),
         "anchors.csv": to_csv(anchors_frame(qualities)),
+        "committees.csv": to_csv(committees_frame(numbers.committees)),
         "pairs.csv": to_csv(pairs_frame(numbers.pairs)),
         "overall.csv": to_csv(overall_frame(numbers.overall)),
         "harm.csv": to_csv(harm_frame(harmed)),
         "regret.csv": to_csv(regret_frame(regretted)),
     }
-    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline))
+    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline, numbers.committees))
 
 
 def _inside(

@@ -46,6 +46,7 @@ def section_of(
                 **_table(setting, rows, members, drawn),
                 "estimates": False,
                 "protocol": protocol_text(rows, "`"),
+                "committees": [found for found in numbers.committees if found.setting == setting],
                 "best": best_of(rows, numbers.pairs),
                 "pairs": {(pair.rule, pair.other): pair for pair in numbers.pairs if pair.setting == setting},
                 "against": drawn.against.get(setting),
