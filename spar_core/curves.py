@@ -1,4 +1,4 @@
-"""Learning curves of all parts of a policy, condensed into one small table for the report.
+"""Learning curves: how they are read, and those of all parts of a policy condensed into one small table.
 
 Curves are only shown: no checkpoint is selected by them.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from spar_core.errors import SparError
 from spar_core.evenly import evenly
+from spar_core.training.checkpoints import CurveRow
 from spar_core.training.fitted import CURVES
 
 COLUMNS = ["part", "metric", "step", "seeds", "mean", "low", "high"]
@@ -34,22 +35,30 @@ def condense(parts: Mapping[str, Path], target: Path) -> None:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         for part, folder in parts.items():
-            for (metric, step), values in _by_point(folder / CURVES).items():
+            path = folder / CURVES
+            for (metric, step), values in _by_point(read_curves(path) if path.is_file() else ()).items():
                 mean = float(np.mean(values))
                 writer.writerow([part, metric, step, len(values), repr(mean), repr(min(values)), repr(max(values))])
 
 
-def _by_point(path: Path) -> dict[tuple[str, int], list[float]]:
-    """Values of all seeds by metric and step, with at most ``POINTS`` steps per metric; empty without a file."""
-    if not path.is_file():
-        return {}
-    curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def read_curves(path: Path) -> list[CurveRow]:
+    """The points of a file that :func:`spar_core.training.fitted.write_curves` wrote.
+
+    Raises:
+        SparError: the file is missing or broken.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as handle:
-            for row in csv.DictReader(handle):
-                curves[row["metric"]][int(row["step"])].append(float(row["value"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SparError(f"{path} is broken: {error}", "delete its folder and run `dvc repro`") from None
+            return [(int(r["step"]), int(r["seed"]), r["metric"], float(r["value"])) for r in csv.DictReader(handle)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise SparError(f"{path} is missing or broken ({error})", "delete its folder and run `dvc repro`") from None
+
+
+def _by_point(rows: Iterable[CurveRow]) -> dict[tuple[str, int], list[float]]:
+    """Values of all seeds by metric and step, with at most ``POINTS`` steps per metric."""
+    curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for step, _, metric, value in rows:
+        curves[metric][step].append(value)
     points: dict[tuple[str, int], list[float]] = {}
     for metric, curve in sorted(curves.items()):
         steps = sorted(curve)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spar_core.artifacts import read_json, read_meta
+from spar_core.curves import read_curves
 from spar_core.data.device import DeviceData
-from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of, read_curves
+from spar_core.diagnostics.diagnosis import Subject, add_gradients, diagnosis_of
 from spar_core.diagnostics.geometry import neighbourhoods
 from spar_core.diagnostics.measures import Findings
 from spar_core.diagnostics.settings import DiagnosisSettings

@@ -278,8 +278,3 @@ def test_a_watched_training_gives_the_same_weights_and_a_cosine_at_every_point(t
     assert all(-1.0000001 <= row[3] <= 1.0000001 for row in cosines)
 
 
-def test_a_rule_of_equal_weights_is_not_watched(toy):
-    dataset, parts = toy
-    member = load_member("improvement", "spar_mlp")
-    settings = tiny_settings(member, weighting="equal")
-    assert not GradientReporter(Reporter((0,)), member, settings, [parts.frozen((0,))], dataset).at

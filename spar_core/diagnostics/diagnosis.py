@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from spar_core.diagnostics.measures import Episodes, Findings
 from spar_core.diagnostics.residuals import SHARES
 from spar_core.diagnostics.settings import DiagnosisSettings
 from spar_core.diagnostics.states import States, states_at
-from spar_core.errors import SparError
 from spar_core.evenly import evenly
 from spar_core.improvement.base import Frozen, Improvement
 from spar_core.improvement.gradients import COSINE, FITTING, IMPROVEMENT
@@ -128,19 +125,6 @@ def _disagreement(found: Findings, states: States, policy: np.ndarray, subject: 
         found.profile(f"diagnosis/disagreement_{name}", SHARES, np.percentile(values, SHARES))
     if spreads["logged"].any():
         found.add(over.ratio("diagnosis/disagreement_ratio", spreads["policy"], spreads["logged"]))
-
-
-def read_curves(path: Path) -> list[CurveRow]:
-    """The points of a file that :func:`spar_core.training.fitted.write_curves` wrote.
-
-    Raises:
-        SparError: the file is missing or broken.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return [(int(r["step"]), int(r["seed"]), r["metric"], float(r["value"])) for r in csv.DictReader(handle)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise SparError(f"{path} is missing or broken ({error})", "delete its folder and run `dvc repro`") from None
 
 
 def add_gradients(found: Findings, curves: list[CurveRow]) -> None:

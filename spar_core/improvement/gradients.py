@@ -62,7 +62,7 @@ class GradientReporter(Reporter):
     def __init__(
         self, outer: Reporter, member: type[Improvement], settings: Any, frozen: Sequence[Frozen], dataset: Dataset
     ) -> None:
-        """Watch a training of ``outer.seeds``.
+        """Watch a training of ``outer.seeds``, of a rule that follows the critic.
 
         Args:
             outer: reporter of the training.
@@ -73,10 +73,10 @@ class GradientReporter(Reporter):
         """
         super().__init__(outer.seeds, outer.rows, outer.checkpoints, outer.stopping)
         self.outer, self.member, self.settings, self.frozen = outer, member, settings, frozen
-        self.at = frozenset(points(settings.steps) if member.follows_critic(settings) else ())
-        steps = evenly(dataset.train_steps, STATES)
-        pairs = zip(frozen, outer.seeds, strict=True) if self.at else ()
-        self.probes = [probe_at(dataset, *pair, steps) for pair in pairs]
+        self.at = frozenset(points(settings.steps))
+        data = DeviceData.of(dataset, str(frozen[0].residual.radius.device))
+        steps = torch.as_tensor(evenly(dataset.train_steps, STATES)).to(data.index.device)
+        self.probes = [probe_at(data, *pair, steps) for pair in zip(frozen, outer.seeds, strict=True)]
 
     def advance(self, steps: int) -> None:
         self.outer.advance(steps)
@@ -105,12 +105,10 @@ def points(steps: int) -> list[int]:
 
 
 @torch.no_grad()
-def probe_at(dataset: Dataset, frozen: Frozen, seed: int, steps: Any) -> Probe:
+def probe_at(data: DeviceData, frozen: Frozen, seed: int, steps: Tensor) -> Probe:
     """Logged steps [n] as a rule of one seed takes them. An anchor that looks its data up leaves out their episodes."""
-    data = DeviceData.of(dataset, str(frozen.residual.radius.device))
-    chosen = torch.as_tensor(steps).to(data.index.device)
-    observations, actions = data.at(chosen)
-    return Probe(observations.unsqueeze(0), actions, frozen.anchor.act_on_steps(data, chosen.unsqueeze(0)), seed)
+    observations, actions = data.at(steps)
+    return Probe(observations.unsqueeze(0), actions, frozen.anchor.act_on_steps(data, steps.unsqueeze(0)), seed)
 
 
 def fitting_loss(rule: Improvement, probe: Probe) -> Tensor:

@@ -35,7 +35,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from spar_core.improvement.actors import Inputs
+from spar_core.improvement.actors import MEASURED, Inputs
 from spar_core.improvement.base import Frozen, Improvement, clipped_candidates
 from spar_core.improvement.safeguards import (
     anchor_latent,
@@ -53,8 +53,6 @@ from spar_core.training.randomness import Minibatches, normal, stream
 
 # States handled at once. K times as many rows go through the networks; on a CPU they stay in its cache.
 STATES_AT_ONCE = 256
-# States over which the mean length of a correction is measured.
-MEASURED = 4096
 
 # Takes observations and anchor actions [S, B, .]; gives the latents [S, B, Z] that candidates are drawn about.
 Centre = Callable[[Tensor, Tensor], Tensor]
@@ -68,7 +66,7 @@ class SelfImitationSettings(DecayingSettings):
     weighting: Literal["critic", "equal"] = Field(
         "critic", description="weights of the candidates: softmax of the critic's values, or equal"
     )
-    tau: float = Field(1.0, gt=0, description="temperature, in units of the spread of values within a state")
+    tau: float = Field(0.3, gt=0, description="temperature, in units of the spread of values within a state")
     latent_clip: float = Field(1.0, gt=0, description="c: latents are clipped to [-c, c], in prior standard deviations")
     candidates: int = Field(16, ge=2, description="K, candidates for each state")
     states: PositiveInt = Field(30_000, description="states drawn by a refresh; all training steps if there are fewer")

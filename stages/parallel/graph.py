@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import networkx
@@ -22,27 +23,40 @@ def read_graph(root: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         SparError: DVC cannot read the pipeline.
     """
-    try:
-        with Repo(str(root)) as repo:
-            graph = repo.index.graph
-            edges = {stage.addressing: {d.addressing for d in graph.successors(stage)} for stage in graph}
-    except DvcException as error:
-        raise SparError(f"DVC cannot read the pipeline: {error}") from None
+    with _opened(root) as repo:
+        return _graph_of(repo)
+
+
+def _graph_of(repo: Repo) -> dict[str, tuple[str, ...]]:
+    graph = repo.index.graph
+    edges = {stage.addressing: {d.addressing for d in graph.successors(stage)} for stage in graph}
     order = networkx.lexicographical_topological_sort(
         networkx.DiGraph([(d, name) for name, needs in edges.items() for d in needs] or []), key=list(edges).index
     )
     return {name: tuple(sorted(edges[name] - {PLAN})) for name in order if name != PLAN}
 
 
-def changed(root: Path) -> set[str]:
-    """Stages that DVC would run although nothing before them changed (`dvc status`).
+def to_run(root: Path, targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The stages that the targets need and that are not up to date, each with those that it depends on.
+
+    Raises:
+        SparError: a target is no stage, or DVC cannot read the pipeline.
+    """
+    with _opened(root) as repo:
+        # `dvc status` lists the stages that DVC would run although nothing before them changed.
+        return without_unchanged(restrict(_graph_of(repo), targets), set(repo.status()))
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Repo]:
+    """The project as DVC sees it.
 
     Raises:
         SparError: DVC cannot read the pipeline.
     """
     try:
         with Repo(str(root)) as repo:
-            return set(repo.status())
+            yield repo
     except DvcException as error:
         raise SparError(f"DVC cannot read the pipeline: {error}") from None
 

@@ -26,7 +26,7 @@ from spar_core.training.interrupts import stop_on_signal
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.parallel.child import dvc_environment
-from stages.parallel.graph import PLAN, changed, read_graph, restrict, without_unchanged
+from stages.parallel.graph import PLAN, to_run
 from stages.parallel.schedule import Schedule
 from stages.parallel.warm import ask, start_repro
 from stages.table import STAGES
@@ -65,15 +65,6 @@ def reason(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error:")] or [line for line in lines if "ERROR" in line] or lines
     return told[0] if told else "it printed nothing"
-
-
-def to_run(root: Path, targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The cells that the targets need and that are not up to date, each with those that it depends on.
-
-    Raises:
-        SparError: a target is no stage, or DVC cannot read the pipeline.
-    """
-    return without_unchanged(restrict(read_graph(root), targets), changed(root))
 
 
 def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> tuple[Schedule, dict[str, float]]:

@@ -93,12 +93,11 @@ def _repro(root: str, name: str, log: str, variables: dict[str, str]) -> None:
     _redirect(log)
     os.environ.update(variables)
     os.chdir(root)
-    stage = _Stage()
-
+    # The server has imported these already.
     import dvc.stage.run
     from dvc.cli import main
 
-    stage.otherwise = dvc.stage.run._run
+    stage = _Stage(dvc.stage.run._run)
     dvc.stage.run._run = stage
     status = main(["--wait-for-lock", "repro", "--single-item", name])
     stage.close()
@@ -121,9 +120,9 @@ class _Stage:
     The process of the command is forked at once, before DVC opens files and starts threads, and waits for the command.
     """
 
-    otherwise: Any
-
-    def __init__(self) -> None:
+    def __init__(self, otherwise: Callable[..., None]) -> None:
+        """Take the place of ``otherwise``, which runs commands that need a shell."""
+        self.otherwise = otherwise
         context = multiprocessing.get_context("fork")
         self._command, theirs = context.Pipe()
         self._process = context.Process(target=_run_command, args=(theirs, self._command))
