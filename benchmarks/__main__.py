@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.common import ROOT, module
 
-ALONE = ("updates", "scaling", "growth", "start_up", "data_loading", "sixth_anchor")
+ALONE = ("study", "updates", "scaling", "growth", "start_up", "data_loading", "sixth_anchor")
 BESIDE = ("peers", "quality")
 
 

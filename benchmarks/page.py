@@ -14,6 +14,7 @@ from spar_core.reporting.page import templating
 PAGE = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"
 NAMES = (
+    "study",
     "updates",
     "peers",
     "scaling",

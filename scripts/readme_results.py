@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "README.md"
-HEAD = ["rule", "mean return", "score on D4RL's scale", "gain over the anchor", "of it repair", "of it improvement"]
+HEAD = ["rule", "committee", "its gain", "lowest seed", "mean of the seeds", "their gain", "of it improvement"]
+COMMITTEE = ("return_mean", "gain", "gain_low", "gain_high", "lowest_member")
 MARKED = re.compile(r"(<!-- results:default -->\n).*?(\n<!-- /results:default -->)", re.DOTALL)
 
 
@@ -26,26 +28,34 @@ def table() -> str:
         rule: {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith(f"{cell}/{rule}/")}
         for rule in study["improvements"]
     }
-    repair = rules["uniform"]["return_mean"] - rules["anchor"]["return_mean"]
+    together = {
+        rule: {name: metrics.get(f"{cell}/{rule}/committee/{name}") for name in COMMITTEE}
+        for rule in study["improvements"]
+    }
     lines = [f"| {' | '.join(HEAD)} |", f"|---|{'--:|' * (len(HEAD) - 1)}"]
-    lines += [f"| `{rule}` | {' | '.join(cells(own, repair))} |" for rule, own in rules.items()]
+    lines += [f"| `{rule}` | {' | '.join(cells(own, together[rule]))} |" for rule, own in rules.items()]
     return "\n".join(lines)
 
 
-def cells(own: dict[str, float], repair: float) -> list[str]:
-    """The columns of one rule; a gain is bold where its interval excludes zero."""
-    shown = [f"{own['return_mean']:.0f}", f"{own['normalised_score']:.1f}"]
-    if "gain_over_anchor" not in own:
-        return [*shown, "", "", ""]
-    low, high = own["gain_low"], own["gain_high"]
-    gain = f"{own['gain_over_anchor']:+.0f} [{low:+.0f}, {high:+.0f}]"
+def cells(own: dict[str, float], together: dict[str, Any]) -> list[str]:
+    """The columns of one rule: of its committee, and of its seeds."""
     part = own.get("improvement_part")
     return [
-        *shown,
-        f"**{gain}**" if low > 0 or high < 0 else gain,
-        f"{repair:+.0f}",
+        f"{together['return_mean']:.0f}",
+        gain(together["gain"], together["gain_low"], together["gain_high"]),
+        f"{together['lowest_member']:.0f}",
+        f"{own['return_mean']:.0f}",
+        gain(own.get("gain_over_anchor"), own.get("gain_low"), own.get("gain_high")),
         "" if part is None else f"{part:+.0f}",
     ]
+
+
+def gain(value: float | None, low: float | None, high: float | None) -> str:
+    """A gain with its interval, bold where the interval excludes zero; nothing for the anchor."""
+    if value is None or low is None or high is None:
+        return ""
+    text = f"{value:+.0f} [{low:+.0f}, {high:+.0f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def fill(page: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from spar_core.evolving.reanchoring import Act, Evidence, ReanchoringSettings, V
 from spar_core.evolving.rounds import Round
 from spar_core.improvement.base import Improvement
 from spar_core.parts import load_part, restore_critic
-from spar_core.policy import load_policy
+from spar_core.policy import Policy, load_policy
 from spar_core.registry import parse_variant, variant_kind
 from spar_core.training.context import Context
 from spar_core.training.fitted import Fitted
@@ -78,16 +79,18 @@ class Reanchor:
         if seed in self.stopped_at:
             evidence, decision = None, stopped(self.stopped_at[seed])
         else:
-            rule = load_policy(self.teacher["policy"], seed, self.device).rule
-            evidence = self._evidence(seed, view, rule)
+            whose = seed if self.rule.teacher == "seed" else None
+            policy = load_policy(self.teacher["policy"], whose, self.device)
+            evidence = self._evidence(seed, view, policy)
             decision = decide(evidence, self.rule)
         if decision.accepted:
             observations = torch.as_tensor(dataset.observations[dataset.observation_index])
-            actions = self._act(rule)(observations).cpu().numpy()
+            actions = self._act(policy.rule, policy.members)(observations).cpu().numpy()
             reporter = Nested(report, f"seed-{seed}", seeds=[seed])
             fitted = distil(Context(dataset, [seed], reporter, self.device), self.member, self.settings, actions)
+            deviation = self._deviation(fitted, dataset, actions)
         else:
-            fitted = passed_on(self.teacher["anchor"], seed)
+            fitted, deviation = passed_on(self.teacher["anchor"], seed), (NOT_MEASURED, NOT_MEASURED)
             report.advance(self.settings.steps)
         fitted.metrics |= {
             "anchor/parameters": [fitted.parameters()],
@@ -95,6 +98,8 @@ class Reanchor:
             "round/accepted": [float(decision.accepted)],
             "round/off_support_share": [evidence.off_support_share if evidence else NOT_MEASURED],
             "round/critic_gain": [evidence.gain.value if evidence else NOT_MEASURED],
+            "round/deviation_mean": [deviation[0]],
+            "round/deviation_largest": [deviation[1]],
         }
         row = {
             "seed": seed,
@@ -105,22 +110,36 @@ class Reanchor:
         }
         return fitted, row
 
-    def _act(self, actor: Improvement | Anchor) -> Act:
-        """One seed's actions [B, A] at observations [B, D], a few thousand at a time."""
+    def _act(self, actor: Improvement | Anchor, members: int) -> Act:
+        """The mean of the actions of some members, [B, A] at observations [B, D], a few thousand at a time."""
 
         def act(observations: Tensor) -> Tensor:
-            parts = observations.to(self.device).unsqueeze(0).split(CHUNK, dim=1)
-            return torch.cat([actor.act(part) for part in parts], dim=1)[0]
+            parts = observations.to(self.device).expand(members, -1, -1).split(CHUNK, dim=1)
+            return torch.cat([actor.act(part).mean(dim=0) for part in parts])
 
         return act
 
-    def _evidence(self, seed: int, view: View, rule: Improvement) -> Evidence:
+    def _deviation(self, fitted: Fitted, dataset: Dataset, actions: np.ndarray) -> tuple[float, float]:
+        """Mean and largest distance of the student's held-out actions from the teacher's, in units of the box."""
+        student = self.member.restore(self.settings, fitted.tensors, self.device)
+        steps = dataset.heldout_steps
+        observations = torch.as_tensor(dataset.observations[dataset.observation_index[steps]])
+        apart = np.linalg.norm(student.act_on_all(observations, 1)[0].cpu().numpy() - actions[steps], axis=-1)
+        return float(apart.mean()), float(apart.max())
+
+    def _evidence(self, seed: int, view: View, policy: Policy) -> Evidence:
         critic = restore_critic(load_part(self.teacher["critic"], "critic", [seed]), self.device)
 
         def value(observations: Tensor, actions: Tensor) -> Tensor:
             return critic.q(observations.to(self.device).unsqueeze(0), actions.unsqueeze(0))[0]
 
-        return gather(view, self._act(rule), self._act(rule.frozen.anchor), value, self.rule)
+        return gather(
+            view,
+            self._act(policy.rule, policy.members),
+            self._act(policy.rule.frozen.anchor, policy.members),
+            value,
+            self.rule,
+        )
 
 
 def decided_before(folder: Path) -> tuple[int, dict[int, int]]:

@@ -106,7 +106,9 @@ class Clone:
         self.edit("theory.yaml", "claims: [drift, order, conflict, contraction, modes]", "claims: []")
         params["diagnosis"] |= {"states": 150, "neighbourhoods": 20, "neighbours": 40}
         path.write_text(yaml.safe_dump(params, sort_keys=False))
-        self.study(improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], diagnosed=[], rounds=[])
+        self.study(
+            anchors=["mlp"], improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[], diagnosed=[], rounds=[]
+        )
 
     def set(self, values: dict[str, object]) -> None:
         """Set params by dotted key."""

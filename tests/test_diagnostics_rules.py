@@ -276,5 +276,3 @@ def test_a_watched_training_gives_the_same_weights_and_a_cosine_at_every_point(t
     cosines = [row for row in watched.curves if row[2] == COSINE]
     assert [row[:2] for row in cosines] == [(step, seed) for step in points(settings.steps) for seed in (0, 1)]
     assert all(-1.0000001 <= row[3] <= 1.0000001 for row in cosines)
-
-

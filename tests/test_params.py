@@ -25,7 +25,7 @@ HERE, THERE = "builtin/halfcheetah-replay-v0", "builtin/pointmaze-umaze-v0"
 def params():
     """The shipped params, with a study of two datasets."""
     found = load_yaml(ROOT / "params.yaml")
-    found["study"] |= {"datasets": [HERE, THERE], "estimated": [], "diagnosed": []}
+    found["study"] |= {"datasets": [HERE, THERE], "anchors": ["mlp"], "estimated": [], "diagnosed": []}
     return found
 
 
@@ -179,7 +179,7 @@ def test_plan_writes_the_settings_that_stages_read_dataset_by_dataset(project):
     assert set(written["settings"]) == {HERE, THERE}
     for dataset, settings in written["settings"].items():
         assert settings == settings_of(read_params(project, dataset), study)
-        assert settings["improvements"]["spar_mlp"]["tau"] == 0.5 and settings["improvements"]["uniform"]["tau"] == 1.0
+        assert settings["improvements"]["spar_mlp"]["tau"] == 0.5 and settings["improvements"]["uniform"]["tau"] == 0.3
         assert set(settings["anchors"]) == {"mlp", "small"} and settings["anchors"]["small"]["hidden"] == [8]
         assert settings["residual"]["small"]["beta"] == 0.3, "what an anchor says of its own residuals is the last word"
     here, there = written["settings"][HERE], written["settings"][THERE]

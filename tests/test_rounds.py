@@ -19,7 +19,7 @@ from spar_core.evolving.distillation import check_student, distil, passed_on, re
 from spar_core.evolving.reanchoring import Evidence, ReanchoringSettings, View, decide, gather
 from spar_core.evolving.rounds import Round, chains
 from spar_core.improvement.spar_mlp import SparMLP
-from spar_core.policy import KIND, save_policy
+from spar_core.policy import KIND, load_policy, save_policy
 from spar_core.registry import parse_variant
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.page.render import build_report
@@ -33,7 +33,7 @@ from stages.cells import Cell, study_cells
 from stages.effective import check
 from stages.layout import Layout
 from stages.report import folders_of
-from tests.fakes import ROOT, dataset_from, row_of, tiny_settings
+from tests.fakes import ACTION_SIZE, ROOT, dataset_from, row_of, tiny_settings
 
 GOOD = {
     "name": "small",
@@ -165,6 +165,7 @@ VARIANTS = {
     "mlp": {"hidden": [8]},
     "same": {"kind": "mlp", "hidden": [8], "steps": 5, "label_noise": 0.1},
     "wide": {"kind": "mlp", "hidden": [9]},
+    "shared": {"kind": "committee", "member": {"kind": "mlp", "hidden": [8]}},
     "gaussian": {"hidden": [8]},
     "knn": {},
     "linear": {},
@@ -184,6 +185,9 @@ VARIANTS = {
         ("linear", "linear", "no policy can be distilled into the kind 'linear'"),
         ("mine", "mine", "no policy can be distilled into the kind 'external'"),
         ("sane", "mlp", "no anchor 'sane'; did you mean 'same'"),
+        ("wide", "shared", r"hidden = \[9\], and 'shared', which it follows, has \[8\]"),
+        ("gaussian", "shared", "of kind 'gaussian', and 'shared', which it follows, of kind 'mlp'"),
+        ("shared", "shared", "no policy can be distilled into the kind 'committee'"),
     ],
 )
 def test_a_student_that_cannot_follow_is_refused_with_one_line(student, of, said):
@@ -194,6 +198,17 @@ def test_a_student_that_cannot_follow_is_refused_with_one_line(student, of, said
 
 def test_a_student_may_be_fitted_otherwise():
     check_student("same", "mlp", VARIANTS)
+    check_student("same", "shared", VARIANTS)
+
+
+def test_a_refused_seed_of_a_committee_keeps_its_own_member(tmp_path, parts):
+    members = parts.anchor
+    shared = Fitted({name: value.expand(3, *value.shape).contiguous() for name, value in members.tensors.items()})
+    shared.write(tmp_path)
+    write_meta(tmp_path, "anchor", params={"anchor": {"kind": "committee"}}, inputs={}, seeds=[0, 3, 5])
+    for row, seed in enumerate((0, 3, 5)):
+        kept = passed_on(tmp_path, seed).tensors
+        assert all(torch.equal(kept[name], value[row : row + 1]) for name, value in members.tensors.items())
 
 
 # --- the stage ---
@@ -345,6 +360,28 @@ def test_a_seed_is_the_same_alone_and_beside_others(project):
     assert (project.anchor("mlp_round_1") / WEIGHTS).read_bytes() == before
 
 
+def test_every_seed_may_distil_the_committee(project):
+    # The policies are their anchors, so that the critic expects neither gain nor loss of their mean.
+    project.policy("mlp", far=())
+    params = yaml.safe_load(project.layout.params.read_text())
+    params["reanchoring"]["teacher"] = "committee"
+    project.layout.params.write_text(yaml.safe_dump(params))
+    found = project.run("mlp_round_1", "mlp")
+    shares = {row["evidence"]["off_support_share"] for row in found.values()}
+    assert len(shares) == 1 and len({row["evidence"]["policy_distance"] for row in found.values()}) == 1
+    told = read_json(project.anchor("mlp_round_1") / "metrics.json")
+    assert all(row["accepted"] for row in found.values())
+    pairs = zip(told["round/deviation_mean"], told["round/deviation_largest"], strict=True)
+    assert all(0 < mean < largest < 2 * ACTION_SIZE for mean, largest in pairs)
+    folder = project.layout.artifact("policy", "toy", "mlp", "iql", "spar_mlp", "0,3,5")
+    observations = torch.as_tensor(project.toy.observations[project.toy.observation_index])
+    policy = load_policy(folder)
+    actions = policy.rule.act(observations.expand(3, -1, -1)).mean(dim=0).numpy()
+    student = distil(Context.quiet(project.toy, [3]), MLPAnchor, project.settings, actions)
+    ours = project.row("mlp_round_1", 3)
+    assert all(torch.equal(ours[name], value) for name, value in student.tensors.items())
+
+
 def test_a_missing_policy_is_one_line_and_leaves_nothing(project):
     with pytest.raises(SparError, match="should hold the policy"):
         project.run("mlp_round_1", "mlp")
@@ -387,7 +424,7 @@ def test_rounds_that_do_not_follow_are_refused_with_one_line(rounds, said):
 def test_a_plan_refuses_a_student_that_cannot_follow(change, said):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     students = {"anchors": {"mlp_round_1": {"like": "mlp"}}}
-    params["study"] |= {"rounds": [{**FIRST, **change}], "params": students}
+    params["study"] |= {"anchors": ["mlp"], "rounds": [{**FIRST, **change}], "params": students}
     with pytest.raises(SparError) as error:
         check(params)
     assert said in str(error.value) and "\n" not in str(error.value)

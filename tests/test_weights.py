@@ -105,9 +105,9 @@ def metric(name, critic, **values):
 
 
 def test_a_critic_that_agrees_with_itself_is_followed_and_one_that_does_not_is_not():
-    sure = targets(TwoSlopes(5.0, 5.0), disagreement=3.0).correction[..., 0].mean()
-    plain = targets(TwoSlopes(5.0, -5.0)).correction[..., 0].mean()
-    unsure = targets(TwoSlopes(5.0, -5.0), disagreement=10.0).correction[..., 0].mean()
+    sure = targets(TwoSlopes(5.0, 5.0), disagreement=3.0, tau=1.0).correction[..., 0].mean()
+    plain = targets(TwoSlopes(5.0, -5.0), tau=1.0).correction[..., 0].mean()
+    unsure = targets(TwoSlopes(5.0, -5.0), disagreement=10.0, tau=1.0).correction[..., 0].mean()
     flat = targets(TwoSlopes(0.0, 0.0)).correction[..., 0].mean()
     assert sure == pytest.approx(plain.item(), rel=1e-5) and plain > 0.1
     assert abs(unsure - flat) < 0.2 * abs(plain - flat)

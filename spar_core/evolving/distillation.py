@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from spar_core.anchors.base import Anchor
+from spar_core.anchors.committee import CommitteeSettings
 from spar_core.anchors.training import TrainedAnchorSettings
 from spar_core.artifacts import read_json, read_meta
 from spar_core.data.dataset import Dataset
@@ -39,7 +40,8 @@ FREE = frozenset({"steps", "batch_size", "learning_rate", "cosine_decay", "data_
 def check_student(student: str, of: str, variants: Mapping[str, Any], file: str = "params.yaml") -> None:
     """Check that the variant ``student`` of the section ``anchors`` can follow the variant ``of``.
 
-    A refused round passes the anchor on as it is, so both must be of one kind and have the same networks.
+    A refused round passes the anchor on as it is, so both must be of one kind and have the same networks. Of a
+    committee, it passes on the seed's own member.
 
     Raises:
         SparError: a variant does not exist or is not valid, the two differ in kind or networks, or the student's kind
@@ -48,6 +50,8 @@ def check_student(student: str, of: str, variants: Mapping[str, Any], file: str 
     """
     (_, ours), (_, theirs) = (parse_variant("anchor", variants, name, file) for name in (student, of))
     kind, other = (variant_kind(name, variants[name]) for name in (student, of))
+    if isinstance(theirs, CommitteeSettings):
+        other, (_, theirs) = str(theirs.member["kind"]), theirs.parsed()
     where = f"{file}, anchor '{student}'"
     if not isinstance(ours, TrainedAnchorSettings):
         raise SparError(
@@ -70,11 +74,11 @@ def relabelled(dataset: Dataset, actions: np.ndarray) -> Dataset:
 
 
 def distil(context: Context, member: type[Anchor], settings: TrainedAnchorSettings, actions: np.ndarray) -> Fitted:
-    """Fit an anchor to a policy of the same seed.
+    """Fit an anchor to a policy.
 
     Args:
-        context: the logged dataset, and one seed. Each seed's policy has actions of its own, so that seeds are fitted
-            one by one.
+        context: the logged dataset, and one seed. Each seed's policy may have actions of its own, so that seeds are
+            fitted one by one.
         member: the student's kind.
         settings: the student's. Its data settings choose and spoil the policy's actions.
         actions: the policy's actions [N, A] in [-1, 1]. Those at held-out steps are not used.
@@ -83,16 +87,20 @@ def distil(context: Context, member: type[Anchor], settings: TrainedAnchorSettin
 
 
 def passed_on(folder: Path, seed: int) -> Fitted:
-    """Weights, final metrics and curves of one seed of a fitted anchor.
+    """Weights, final metrics and curves of one seed of a fitted anchor; of a committee, the weights of its member.
 
     Raises:
         SparError: the anchor's folder is missing or broken, or does not hold the seed.
     """
-    seeds = read_meta(folder, "anchor")["seeds"]
+    meta = read_meta(folder, "anchor")
+    seeds = meta["seeds"]
     if seed not in seeds:
         raise SparError(f"{folder} holds no seed {seed}", f"it holds {seeds}")
     row = seeds.index(seed)
     tensors = {name: value[row : row + 1] for name, value in load_tensors(folder / WEIGHTS).items()}
+    if meta["params"]["anchor"]["kind"] == "committee":
+        # Every seed holds the members of all; its own member is the one of its row.
+        tensors = {name: value[:, row] for name, value in tensors.items()}
     missing = float("nan")
     metrics = {
         name: [missing if values[row] is None else values[row]] for name, values in read_json(folder / METRICS).items()

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ Value = Callable[[Tensor, Tensor], Tensor]
 class ReanchoringSettings(Settings):
     """The ``reanchoring`` section of ``params.yaml``."""
 
+    teacher: Literal["seed", "committee"] = Field(
+        "seed", description="whose policy is distilled for a seed: its own, or that of its group's committee"
+    )
     states: PositiveInt = Field(2000, description="held-out steps that are examined, at most")
     # Logged actions are off support at 5% of the steps, by definition.
     largest_share: float = Field(

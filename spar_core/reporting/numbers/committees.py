@@ -94,9 +94,11 @@ class CommitteeSummary:
 
     def metrics(self) -> dict[str, float]:
         """The entries of ``metrics.json``."""
-        known = {"return_mean": self.returns.value, "gain": self.gain.value if self.gain else None}
+        gain = {} if self.gain is None else {"": self.gain.value, "_low": self.gain.low, "_high": self.gain.high}
+        known = {"return_mean": self.returns.value, "lowest_member": self.lowest_member}
+        known |= {f"gain{end}": value for end, value in gain.items() if value is not None}
         key = "/".join([*self.setting, self.improvement])
-        return {f"{key}/committee/{name}": value for name, value in known.items() if value is not None}
+        return {f"{key}/committee/{name}": value for name, value in known.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``committees.csv``, one a committee."""

@@ -19,6 +19,9 @@ GLOSSARY = {
     "anchor/parameters": "number of parameters of the fitted anchor, per seed (stored numbers for nearest neighbours)",
     "round/number": "number of the round that made the anchor from an improved policy",
     "round/accepted": "1 where the policy became the anchor, 0 where the seed kept the anchor of the round before",
+    "round/deviation_mean": "mean distance of the new anchor's held-out actions from those of the policy that it was "
+    "distilled from, in units of the action box",
+    "round/deviation_largest": "largest of these distances",
     "round/off_support_share": "share of held-out steps at which the policy to be distilled acts farther from the "
     "logged actions of similar states than 95% of the held-out logged actions do; too high a share stops the seed",
     "round/critic_gain": "the critic's value of the policy's actions minus its value of the anchor's actions on "
