@@ -1,6 +1,6 @@
-"""Write the table of the default study into README.md, between its markers: ``python scripts/readme_results.py``.
+"""Write the tables of results into README.md, between their markers: ``python scripts/readme_results.py``.
 
-The numbers are those of ``reports/default/metrics.json``; nothing is typed by hand.
+The numbers are those of ``reports/<study>/metrics.json``; nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -8,45 +8,44 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "README.md"
-HEAD = ["rule", "committee", "its gain", "lowest seed", "mean of the seeds", "their gain", "of it improvement"]
-COMMITTEE = ("return_mean", "gain", "gain_low", "gain_high", "lowest_member")
-MARKED = re.compile(r"(<!-- results:default -->\n).*?(\n<!-- /results:default -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results:(\w+) -->\n).*?(\n<!-- /results:\2 -->)", re.DOTALL)
+HEAD = ["rule", "committee", "gain over the anchor's", "lowest seed", "mean of the seeds", "gain over the anchor"]
+Numbers = dict[str, float]
 
 
-def table() -> str:
-    """One row for each rule of the default study."""
-    study = yaml.safe_load((ROOT / "studies/default.yaml").read_text(encoding="utf-8"))
-    metrics = json.loads((ROOT / "reports/default/metrics.json").read_text(encoding="utf-8"))
-    cell = "/".join(study[axis][0] for axis in ("datasets", "anchors", "critics"))
-    rules = {
-        rule: {key.rpartition("/")[2]: value for key, value in metrics.items() if key.startswith(f"{cell}/{rule}/")}
-        for rule in study["improvements"]
-    }
-    together = {
-        rule: {name: metrics.get(f"{cell}/{rule}/committee/{name}") for name in COMMITTEE}
-        for rule in study["improvements"]
-    }
+def numbers(study: str) -> dict[str, dict[str, Numbers]]:
+    """Metrics by dataset and rule, for the first anchor and critic of a study; ``committee/...`` are of committees."""
+    lists = yaml.safe_load((ROOT / f"studies/{study}.yaml").read_text(encoding="utf-8"))
+    metrics = json.loads((ROOT / f"reports/{study}/metrics.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Numbers]] = {}
+    for dataset in lists["datasets"]:
+        for rule in lists["improvements"]:
+            cell = "/".join([dataset, lists["anchors"][0], lists["critics"][0], rule]) + "/"
+            own = {key.removeprefix(cell): value for key, value in metrics.items() if key.startswith(cell)}
+            found.setdefault(dataset, {})[rule] = own
+    return found
+
+
+def default() -> str:
+    """One row for each rule of the default study: its committee, and its seeds."""
+    (rules,) = numbers("default").values()
     lines = [f"| {' | '.join(HEAD)} |", f"|---|{'--:|' * (len(HEAD) - 1)}"]
-    lines += [f"| `{rule}` | {' | '.join(cells(own, together[rule]))} |" for rule, own in rules.items()]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"| `{rule}` | {' | '.join(cells(own))} |" for rule, own in rules.items()])
 
 
-def cells(own: dict[str, float], together: dict[str, Any]) -> list[str]:
-    """The columns of one rule: of its committee, and of its seeds."""
-    part = own.get("improvement_part")
+def cells(own: Numbers) -> list[str]:
+    """The columns of one rule."""
     return [
-        f"{together['return_mean']:.0f}",
-        gain(together["gain"], together["gain_low"], together["gain_high"]),
-        f"{together['lowest_member']:.0f}",
+        f"{own['committee/return_mean']:.0f}",
+        gain(*(own.get(f"committee/{name}") for name in ("gain", "gain_low", "gain_high"))),
+        f"{own['committee/lowest_member']:.0f}",
         f"{own['return_mean']:.0f}",
         gain(own.get("gain_over_anchor"), own.get("gain_low"), own.get("gain_high")),
-        "" if part is None else f"{part:+.0f}",
     ]
 
 
@@ -58,9 +57,26 @@ def gain(value: float | None, low: float | None, high: float | None) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def builtin() -> str:
+    """One row for each rule, and for each dataset its committee's return with that of the lowest seed."""
+    by_dataset = numbers("builtin")
+    rules = list(next(iter(by_dataset.values())))
+    lines = [f"| rule | {' | '.join(f'`{dataset}`' for dataset in by_dataset)} |", f"|---|{'--:|' * len(by_dataset)}"]
+    for rule in rules:
+        shown = [
+            f"{own[rule]['committee/return_mean']:.0f} ({own[rule]['committee/lowest_member']:.0f})"
+            for own in by_dataset.values()
+        ]
+        lines.append(f"| `{rule}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"default": default, "builtin": builtin}
+
+
 def fill(page: str) -> str:
-    """The page with the table between its markers."""
-    return MARKED.sub(lambda found: found[1] + table() + found[2], page)
+    """The page with the tables between their markers."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def test_committees_are_compared_with_committees(layout):
     means = pd.read_csv(cell_folder(layout, "best_of_n", "4-6") / "episodes.csv").groupby("seed")["return"].mean()
     assert table["lowest_member"].tolist()[1] == pytest.approx(means.min())
     page = report.files["report.md"].decode()
+    assert "| lost |\n|---|" in page, "a table is one block"
     # The interval of three committees of returns 400, 404 and 408; all three end far below the anchor's.
     half = stats.t.ppf(0.975, 2) * 4 / np.sqrt(3)
     assert f"| `best_of_n` | 3 | 404 | [{404 - half:.0f}, {404 + half:.0f}] |" in page

@@ -19,9 +19,9 @@ sys.modules["readme_results"] = results
 _spec.loader.exec_module(results)
 
 
-def test_the_table_of_the_readme_is_what_the_script_writes_from_the_report():
+def test_the_tables_of_the_readme_are_what_the_script_writes_from_the_reports():
     text = results.PAGE.read_text(encoding="utf-8")
-    assert len(results.MARKED.findall(text)) == 1
+    assert [found[1] for found in results.MARKED.findall(text)] == ["builtin", "default"]
     assert results.fill(text) == text, "run `python scripts/readme_results.py`"
 
 
@@ -34,14 +34,15 @@ def test_every_report_is_linked_from_the_page_of_results():
 def test_filling_replaces_what_stands_between_the_marks_only():
     text = "a\n<!-- results:default -->\nold\n<!-- /results:default -->\nb"
     filled = results.fill(text)
-    assert filled == text.replace("old", results.table()) and results.fill(filled) == filled
+    assert filled == text.replace("old", results.default()) and results.fill(filled) == filled
 
 
 def test_gains_are_bold_where_the_interval_excludes_zero():
-    own = {"return_mean": 20.0, "normalised_score": 1.0, "gain_over_anchor": 10.0, "gain_low": 1.0, "gain_high": 19.0}
-    assert results.cells(own, 4.0) == ["20", "1.0", "**+10 [+1, +19]**", "+4", ""]
-    assert results.cells({**own, "gain_low": -1.0, "improvement_part": 6.0}, 4.0)[2:] == ["+10 [-1, +19]", "+4", "+6"]
-    assert results.cells({"return_mean": 20.0, "normalised_score": 1.0}, 4.0) == ["20", "1.0", "", "", ""]
+    alone = {"return_mean": 20.0, "committee/return_mean": 30.0, "committee/lowest_member": 5.0}
+    assert results.cells(alone) == ["30", "", "5", "20", ""]
+    own = {**alone, "gain_over_anchor": 10.0, "gain_low": -1.0, "gain_high": 19.0}
+    own |= {"committee/gain": 8.0, "committee/gain_low": 1.0, "committee/gain_high": 15.0}
+    assert results.cells(own) == ["30", "**+8 [+1, +15]**", "5", "20", "+10 [-1, +19]"]
 
 
 def test_the_default_study_is_evaluated_in_little_time_and_faster_than_by_a_plain_loop():
