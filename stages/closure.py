@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spar_core import registry
@@ -89,16 +90,34 @@ def is_cosmetic(module: str) -> bool:
     return any(".".join(parts[:length]) in COSMETIC for length in range(2, len(parts) + 1))
 
 
-def closure(root: Path, modules: Iterable[str]) -> list[str]:
-    """The given modules and all that they reach by imports, sorted, without cosmetic ones."""
+@dataclass
+class Known:
+    """What has been found out about the modules of a tree that does not change meanwhile.
+
+    Attributes:
+        imports: the project's own modules that each module imports.
+        lines: what each module adds to a digest.
+    """
+
+    imports: dict[str, set[str]] = field(default_factory=dict)
+    lines: dict[str, list[str]] = field(default_factory=dict)
+
+
+def closure(root: Path, modules: Iterable[str], known: Known | None = None) -> list[str]:
+    """The given modules and all that they reach by imports, sorted, without cosmetic ones.
+
+    ``known`` is added to; closures of one tree overlap, so that it saves most of the work.
+    """
     seen: set[str] = set()
-    waiting = list(modules)
+    waiting, found = list(modules), (known or Known()).imports
     while waiting:
         module = waiting.pop()
         if module in seen or is_cosmetic(module):
             continue
         seen.add(module)
-        waiting += imports(root, module)
+        if module not in found:
+            found[module] = imports(root, module)
+        waiting += found[module]
     return sorted(seen)
 
 
@@ -128,14 +147,22 @@ def _names(node: ast.Assign) -> set[str]:
     return {target.id for target in node.targets if isinstance(target, ast.Name)}
 
 
-def code_digest(root: Path, modules: Iterable[str]) -> str:
-    """Digest of the code that ``modules`` reach."""
+def code_digest(root: Path, modules: Iterable[str], known: Known | None = None) -> str:
+    """Digest of the code that ``modules`` reach; ``known`` as in :func:`closure`."""
+    known = known or Known()
     lines = []
-    for module in closure(root, modules):
-        file, *resources = files_of(root, module)
-        lines.append(f"{module}\n{code_of(file, TABLES if module == REGISTRY else frozenset())}")
-        lines += [f"{path.relative_to(root)}\n{digest_file(path)}" for path in resources]
+    for module in closure(root, modules, known):
+        if module not in known.lines:
+            known.lines[module] = _lines_of(root, module)
+        lines += known.lines[module]
     return digest_bytes("\n\n".join(lines).encode())
+
+
+def _lines_of(root: Path, module: str) -> list[str]:
+    """What a module adds to a digest: its code, and the digests of its resources."""
+    file, *resources = files_of(root, module)
+    code = f"{module}\n{code_of(file, TABLES if module == REGISTRY else frozenset())}"
+    return [code, *(f"{path.relative_to(root)}\n{digest_file(path)}" for path in resources)]
 
 
 def member_module(family: str, kind: str) -> str:

@@ -33,7 +33,7 @@ from spar_core.theory.claims import CLAIMS
 from spar_core.theory.rules import RULES
 from spar_core.theory.settings import TheorySettings
 from stages.cells import study_cells
-from stages.closure import closure, code_digest, member_module
+from stages.closure import Known, closure, code_digest, member_module
 from stages.effective import FAMILIES, check, check_entry, settings_of
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -107,11 +107,12 @@ def _check_environment(study: Study, dataset: str, entry: Entry) -> None:
 
 def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], study: Study) -> dict[str, Any]:
     """Digests of the code behind stages, variants and claims; the files that an anchor is made of count as its code."""
-    code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"]) for name in CODE_STAGES}}
+    known = Known()
+    code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"], known) for name in CODE_STAGES}}
     for family, section in FAMILIES.items():
         kinds = {name: variant_kinds(name, values) for name, values in params[section].items()}
         modules = {of: [member_module(family, kind) for kind in of] for of in set(kinds.values())}
-        digest_of = {of: code_digest(root, names) for of, names in modules.items()}
+        digest_of = {of: code_digest(root, names, known) for of, names in modules.items()}
         code[family] = {name: digest_of[of] for name, of in kinds.items()}
     for name in study.anchors:
         anchors = [parse_variant("anchor", values["anchors"], name)[1] for values in by_dataset.values()]
@@ -119,7 +120,7 @@ def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], s
         if files:
             code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
     # Every claim, whichever claims theory.yaml asks for.
-    code["theory"] = {name: claim_digest(root, module) for name, module in CLAIMS.items()}
+    code["theory"] = {name: claim_digest(root, module, known) for name, module in CLAIMS.items()}
     return code
 
 
@@ -128,11 +129,11 @@ def data_digest(entry: Entry, root: Path) -> str:
     return digest_value([entry.model_dump(mode="json", exclude=set(DESCRIBING)), source_digest(entry, root)])
 
 
-def claim_digest(root: Path, module: str) -> str:
+def claim_digest(root: Path, module: str, known: Known | None = None) -> str:
     """Digest of the code behind a claim; it includes the rules that the claim loads by name."""
-    by_name = THEORY_RULES in closure(root, [module])
+    by_name = THEORY_RULES in closure(root, [module], known)
     rules = [member_module("improvement", kind) for kind in RULES] if by_name else []
-    return code_digest(root, [module, *rules])
+    return code_digest(root, [module, *rules], known)
 
 
 def _file_digest(path: Path) -> str:

@@ -366,7 +366,7 @@ def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
     written = {path.name for path in (folder / "partial").iterdir()}
     assert written == {
         *("report.md", "table.csv", "returns.csv", "anchors.csv", "metrics.json", "episodes.csv"),
-        *("measures.csv", "pairs.csv", "overall.csv", "harm.csv", "regret.csv"),
+        *("measures.csv", "pairs.csv", "overall.csv", "harm.csv", "regret.csv", "committees.csv"),
         "figures",
     }
 
@@ -380,6 +380,16 @@ def test_every_new_diagnostic_is_explained():
 
 def test_templates_lie_where_they_are_looked_for():
     folder = Path(build_report.__code__.co_filename).parent / "templates"
-    pages = ("report", "anchor_quality", "offline", "diagnostics", "pairs", "agreement", "overall", "provenance")
+    pages = (
+        "report",
+        "anchor_quality",
+        "offline",
+        "diagnostics",
+        "pairs",
+        "agreement",
+        "committees",
+        "overall",
+        "provenance",
+    )
     pages += ("harm", "regret", "rounds", "inside")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

@@ -150,7 +150,30 @@ def test_metrics_are_computed_again_from_the_episodes(study):
         estimates = {name: mine.pop(name) for name in ("fqe_mean", "critic_estimate") if name in mine}
         assert mine == pytest.approx(known, rel=1e-9, abs=1e-9), key
         compared += len(mine) + len(estimates)
-    assert compared == len([name for name in told if not name.startswith(("overall/", "agreement/"))])
+    apart = ("overall/", "agreement/")
+    of_committees = re.compile(r"/committee/\w+$")
+    assert compared == len([name for name in told if not name.startswith(apart) and not of_committees.search(name)])
+
+
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in REPORTS.glob("*/committees.csv")))
+def test_committees_are_those_of_their_table(study):
+    told = json.loads((REPORTS / study / "metrics.json").read_text())
+    frame = pd.read_csv(REPORTS / study / "committees.csv", dtype={"seeds": str})
+    alone = pd.read_csv(REPORTS / study / "episodes.csv").groupby([*KEYS, "seed"])["return"].mean()
+    rows = {tuple(row[key] for key in KEYS): row for row in frame.to_dict("records")}
+    assert len(rows) == len(frame) == len([name for name in told if name.endswith("/committee/return_mean")])
+    for key, row in rows.items():
+        name = "/".join(key) + "/committee"
+        assert told[f"{name}/return_mean"] == pytest.approx(row["return_mean"], rel=1e-9)
+        assert told[f"{name}/lowest_member"] == pytest.approx(alone[key].min(), rel=1e-9)
+        if key[3] != "anchor":
+            gain = row["return_mean"] - rows[*key[:3], "anchor"]["return_mean"]
+            assert told[f"{name}/gain"] == pytest.approx(gain, rel=1e-9)
+            assert told[f"{name}/gain_low"] < gain < told[f"{name}/gain_high"]
+    tables = dict(tables_of(study))
+    for setting, text in tables.items():
+        for rule, count, mean, *_ in rows_below(text, "| rule | committees | mean return |"):
+            assert count == "1" and shows(mean, rows[*setting, rule.strip("`")]["return_mean"])
 
 
 @pytest.mark.parametrize("study", WITH_EPISODES)
@@ -241,7 +264,7 @@ def test_the_geometry_and_diagnoses_of_the_default_report_are_those_of_every_see
     shown |= {(rule, ""): cells for rule, _, *cells in rows_below(text, "| rule | anchor, critic |")}
     assert len(shown) == 7
     for (rule, anchor), cells in shown.items():
-        mine = rows[(rows["improvement"] == rule.strip("`")) & (rows["anchor"].isin([anchor.strip("`"), "mlp"]))]
+        mine = rows[(rows["improvement"] == rule.strip("`")) & (rows["anchor"].isin([anchor.strip("`"), "committee"]))]
         for name, cell in zip(RULES if rule else GEOMETRY, cells, strict=True):
             values = mine.loc[mine["name"] == name, "value"].dropna().to_numpy()
             if cell == "-":

@@ -201,7 +201,7 @@ def test_curves_are_condensed_to_means_and_ends(tmp_path):
     assert np.allclose(frame["mean"], frame["step"] + 0.5)
     assert np.allclose(frame["low"], frame["step"]) and np.allclose(frame["high"], frame["step"] + 1)
     (anchor / "curves.csv").write_text("step,seed,metric,value\n1,0,anchor/loss,much\n")
-    with pytest.raises(SparError, match=r"curves\.csv is broken"):
+    with pytest.raises(SparError, match=r"curves\.csv is missing or broken"):
         condense({"anchor": anchor}, tmp_path / "out.csv")
 
 
