@@ -15,6 +15,7 @@ TEST_DATA = os.environ.get("SPAR_TEST_DATA")
 
 
 def returns_of(clone: Clone, dataset: str) -> list[float]:
+    """Mean returns of the seeds and of the committee of every rule."""
     return [value for key, value in clone.metrics().items() if key.startswith(dataset) and key.endswith("return_mean")]
 
 
@@ -27,7 +28,7 @@ def test_a_local_minari_dataset_gives_what_its_source_gave(tmp_path):
     (clone.folder / "datasets/mine/copy-v0.yaml").write_text(entry)
     clone.study(datasets=["mine/copy-v0"], improvements=["anchor", "spar_proj"])
     ran = clone.repro(MINARI_DATASETS_PATH=str(tmp_path / "minari"))
-    assert "report" in ran and len(returns_of(clone, "mine/copy-v0")) == 2
+    assert "report" in ran and len(returns_of(clone, "mine/copy-v0")) == 4
     original = json.loads((clone.folder / f"artifacts/data/{DATASET}/manifest.json").read_text())
     copy = json.loads((clone.folder / "artifacts/data/mine/copy-v0/manifest.json").read_text())
     for key in ("digest", "steps", "episodes", "returns", "terminated_episodes"):
