@@ -44,7 +44,7 @@ def test_a_file_in_d4rl_layout_goes_all_the_way(tmp_path, dataset, steps, episod
     clone.study(datasets=[dataset], improvements=["anchor", "spar_mlp", "awr"])
     ran = clone.repro()
     assert ran[0] == "plan" and set(ran[-2:]) == {"report", "theory_page"}
-    assert len(returns_of(clone, dataset)) == 3
+    assert len(returns_of(clone, dataset)) == 6
     manifest = json.loads((clone.folder / f"artifacts/data/{dataset}/manifest.json").read_text())
     assert (manifest["steps"], manifest["episodes"]) == (steps, episodes)
     assert "not comparable with D4RL" in (clone.folder / "reports/default/report.md").read_text()
