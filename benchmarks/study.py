@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, write
+from benchmarks.common import write
+from benchmarks.scratch import clone
 from stages.parallel.child import dvc_environment
 
 ROW = re.compile(r"^(\w+) +(\d+) +(\d+) +(\d+)%$", re.MULTILINE)
@@ -37,7 +38,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, str]:
 
 def measure(folder: Path, venv: Path | None) -> dict[str, Any]:
     """Clone the committed project into ``folder``, set it up, run it, and look at it once more."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    clone(folder)
     if venv is not None:
         (folder / ".venv").symlink_to(venv.resolve())
     told: dict[str, Any] = {"setup": None if venv else timed(["make", "setup"], folder)[0]}

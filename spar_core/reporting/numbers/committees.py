@@ -16,10 +16,9 @@ import pandas as pd
 from spar_core.evaluation.statistics import Estimate, mean_interval, normalised_score, paired_difference, seed_means
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import KEYS, Rule, Setting
+from spar_core.reporting.numbers.harm import LOST
 
 COLUMNS = [*KEYS, "seeds", "members", "episodes", "return_mean", "normalised_score", "gain", "lowest_member"]
-# A committee is lost if it ends more than this share of the return of the anchor's committee below that return.
-LOST = 0.1
 
 
 @dataclass(frozen=True)

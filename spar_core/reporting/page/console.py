@@ -107,18 +107,10 @@ def console_table(
 
 
 def _committees_block(rules: Sequence[CommitteeSummary], settings: ReportSettings) -> str:
-    digits = digits_of(max(abs(rule.returns.value) for rule in rules))
-    has_gain = any(rule.gain is not None for rule in rules)
-    header = ["rule", "mean return", "normalised"]
-    header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
-    lines = [header]
-    for rule in rules:
-        line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
-        mark = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
-        lines.append([*line, gain_text(rule.gain, digits), mark] if has_gain else line)
     first = rules[0]
     title = f"{first.dataset}, anchor {first.anchor}, critic {first.critic}, {committees_text(first)}"
-    return _block(title, f"acts by the mean action of its seeds; intervals over {first.unit}", lines)
+    label = f"acts by the mean action of its seeds; intervals over {first.unit}"
+    return _block(title, label, _lines_of_returns(rules, settings))
 
 
 def committees_text(rule: CommitteeSummary) -> str:
@@ -129,7 +121,17 @@ def committees_text(rule: CommitteeSummary) -> str:
 
 
 def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
-    digits = digits_for(rules)
+    # A score's label already ends in the label of the environment.
+    label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
+    title = _title(rules[0], [rule.returns.n for rule in rules])
+    return _block(title, label, _lines_of_returns(rules, settings))
+
+
+def _lines_of_returns(
+    rules: Sequence[Summary] | Sequence[CommitteeSummary], settings: ReportSettings
+) -> list[list[str]]:
+    """A header and one line per rule: its return, its score, and its gain with a mark."""
+    digits = digits_of(max(abs(rule.returns.value) for rule in rules))
     has_gain = any(rule.gain is not None for rule in rules)
     header = ["rule", "mean return", "normalised"]
     header += [f"gain over {settings.baseline} [{100 * settings.confidence:g}% paired]", ""] if has_gain else []
@@ -138,9 +140,7 @@ def _returns_block(rules: Sequence[Summary], settings: ReportSettings) -> str:
         line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
         verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
         lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
-    # A score's label already ends in the label of the environment.
-    label = "; ".join(filter(None, [protocol_text(rules), rules[0].score_label or rules[0].label]))
-    return _block(_title(rules[0], [rule.returns.n for rule in rules]), label, lines)
+    return lines
 
 
 def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:
