@@ -21,9 +21,8 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
-from spar_core.reporting.page.console import console_table
 from spar_core.reporting.page.present import present_part
-from spar_core.reporting.page.render import Report, build_report
+from spar_core.reporting.page.render import Report, build_report, console_text
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -81,10 +80,10 @@ def make_partial_report(layout: Layout) -> tuple[Path, int]:
 
 
 def print_table(layout: Layout) -> None:
-    """Print the study's table, and the path of its report."""
+    """Print the study's answer and table, and the path of its report."""
     study, settings = read_study(layout)
-    numbers = numbers_of(load_rules(study, folders_of(layout)), settings)
-    print(console_table(numbers.summaries, settings, numbers.offline, numbers.committees))
+    rules = load_rules(study, folders_of(layout))
+    print(console_text(rules, numbers_of(rules, settings), settings))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
 
 
