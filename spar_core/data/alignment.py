@@ -7,8 +7,8 @@ and the action k steps later,
 .. math:: o_{t+1} - o_t \\approx W_k [o_t, a_{t+k}, 1],
 
 and R^2_k is the share of variance that it explains on steps that it was not fitted to. Where R^2_k is highest at k = 0,
-rows are aligned. The regression is linear and looks at one step, so a small lead of another offset says nothing: where an
-action works with a delay (position targets of a slow arm, say), neighbours explain the change equally well.
+rows are aligned. The regression is linear and looks at one step, so a small lead of another offset says nothing: where
+an action works with a delay (position targets of a slow arm, say), neighbours explain the change equally well.
 """
 
 from __future__ import annotations
