@@ -150,11 +150,11 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
     mean = np.asarray(description["scaler"]["observation_mean"], np.float32)
     actions = len(description["scaler"]["action_low"])
     single = np.dtype(np.float32)
+    # Without a schema of the input: MLflow would refuse observations of another type of numbers, such as Gymnasium's.
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, mean.size))]),
-        Schema([TensorSpec(single, (-1, actions))]),
+        outputs=Schema([TensorSpec(single, (-1, actions))]),
         # A negative seed is the committee of the first group.
-        ParamSchema([ParamSpec("seed", DataType.long, -1)]),
+        params=ParamSchema([ParamSpec("seed", DataType.long, -1)]),
     )
     target = folder / "model"
     # The keys are sorted when the model is loaded.
@@ -171,6 +171,7 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
             # Without a list, MLflow would load the model in another process to see what it imports.
             pip_requirements=requirements(policies),
             mlflow_model=model,
+            metadata={"input": f"a batch of raw observations [B, {mean.size}], of any type of numbers"},
         )
     # Remove the paths of this machine.
     flavor = model.flavors["python_function"]
