@@ -23,7 +23,7 @@ from stages.layout import Layout
 from stages.tracking.models import ROOT, requirements, write_model
 from stages.tracking.publish import publish, summary
 from stages.tracking.published import Key
-from stages.tracking.registered import choose, registered_name
+from stages.tracking.registered import _as_default, choose, registered_name
 from stages.tracking.store import Store
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, kinds
 from tests.mlflow_project import (
@@ -169,6 +169,21 @@ def test_the_code_in_a_model_is_enough_for_every_rule(tmp_path):
 
 
 # --- logged and registered ---
+
+
+def test_a_project_in_a_folder_of_any_name_is_published_there_and_nowhere_else(tmp_path, fresh_store, environment):
+    root = tmp_path / "a b#c?50%[d]"
+    layout = make_project(root)
+    shutil.copy(fresh_store, root / "mlflow.db")
+    assert publish(STUDY, layout).models_added == 2
+    assert [path.name for path in tmp_path.iterdir()] == [root.name], "nothing is made outside"
+    store = Store(root)
+    version = store.client.get_model_version_by_alias(NAME, "champion")
+    with _as_default(store.uri):
+        model = load(f"models:/{NAME}@champion")
+    saved = layout.artifact("policy", DATASET, "mlp", "iql", version.tags["improvement"], "0-1")
+    assert np.array_equal(model.predict(RAW), load_policy(saved).act(RAW))
+    assert publish(STUDY, layout).added == 0 and [path.name for path in tmp_path.iterdir()] == [root.name]
 
 
 def test_every_result_has_one_model_with_tags_that_find_it(layout):
