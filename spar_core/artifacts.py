@@ -7,9 +7,11 @@ absolute path goes in.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,22 @@ from typing import Any
 from spar_core.errors import SparError
 
 META = "meta.json"
+# Bytes that have to be free before work on an artifact begins.
+ROOM = 16 * 2**20
+
+
+def check_room(path: Path) -> None:
+    """Make sure that an artifact can be written to ``path``, before hours are spent on what it is to hold.
+
+    Raises:
+        OSError: its folder cannot be made, or less than ``ROOM`` bytes are free.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
+    draft.mkdir()
+    draft.rmdir()
+    if shutil.disk_usage(path.parent).free < ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
 
 
 @contextmanager
@@ -28,8 +46,7 @@ def new_artifact(path: Path) -> Iterator[Path]:
     An older artifact at ``path`` is replaced. After an error, or a kill, nothing is left at ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = _draft(path)
     draft.mkdir()
     try:
         yield draft
@@ -39,6 +56,13 @@ def new_artifact(path: Path) -> Iterator[Path]:
     if path.is_dir():
         shutil.rmtree(path)
     draft.replace(path)
+
+
+def _draft(path: Path) -> Path:
+    """Where the draft of an artifact lies; what a killed attempt left there is removed."""
+    draft = path.parent / f".{path.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    return draft
 
 
 def write_json(path: Path, value: Any) -> None:
