@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,8 @@ def check_room(path: Path) -> None:
         OSError: its folder cannot be made, or less than ``ROOM`` bytes are free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
-    draft.mkdir()
-    draft.rmdir()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
+        pass
     if shutil.disk_usage(path.parent).free < ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
 
@@ -46,7 +46,8 @@ def new_artifact(path: Path) -> Iterator[Path]:
     An older artifact at ``path`` is replaced. After an error, or a kill, nothing is left at ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
+    draft = path.parent / f".{path.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
         yield draft
@@ -56,13 +57,6 @@ def new_artifact(path: Path) -> Iterator[Path]:
     if path.is_dir():
         shutil.rmtree(path)
     draft.replace(path)
-
-
-def _draft(path: Path) -> Path:
-    """Where the draft of an artifact lies; what a killed attempt left there is removed."""
-    draft = path.parent / f".{path.name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    return draft
 
 
 def write_json(path: Path, value: Any) -> None:

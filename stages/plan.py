@@ -171,6 +171,20 @@ def refuse_hidden_edits(layout: Layout, params: Tree) -> None:
             )
 
 
+def refuse_links(layout: Layout) -> None:
+    """Refuse to run where artifacts lie behind a link: DVC would fail after the first cell, when its work is done.
+
+    Raises:
+        SparError: the folder of artifacts, or one of a kind of artifact, is a link.
+    """
+    for folder in (layout.artifact(), *sorted(layout.artifact().glob("*"))):
+        if folder.is_symlink():
+            raise SparError(
+                f"{folder} is a link, and DVC does not follow it",
+                "to use another disk, run `dvc cache dir --local FOLDER` and `dvc config --local cache.type symlink`",
+            )
+
+
 def _committed(layout: Layout) -> Any:
     """Content of params.yaml at the last commit; None where git cannot tell."""
     try:
@@ -200,6 +214,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     layout = Layout()
+    refuse_links(layout)
     params = load_yaml(layout.params)
     study = check(params)
     parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")

@@ -143,6 +143,20 @@ def test_a_disk_that_fills_up_while_weights_are_written_is_a_full_disk(project, 
     assert list(project.artifact("anchor", DATASET, "mlp").iterdir()) == []
 
 
+def test_artifacts_behind_a_link_are_refused_before_the_first_cell(project):
+    plan.run([])
+    for folder in (project.artifact("anchor"), project.artifact()):
+        elsewhere = project.root / f"other-{folder.name}"
+        elsewhere.mkdir()
+        folder.parent.mkdir(exist_ok=True)
+        if folder.exists():
+            shutil.move(folder, elsewhere)
+        folder.symlink_to(elsewhere.resolve())
+        with pytest.raises(SparError, match=rf"{folder} is a link, .* `dvc cache dir --local FOLDER`"):
+            plan.run([])
+        folder.unlink()
+
+
 # --- seeds ---
 
 
