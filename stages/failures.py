@@ -41,7 +41,7 @@ def line_of(error: BaseException) -> str:
         return f"{error.strerror or type(error).__name__} ({error.filename})"
     text = " ".join(str(error).split())[:_LONGEST]
     name = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{name} ({_place(error)}); nobody foresaw this: {DEBUG}=1 shows the traceback"
+    return f"{name} ({_place(error)}); {DEBUG}=1 shows the traceback"
 
 
 def _place(error: BaseException) -> str:

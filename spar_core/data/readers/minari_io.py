@@ -152,12 +152,12 @@ def read_minari(
     Args:
         folder: folder of the dataset, such as ``<root>/mujoco/hopper/medium-v0``, in which Minari keeps ``data``.
         observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
-        ours: whether the project wrote the dataset; as :func:`check_minari` takes it.
+        ours: whether the project wrote the dataset, so that its files may be links to DVC's cache.
 
     Raises:
         SparError: the dataset does not exist, is damaged, was written by a newer version of Minari, contains a link to
-            a file outside its folder, or declares more than it can hold; or its observations or actions are not vectors
-            of numbers.
+            a file outside its folder (unless it is ``ours``), or declares more than it can hold; or its observations or
+            actions are not vectors of numbers.
     """
     data = folder / "data"
     if not data.is_dir():
@@ -183,8 +183,7 @@ def check_minari(folder: Path, ours: bool = False) -> None:
 
     Args:
         folder: of the dataset.
-        ours: whether the project wrote the dataset. Its files may then be links out of the folder: DVC puts them there
-            from its cache. A dataset from elsewhere is copied before, so that it holds no such link.
+        ours: whether the project wrote the dataset. Its files may then be links to DVC's cache, and are not checked.
 
     Raises:
         SparError: its metadata is missing or broken, it was written by a newer version of Minari, or it contains a link
