@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import new_artifact, write_json, write_meta
+from spar_core.artifacts import check_room, new_artifact, write_json, write_meta
 from spar_core.data.entry import DESCRIBING, load_entry
 from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
 from spar_core.data.prepare import prepare
@@ -16,6 +16,7 @@ from spar_core.data.sources import collect
 from stages.entry import stage_main, workers
 from stages.layout import Layout
 from stages.machine import differences
+from stages.planned import check_data
 from stages.progress import Progress
 
 # Packages that generated episodes depend on.
@@ -37,9 +38,12 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
         SparError: as in :func:`spar_core.data.sources.collect`. Nothing half-written is left.
     """
     entry = load_entry(layout.dataset_entry(dataset))
+    check_data(layout, dataset, entry)
+    check_room(layout.minari_root / dataset)
+    check_room(layout.data(dataset))
     steps = getattr(entry, "steps", None)
     if steps is None:
-        data = collect(entry, layout.root)
+        data = collect(entry, *layout.roots)
     else:
         with Progress(stage="download", total=steps, unit="steps") as bar:
             done = 0
@@ -49,7 +53,7 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
                 bar.update(so_far - done)
                 done = so_far
 
-            data = collect(entry, layout.root, workers=n_workers, report=report)
+            data = collect(entry, *layout.roots, workers=n_workers, report=report)
     prepared = prepare(entry, dataset, data)
     with new_artifact(layout.minari_root / dataset) as minari, new_artifact(layout.data(dataset)) as folder:
         write_minari(

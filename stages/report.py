@@ -28,6 +28,7 @@ from stages.entry import stage_main
 from stages.layout import Layout
 from stages.origins import origins_of
 from stages.params import read_layers, section
+from stages.planned import check_report
 from stages.table import STAGES, place
 
 # The folder of a partial report, below the study's report folder.
@@ -61,6 +62,7 @@ def make_report(layout: Layout) -> Path:
         SparError: ``params.yaml`` is wrong, or a cell is missing or broken; nothing is written then.
     """
     study, settings = read_study(layout)
+    check_report(layout, study.model_dump(mode="json", exclude={"params"}), settings.model_dump(mode="json"))
     folder = layout.report(study.name)
     write_report(build_report(study, folders_of(layout), settings, origins=origins(layout, study)), folder)
     return folder

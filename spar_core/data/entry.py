@@ -249,12 +249,12 @@ def load_entry(path: Path) -> Entry:
     return parse(SOURCES[source], values, str(path))
 
 
-def local_path(path: str, root: Path) -> Path:
+def local_path(path: str, *roots: Path) -> Path:
     """The file or folder that an entry's path names.
 
     Args:
         path: as the entry gives it; ``${VARIABLE}`` and ``~`` are expanded.
-        root: project root, which a relative path starts from.
+        roots: project root, which a relative path starts from, and further ones for what is not there.
 
     Raises:
         SparError: an environment variable in the path is not set, or the file or folder does not exist.
@@ -267,12 +267,12 @@ def local_path(path: str, root: Path) -> Path:
             f"run `export {unset[1]}=FOLDER` with the folder that holds the data",
         )
     try:
-        found = root / Path(expanded).expanduser()
-        there = found.exists()
+        places = [root / Path(expanded).expanduser() for root in roots]
+        found = next((place for place in places if place.exists()), None)
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
         raise SparError(f"'{path}' is not a valid path ({error})", "check 'path' in the dataset's entry") from None
-    if not there:
-        raise SparError(f"{found} does not exist", "check 'path' in the dataset's entry")
+    if found is None:
+        raise SparError(f"{places[0]} does not exist", "check 'path' in the dataset's entry")
     return found
 
 
@@ -288,21 +288,21 @@ def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
     return folder
 
 
-def source_digest(entry: Entry, root: Path) -> str:
+def source_digest(entry: Entry, *roots: Path) -> str:
     """Digest of what the entry's data is made from, which changes when a local file changes.
 
     Local files and folders are digested by their content. A Minari id and a URL (with its ``sha256``) are digested as
-    text. Generated data needs no digest beside its entry.
+    text. Generated data needs no digest beside its entry. ``roots`` are as in :func:`local_path`.
 
     Raises:
         SparError: the local source does not exist.
     """
     if isinstance(entry, BuiltinEntry):
-        return digest_folder(behaviour_folder(entry, root))
+        return digest_folder(behaviour_folder(entry, roots[0]))
     if isinstance(entry, WaypointsEntry):
         return digest_value({})
     if entry.path is not None:
-        path = local_path(entry.path, root)
+        path = local_path(entry.path, *roots)
         return digest_folder(path) if path.is_dir() else digest_file(path)
     if isinstance(entry, MinariEntry):
         return digest_value({"minari": entry.dataset})

@@ -83,12 +83,12 @@ class Collected:
     inputs: dict[str, str]
 
 
-def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None = None) -> Collected:
+def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None = None) -> Collected:
     """Collect the episodes of an entry: generate, download or read them, and check them.
 
     Args:
         entry: the dataset's entry.
-        root: project root, which the entry's relative paths start from.
+        roots: project root, which the entry's relative paths start from, and further ones for files that are not there.
         workers: processes that roll out generated data.
         report: called with (steps so far, steps in all) while data is generated.
 
@@ -96,14 +96,14 @@ def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None
         SparError: the source is missing, cannot be read or holds unusable data, or the environment does not match it.
     """
     if isinstance(entry, BuiltinEntry):
-        return _builtin(entry, root, workers, report)
+        return _builtin(entry, roots[0], workers, report)
     if isinstance(entry, WaypointsEntry):
         return _waypoints(entry, workers, report)
     if isinstance(entry, MinariEntry):
-        return _minari(entry, root)
+        return _minari(entry, *roots)
     if isinstance(entry, NpzEntry):
-        return _npz(entry, root)
-    return _d4rl(entry, root)
+        return _npz(entry, *roots)
+    return _d4rl(entry, *roots)
 
 
 def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | None) -> Collected:
@@ -148,9 +148,9 @@ def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Co
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, {})
 
 
-def _minari(entry: MinariEntry, root: Path) -> Collected:
+def _minari(entry: MinariEntry, *roots: Path) -> Collected:
     if entry.path is not None:
-        folder, name = local_path(entry.path, root), entry.path
+        folder, name = local_path(entry.path, *roots), entry.path
     else:
         assert entry.dataset is not None
         minari_root, local_id = ensure_minari(entry.dataset)
@@ -171,7 +171,7 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
         "minari_id": facts.dataset_id,
         "inner_terminations": facts.inner_terminations,
     }
-    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, root)})
+    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, *roots)})
 
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
@@ -188,21 +188,21 @@ def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> 
     return environment
 
 
-def _npz(entry: NpzEntry, root: Path) -> Collected:
+def _npz(entry: NpzEntry, *roots: Path) -> Collected:
     data_env_id = entry.data_env_id or entry.env_id
     verdict = _verdict(entry, data_env_id, entry.env_id)
-    episodes = read_npz(local_path(entry.path, root))
+    episodes = read_npz(local_path(entry.path, *roots))
     provenance = {"data_env_id": data_env_id, "folder": Path(entry.path).name, "files": len(episodes)}
-    inputs = {Path(entry.path).name: source_digest(entry, root)}
+    inputs = {Path(entry.path).name: source_digest(entry, *roots)}
     return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs)
 
 
-def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
+def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
     data_env_id = entry.data_env_id or entry.env_id
     # Raise an error that the entry alone shows before the file is downloaded.
     equivalence(data_env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
-        path, name = local_path(entry.path, root), Path(entry.path).name
+        path, name = local_path(entry.path, *roots), Path(entry.path).name
         check_sha256(path, entry.sha256)
     else:
         assert entry.url is not None

@@ -141,7 +141,9 @@ def _check_room(folder: Path, episodes: Sequence[Episode] | Episodes) -> None:
         )
 
 
-def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) -> tuple[Episodes, MinariFacts]:
+def read_minari(
+    folder: Path, *, observation_keys: Sequence[str] | None = None, ours: bool = False
+) -> tuple[Episodes, MinariFacts]:
     """Read a Minari dataset.
 
     Dictionary observations become vectors (see :mod:`spar_core.data.environments.flatten`). Episodes are read one at a
@@ -150,16 +152,17 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
     Args:
         folder: folder of the dataset, such as ``<root>/mujoco/hopper/medium-v0``, in which Minari keeps ``data``.
         observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
+        ours: whether the project wrote the dataset, so that its files may be links to DVC's cache.
 
     Raises:
         SparError: the dataset does not exist, is damaged, was written by a newer version of Minari, contains a link to
-            a file outside its folder, or declares more than it can hold; or its observations or actions are not vectors
-            of numbers.
+            a file outside its folder (unless it is ``ours``), or declares more than it can hold; or its observations or
+            actions are not vectors of numbers.
     """
     data = folder / "data"
     if not data.is_dir():
         raise SparError(f"there is no Minari dataset in {folder}", "check its id or 'path', or fetch it again")
-    check_minari(folder)
+    check_minari(folder, ours)
     from minari import MinariDataset
 
     name = folder.name
@@ -175,8 +178,12 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
     return episodes, _facts(dataset, inner)
 
 
-def check_minari(folder: Path) -> None:
+def check_minari(folder: Path, ours: bool = False) -> None:
     """Make sure that a dataset's folder may be opened.
+
+    Args:
+        folder: of the dataset.
+        ours: whether the project wrote the dataset. Its files may then be links to DVC's cache, and are not checked.
 
     Raises:
         SparError: its metadata is missing or broken, it was written by a newer version of Minari, or it contains a link
@@ -185,7 +192,7 @@ def check_minari(folder: Path) -> None:
     import minari
     from packaging.version import InvalidVersion, Version
 
-    for file in (folder / "data").rglob("*"):
+    for file in () if ours else (folder / "data").rglob("*"):
         check_inside(file, folder)
     with _damaged(folder.name):
         try:
