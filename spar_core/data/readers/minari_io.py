@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.ends import flags
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
-from spar_core.data.episodes import Episode, Episodes
+from spar_core.data.episodes import Episode, Episodes, check_continuous
+from spar_core.data.hdf5 import explained, from_h5py, register_filters
 from spar_core.data.limits import check_claim, check_inside
+from spar_core.data.names import listed
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ CHUNK = 256  # episodes handed to the storage at a time
 # Episodes that are read before the file is closed and opened again. Until then, HDF5 keeps facts about every episode in
 # memory, which for many short episodes take several times the memory of the data.
 READ = 64
+MAIN = "main_data.hdf5"
+STORED = {"observations", "actions", "rewards", "terminations", "truncations", "infos"}  # what Minari writes
 # Bytes on disk that HDF5 needs for an episode beside its numbers: 14 to 20 KB were measured for 50 and 1000 steps.
 EPISODE_BYTES = 24_000
 
@@ -49,6 +54,7 @@ class MinariFacts:
         action_high: upper bounds [A] of the actions.
         inner_terminations: number of steps marked as terminal that are not the last of their episode; these marks are
             ignored.
+        inner_truncations: the same for truncations.
     """
 
     dataset_id: str
@@ -58,6 +64,17 @@ class MinariFacts:
     action_low: NDArray[np.float32]
     action_high: NDArray[np.float32]
     inner_terminations: int = 0
+    inner_truncations: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about marks that are ignored."""
+        found = (("terminations", self.inner_terminations), ("truncations", self.inner_truncations))
+        return tuple(
+            f"{count} {name} inside episodes are ignored: an episode of Minari ends with its last step"
+            for name, count in found
+            if count
+        )
 
 
 def write_minari(
@@ -163,16 +180,17 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
     from minari import MinariDataset
 
     name = folder.name
-    with _damaged(name):
+    with _damaged(name, data):
+        _check_arrays(data / MAIN)
         dataset = MinariDataset(data)
         name = dataset.spec.dataset_id
         steps, count = int(dataset.total_steps), int(dataset.total_episodes)
     layout = _layout(dataset, observation_keys)
-    with _damaged(name):
+    with _damaged(name, data):
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
-        episodes, inner = _fill(dataset, layout, steps, count)
-    return episodes, _facts(dataset, inner)
+        episodes, *inner = _fill(dataset, layout, steps, count)
+    return episodes, _facts(dataset, *inner)
 
 
 def check_minari(folder: Path) -> None:
@@ -187,7 +205,7 @@ def check_minari(folder: Path) -> None:
 
     for file in (folder / "data").rglob("*"):
         check_inside(file, folder)
-    with _damaged(folder.name):
+    with _damaged(folder.name, folder / "data"):
         try:
             metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
             written = Version(str(metadata.get("minari_version", "0")))
@@ -207,7 +225,8 @@ def local_ids(root: Path) -> list[str]:
 
 
 @contextmanager
-def _damaged(dataset_id: str) -> Iterator[None]:
+def _damaged(dataset_id: str, data: Path) -> Iterator[None]:
+    """Turn errors about the files in the folder ``data`` into one line."""
     from gymnasium.error import Error as GymnasiumError
 
     try:
@@ -222,10 +241,28 @@ def _damaged(dataset_id: str) -> Iterator[None]:
         AssertionError,
         GymnasiumError,
     ) as error:
+        what = f"Minari dataset '{dataset_id}' cannot be read"
+        if from_h5py(error):
+            raise SparError(f"{what}: {explained(data / MAIN, error)}") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SparError(f"{what}: {reason}", "write it again, or delete its folder and fetch it again") from None
+
+
+def _check_arrays(path: Path) -> None:
+    """Refuse arrays of the first episode that Minari does not read; ``path`` may not exist if the format is another."""
+    import h5py
+
+    if not path.is_file():
+        return
+    register_filters()
+    with h5py.File(path, "r") as file:
+        first = file.get("episode_0", {})
+        unknown = sorted(set(first if isinstance(first, Mapping) else ()) - STORED)
+    if unknown:
         raise SparError(
-            f"Minari dataset '{dataset_id}' cannot be read: {reason}", "delete its folder and fetch it again"
-        ) from None
+            f"{path.name} holds {listed(unknown)} in its episodes, which Minari does not read",
+            f"remove it, or write it as one of {', '.join(sorted(STORED))}",
+        )
 
 
 def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:
@@ -239,17 +276,19 @@ def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> O
             f"the actions of Minari dataset '{name}' are {kind}, not one vector",
             "choose a dataset whose actions are vectors: no other is supported",
         )
+    check_continuous(f"the action space of Minari dataset '{name}'", actions.dtype)
     return observation_layout(dataset.observation_space, observation_keys, f"Minari dataset '{name}'")
 
 
-def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int]:
-    """Read all episodes, and count the steps marked as terminal that are not the last of their episode."""
+def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int, int]:
+    """Read all episodes, and count terminations and truncations that are not at the last step of their episode."""
     observations = np.empty((steps + count, layout.size), np.float32)
     actions = np.empty((steps, dataset.action_space.shape[0]), np.float32)
     rewards = np.empty(steps, np.float32)
-    lengths, terminated, inner, at = [], [], 0, 0
+    lengths, terminated, inner, at = [], [], [0, 0], 0
     for number, stored in enumerate(_stored(dataset)):
-        terminations = np.asarray(stored.terminations, bool)
+        terminations = flags(np.asarray(stored.terminations), f"'terminations' of episode {number}")
+        truncations = flags(np.asarray(stored.truncations), f"'truncations' of episode {number}")
         seen, length = layout.flatten(stored.observations), len(stored.rewards)
         found = (len(seen), len(stored.actions), len(terminations))
         if found != (length + 1, length, length) or at + length > steps or number >= count:
@@ -262,12 +301,13 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         rewards[at : at + length] = np.asarray(stored.rewards).reshape(length)
         lengths.append(length)
         terminated.append(bool(length and terminations[-1]))
-        inner += int(terminations[:-1].sum())
+        inner[0] += int(terminations[:-1].sum())
+        inner[1] += int(truncations[:-1].sum())
         at += length
     if at != steps or len(lengths) != count:
         raise ValueError(f"it holds {at} steps in {len(lengths)} episodes, but its metadata says {steps} in {count}")
     ends = np.array(lengths, np.int64), np.array(terminated, bool), np.ones(count, bool)
-    return Episodes(observations, actions, rewards, *ends), inner
+    return Episodes(observations, actions, rewards, *ends), inner[0], inner[1]
 
 
 def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
@@ -276,7 +316,7 @@ def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
         yield from dataset.iterate_episodes(range(start, min(start + READ, count)))
 
 
-def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
+def _facts(dataset: MinariDataset, inner_terminations: int, inner_truncations: int) -> MinariFacts:
     space, spec = dataset.action_space, dataset.env_spec
     named = _named_environment(dataset.storage.metadata)
     return MinariFacts(
@@ -287,6 +327,7 @@ def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
         np.asarray(space.low, dtype=np.float32),
         np.asarray(space.high, dtype=np.float32),
         inner_terminations,
+        inner_truncations,
     )
 
 
