@@ -279,6 +279,7 @@ def test_minari_written_by_a_newer_version(tmp_path):
         ({"total_episodes": 2}, "it holds 9 steps in 2 episodes, but its metadata says 10 in 2"),
         ({"total_steps": 11}, "it holds 10 steps in 3 episodes, but its metadata says 11 in 3"),
         ({"total_steps": 10**15}, "claims to hold"),
+        ({"total_episodes": 10**15}, "claims to hold"),
         ({"data_format": "parchment"}, "cannot be read"),
         ({"observation_space": '{"type": "Discrete", "start": 0, "n": 3, "dtype": "int64"}'}, "not one vector"),
         ({"action_space": '{"type": "Discrete", "start": 0, "n": 3, "dtype": "int64"}'}, "not one vector"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.hdf5 import NUMBERS
 from spar_core.errors import SparError
 
 
@@ -88,6 +89,8 @@ def flags(array: Any, what: str) -> NDArray[np.bool_]:
         SparError: a number is neither 0 nor 1.
     """
     values: NDArray[Any] = np.asarray(array[()]).reshape(-1)
+    if values.dtype.kind not in NUMBERS:
+        raise SparError(f"{what} holds {values.dtype}, not numbers", "write 0 or 1")
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         at = int(wrong.argmax())

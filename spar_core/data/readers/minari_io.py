@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from spar_core.data.ends import flags
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
 from spar_core.data.episodes import Episode, Episodes, check_continuous
-from spar_core.data.hdf5 import explained, from_h5py, register_filters
+from spar_core.data.hdf5 import NUMBERS, explained, from_h5py, register_filters
 from spar_core.data.limits import check_claim, check_inside
 from spar_core.data.names import listed
 from spar_core.errors import SparError
@@ -209,6 +209,9 @@ def check_minari(folder: Path) -> None:
         try:
             metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
             written = Version(str(metadata.get("minari_version", "0")))
+            # Minari lists the numbers of all episodes as soon as it opens the dataset.
+            stored = sum(file.stat().st_size for file in (folder / "data").rglob("*"))
+            check_claim(f"Minari dataset '{folder.name}'", 8 * int(metadata.get("total_episodes", 0)), stored)
         except (InvalidVersion, AttributeError) as error:
             raise ValueError(f"its metadata is not Minari's ({error})") from None
     if written > Version(minari.__version__):
@@ -290,11 +293,14 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         terminations = flags(np.asarray(stored.terminations), f"'terminations' of episode {number}")
         truncations = flags(np.asarray(stored.truncations), f"'truncations' of episode {number}")
         seen, length = layout.flatten(stored.observations), len(stored.rewards)
-        found = (len(seen), len(stored.actions), len(terminations))
-        if found != (length + 1, length, length) or at + length > steps or number >= count:
+        for name, values in (("actions", stored.actions), ("rewards", stored.rewards)):
+            if np.asarray(values).dtype.kind not in NUMBERS:
+                raise ValueError(f"the {name} of episode {number} hold {np.asarray(values).dtype}, not numbers")
+        found = (len(seen), len(stored.actions), len(terminations), len(truncations))
+        if found != (length + 1, length, length, length) or at + length > steps or number >= count:
             raise ValueError(
-                f"episode {number} holds {found[0]} observations, {found[1]} actions, {length} rewards and "
-                f"{found[2]} terminations, or more than its metadata says"
+                f"episode {number} holds {found[0]} observations, {found[1]} actions, {length} rewards, "
+                f"{found[2]} terminations and {found[3]} truncations, or more than its metadata says"
             )
         observations[at + number : at + number + length + 1] = seen
         actions[at : at + length] = stored.actions
