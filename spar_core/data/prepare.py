@@ -59,8 +59,8 @@ def _check_following(episodes: Episodes, train: NDArray[np.bool_]) -> None:
     blind = ~episodes.last_known & ~episodes.terminated
     if (episodes.lengths - blind)[train].sum() == 0:
         raise SparError(
-            f"all {int(train.sum())} training episodes have one step, are cut after it, and do not show the next "
-            "observation, so no value can be learnt from them",
+            f"no step of the {int(train.sum())} training episodes shows what follows it: each episode is one step, cut "
+            "before an observation that is not known, so no value can be learnt",
             "mark every step as terminal if nothing follows it (a bandit's data), or write 'next_observations'",
         )
 

@@ -293,9 +293,10 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         terminations = flags(np.asarray(stored.terminations), f"'terminations' of episode {number}")
         truncations = flags(np.asarray(stored.truncations), f"'truncations' of episode {number}")
         seen, length = layout.flatten(stored.observations), len(stored.rewards)
-        for name, values in (("actions", stored.actions), ("rewards", stored.rewards)):
-            if np.asarray(values).dtype.kind not in NUMBERS:
-                raise ValueError(f"the {name} of episode {number} hold {np.asarray(values).dtype}, not numbers")
+        for name in ("observations", "actions", "rewards"):
+            for kind in _kinds(getattr(stored, name)):
+                if kind.kind not in NUMBERS:
+                    raise ValueError(f"the {name} of episode {number} hold {kind}, not numbers")
         found = (len(seen), len(stored.actions), len(terminations), len(truncations))
         if found != (length + 1, length, length, length) or at + length > steps or number >= count:
             raise ValueError(
@@ -314,6 +315,15 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         raise ValueError(f"it holds {at} steps in {len(lengths)} episodes, but its metadata says {steps} in {count}")
     ends = np.array(lengths, np.int64), np.array(terminated, bool), np.ones(count, bool)
     return Episodes(observations, actions, rewards, *ends), inner[0], inner[1]
+
+
+def _kinds(values: Any) -> Iterator[np.dtype[Any]]:
+    """The NumPy types of an array, or of all arrays in a dictionary or tuple of them."""
+    if isinstance(values, (Mapping, tuple)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _kinds(value)
+    else:
+        yield np.asarray(values).dtype
 
 
 def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
