@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,23 +257,6 @@ def _rows_not_finite(values: NDArray[np.float32]) -> list[int]:
         bad = ~np.isfinite(values[start : start + ROWS])
         rows += (start + np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))).tolist()
     return rows
-
-
-def check_continuous(what: str, dtype: np.dtype[Any]) -> None:
-    """Refuse actions of a NumPy type that holds no fractions.
-
-    Args:
-        what: name of the actions, for the error line.
-        dtype: their type.
-
-    Raises:
-        SparError: the type is one of integers or truth values.
-    """
-    if dtype.kind != "f":
-        raise SparError(
-            f"{what} holds {dtype}, so the actions are choices, and only continuous actions are supported",
-            "if they are continuous, write them as floats",
-        )
 
 
 def bound_actions(

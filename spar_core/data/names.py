@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from spar_core.errors import SparError
 from spar_core.settings import nearest
@@ -101,6 +103,23 @@ AS_USUAL = Naming()
 def unusual(found: Mapping[str, str]) -> dict[str, str]:
     """The meanings whose array does not have the same name, and that name."""
     return {meaning: name for meaning, name in found.items() if name != meaning}
+
+
+def check_continuous(what: str, dtype: np.dtype[Any]) -> None:
+    """Refuse actions of a NumPy type that holds no fractions.
+
+    Args:
+        what: name of the actions, for the error line.
+        dtype: their type.
+
+    Raises:
+        SparError: the type is one of integers or truth values.
+    """
+    if dtype.kind != "f":
+        raise SparError(
+            f"{what} holds {dtype}, so the actions are choices, and only continuous actions are supported",
+            "if they are continuous, write them as floats",
+        )
 
 
 def listed(names: Iterable[str]) -> str:

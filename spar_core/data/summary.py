@@ -33,7 +33,10 @@ def reading(data: Collected) -> list[str]:
         lines.append(f"taken: {', '.join(renamed)}")
     dropped = ((data.dropped.empty, "without a step"), (data.dropped.not_finite, "with a NaN or an infinity"))
     lines += [f"dropped: {count} episodes {why}" for count, why in dropped if count]
-    return lines + [f"note: {note}" for note in data.notes]
+    notes = [*data.notes]
+    if not (episodes.actions % 1).any():
+        notes.append("every action is a whole number; if the actions are choices, they are not supported")
+    return lines + [f"note: {note}" for note in notes]
 
 
 def _range(name: str, values: NDArray[np.float32]) -> str:

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spar_core.data.ends import Ends, read_ends
-from spar_core.data.episodes import Episodes, check_continuous
+from spar_core.data.episodes import Episodes
 from spar_core.data.hdf5 import NUMBERS
 from spar_core.data.limits import check_claim, check_inside
-from spar_core.data.names import AS_USUAL, FLAGS, Naming
+from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous
 from spar_core.data.readers.flat import cut
 from spar_core.errors import SparError
 
