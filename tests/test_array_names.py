@@ -119,6 +119,7 @@ UNKNOWN = [
     ({"dones": ~ENDS}, "step 3 is terminal, but not an end in 'dones'"),
     ({"timeouts": np.arange(STEPS)}, "'timeouts' of .* is 2 at step 2; write 0 or 1"),
     ({"actions": np.zeros((STEPS, 2), np.int64)}, "'actions' of .* holds int64, so the actions are choices"),
+    ({"terminals": TERMINALS.reshape(5, 2)}, r"'terminals' has shape \(5, 2\)"),
     ({"actions": np.zeros((STEPS, 2), bool)}, "'actions' of .* holds bool, so the actions are choices"),
 ]
 
@@ -263,6 +264,13 @@ def test_manifests_of_usual_files_say_nothing_new(tmp_path, capsys):
     run(["--dataset", "x-v0", "--root", str(tmp_path)])
     assert "taken: terminals from 'my_flag'\n" in capsys.readouterr().out
     assert '"my_flag"' in (layout.data("x-v0") / "manifest.json").read_text()
+
+
+def test_actions_that_may_be_choices_are_pointed_out(tmp_path, capsys):
+    entry(tmp_path, "x-v0", source="npz", path="logs")
+    flat_npz(tmp_path / "logs", **FLAGS[0], actions=np.sign(np.concatenate([e.actions for e in make_episodes(LAYOUT)])))
+    run(["--dataset", "x-v0", "--root", str(tmp_path)])
+    assert "note: every action is a whole number; if the actions are choices," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

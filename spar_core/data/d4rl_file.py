@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spar_core.data.hdf5 import NUMBERS, array_names, array_of, check_written, chunk_bytes, open_hdf5
 from spar_core.data.limits import check_claim
-from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous, unusual
+from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous, listed, unusual
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def open_d4rl(path: Path, extras: Sequence[str] = (), naming: Naming = AS_USUAL)
             was not written in full, or takes more memory than there is.
     """
     with open_hdf5(path) as file:
-        found = naming.find(array_names(file), path.name)
+        held = array_names(file)
+        found = naming.find(held, path.name)
         if not {"terminals", "dones"} & found.keys():
             raise SparError(
-                f"{path.name} has no array 'terminals'",
+                f"{path.name} has no array 'terminals'; it holds {listed(held)}",
                 "write it, or name it in the dataset's entry with 'arrays: {terminals: NAME}'",
             )
         arrays = {meaning: array_of(path, file, name) for meaning, name in found.items()}
@@ -100,7 +101,7 @@ def _check(path: Path, arrays: Arrays, renamed: Mapping[str, str]) -> None:
 def _check_lengths(path: Path, arrays: Arrays) -> None:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise SparError(f"{path.name}: the arrays differ in length ({listed})", "fetch the file again")
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise SparError(f"{path.name}: the arrays differ in length ({shown})", "write one row a step into each")
     if lengths["rewards"] == 0:
-        raise SparError(f"{path.name} holds no steps", "fetch the file again")
+        raise SparError(f"{path.name} holds no steps", "write at least two episodes into it")

@@ -5,7 +5,7 @@ A file of T steps holds:
 - ``observations`` [T + 1, D]; or [T, D] together with ``next_observations`` [T, D]; or [T, D] alone, if the observation
   after the last step was not recorded. In the last case, no value is bootstrapped from that observation.
 - ``actions`` [T, A] and ``rewards`` [T].
-- flags, each one truth value or [T]: ``terminated`` (a step leads to a terminal state), ``truncated`` (an episode was
+- flags, each one truth value or [T]: ``terminals`` (a step leads to a terminal state), ``timeouts`` (an episode was
   cut), ``dones`` (either). One value is about the last step. A file whose flags mark inner steps is cut there into
   several episodes. Without a flag at its end, the last episode counts as cut, and values are bootstrapped from its last
   observation.
@@ -28,7 +28,7 @@ from spar_core.data.ends import Ends, read_ends
 from spar_core.data.episodes import Episodes
 from spar_core.data.hdf5 import NUMBERS
 from spar_core.data.limits import check_claim, check_inside
-from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous
+from spar_core.data.names import AS_USUAL, FLAGS, NEEDED, Naming, check_continuous
 from spar_core.data.readers.flat import cut
 from spar_core.errors import SparError
 
@@ -85,8 +85,9 @@ def read_npz(folder: Path, naming: Naming = AS_USUAL) -> tuple[Episodes, NpzRepo
     needed = 0
     for path in files:
         arrays, found = _arrays(path, naming)
-        needed += sum(array.nbytes for array in arrays.values())
-        check_claim(str(folder), 2 * needed, needed)  # The files' episodes are copied behind each other at the end.
+        # Numbers become float32, and all files' episodes are copied behind each other at the end.
+        needed += sum(2 * 4 * arrays[meaning].size for meaning in NEEDED)
+        check_claim(str(folder), needed, needed)
         episodes, jumps, remark = _episodes(path.name, arrays, found)
         parts.append(episodes)
         cuts += jumps
@@ -141,18 +142,19 @@ def _episodes(name: str, arrays: dict[str, NDArray[Any]], found: dict[str, str])
                 f"{name}: the last row of observations is not that of next_observations",
                 "leave out next_observations, or the last row of observations",
             )
-        episodes.observations[-1] = last
+        with np.errstate(over="ignore"):  # as in `cut`
+            episodes.observations[-1] = last
         episodes.last_known[-1] = True
     return episodes, jumps, note
 
 
 def _a_step_each(flag: NDArray[Any], called: str, name: str, steps: int) -> NDArray[Any]:
     """A flag for each step [T], from such flags or from one for the last step."""
-    if flag.size == steps:
+    if flag.shape in ((steps,), (steps, 1)):
         return flag.reshape(-1)
     if flag.size != 1:
         raise SparError(
-            f"{name}: '{called}' holds {flag.size} values for {steps} steps", "write one value, or one for each step"
+            f"{name}: '{called}' has shape {flag.shape} for {steps} steps", "write one value, or one for each step"
         )
     spread = np.zeros(steps, flag.dtype)
     spread[-1:] = flag.reshape(-1)
