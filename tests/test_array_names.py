@@ -76,8 +76,8 @@ def test_dones_alone_are_terminal_and_said_to_be(tmp_path):
         assert "'dones' was taken for terminal states" in report.notes[0]
         assert "write 'arrays: {timeouts: dones}'" in report.notes[0]
     cuts = Naming({"timeouts": "dones"})
-    found, report = read_npz(tmp_path / "a", cuts)
-    assert found.lengths.tolist() == [4, 5, 1] and not found.terminated.any() and not report.notes
+    for found, report in (read_npz(tmp_path / "a", cuts), read_d4rl(tmp_path / "x.hdf5", naming=cuts)):
+        assert found.lengths.tolist() == [4, 5, 1] and not found.terminated.any() and not report.notes
 
 
 def test_one_flag_of_a_file_is_about_its_last_step(tmp_path):

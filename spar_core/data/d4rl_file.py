@@ -39,10 +39,12 @@ def open_d4rl(path: Path, extras: Sequence[str] = (), naming: Naming = AS_USUAL)
     with open_hdf5(path) as file:
         held = array_names(file)
         found = naming.find(held, path.name)
-        if not {"terminals", "dones"} & found.keys():
+        # Only an entry that names the cuts says that no step is terminal.
+        if not {"terminals", "dones"} & found.keys() and "timeouts" not in naming.arrays:
             raise SparError(
                 f"{path.name} has no array 'terminals'; it holds {listed(held)}",
-                "write it, or name it in the dataset's entry with 'arrays: {terminals: NAME}'",
+                "write it, or name it in the dataset's entry with 'arrays: {terminals: NAME}', or name the cuts with "
+                "'arrays: {timeouts: NAME}' if no step is terminal",
             )
         arrays = {meaning: array_of(path, file, name) for meaning, name in found.items()}
         _check(path, arrays, unusual(found))
