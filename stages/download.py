@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
 from spar_core.data.prepare import prepare
 from spar_core.data.readers.minari_io import write_minari
 from spar_core.data.sources import collect
+from spar_core.data.summary import reading
 from stages.entry import stage_main, workers
 from stages.layout import Layout
 from stages.machine import differences
@@ -31,8 +33,16 @@ existing dataset of the same id is replaced.
 """
 
 
-def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
+def download(
+    layout: Layout, dataset: str, n_workers: int, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Write episodes, split, scaler, manifest and meta of a dataset; return the manifest.
+
+    Args:
+        layout: of the project.
+        dataset: id.
+        n_workers: processes that roll out generated data.
+        say: called with lines that tell how a user's data were read.
 
     Raises:
         SparError: as in :func:`spar_core.data.sources.collect`. Nothing half-written is left.
@@ -73,6 +83,8 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
         params = entry.model_dump(mode="json", exclude={*DESCRIBING, "not_evaluated"})
         write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
+    for line in reading(data) if steps is None else ():
+        say(line)
     return prepared.manifest
 
 
@@ -108,12 +120,15 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path(), help="project root (default: current folder)")
     args = parser.parse_args(argv)
     layout = Layout(args.root)
-    manifest = download(layout, args.dataset, workers())
+    lines: list[str] = []
+    manifest = download(layout, args.dataset, workers(), lines.append)
     returns = manifest["returns"]
     print(
         f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
         f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
     )
+    for line in lines:
+        print(line)
     if note := other_digest(layout, args.dataset, manifest["digest"]):
         print(note)
     environment = manifest["environment"]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from spar_core.artifacts import digest_file, digest_folder, digest_value
+from spar_core.data.names import Meaning, Naming
 from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, nearest, parse
 
@@ -150,6 +151,29 @@ class FileEntry(CommonEntry):
     data_env_id: str | None = Field(None, description="environment that the data was collected in; null means env_id")
     action_low: float = Field(-1.0, description="lower bound of every action dimension, where env_id is null")
     action_high: float = Field(1.0, description="upper bound of every action dimension, where env_id is null")
+    # Both are left out of digests and manifests where they say nothing.
+    arrays: dict[Meaning, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda names: not names,
+        description="names of arrays that are not called as usual, such as {terminals: crashed}; the keys are "
+        "observations, next_observations, actions, rewards, terminals, timeouts and dones",
+    )
+    ignored_arrays: list[str] = Field(
+        default_factory=list, exclude_if=lambda names: not names, description="names of arrays that are left out"
+    )
+
+    @field_validator("arrays")
+    @classmethod
+    def _one_meaning(cls, arrays: dict[Meaning, str]) -> dict[Meaning, str]:
+        twice = sorted({name for name in arrays.values() if list(arrays.values()).count(name) > 1})
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands there twice, but an array has one meaning")
+        return arrays
+
+    @property
+    def naming(self) -> Naming:
+        """What the entry says about the arrays of its files."""
+        return Naming({str(meaning): name for meaning, name in self.arrays.items()}, self.ignored_arrays)
 
 
 class NpzEntry(FileEntry):

@@ -15,6 +15,7 @@ from spar_core.data.entry import (
     BuiltinEntry,
     D4rlEntry,
     Entry,
+    FileEntry,
     MinariEntry,
     NpzEntry,
     WaypointsEntry,
@@ -33,6 +34,7 @@ from spar_core.data.environments.replay import replay_check
 from spar_core.data.episodes import ActionReport, DropReport, Episodes, bound_actions, drop_unusable
 from spar_core.data.generators.behaviour import read_index, roll_out
 from spar_core.data.generators.waypoints import roll_out_waypoints
+from spar_core.data.names import unusual
 from spar_core.data.readers.d4rl_hdf5 import read_d4rl
 from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
 from spar_core.data.readers.minari_fetch import ensure_minari
@@ -72,6 +74,7 @@ class Collected:
         dropped: how many episodes were left out.
         provenance: facts about the source for the manifest; they depend on the source alone.
         inputs: digests of source files, by name.
+        notes: lines about what can be read in two ways.
     """
 
     episodes: Episodes
@@ -81,6 +84,7 @@ class Collected:
     dropped: DropReport
     provenance: dict[str, Any]
     inputs: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None = None) -> Collected:
@@ -171,7 +175,8 @@ def _minari(entry: MinariEntry, *roots: Path) -> Collected:
         "minari_id": facts.dataset_id,
         "inner_terminations": facts.inner_terminations,
     }
-    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, *roots)})
+    inputs = {name: source_digest(entry, *roots)}
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, facts.notes)
 
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
@@ -191,10 +196,17 @@ def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> 
 def _npz(entry: NpzEntry, *roots: Path) -> Collected:
     data_env_id = entry.data_env_id or entry.env_id
     verdict = _verdict(entry, data_env_id, entry.env_id)
-    episodes = read_npz(local_path(entry.path, *roots))
-    provenance = {"data_env_id": data_env_id, "folder": Path(entry.path).name, "files": len(episodes)}
+    episodes, found = read_npz(local_path(entry.path, *roots), entry.naming)
+    provenance = {
+        "data_env_id": data_env_id,
+        "folder": Path(entry.path).name,
+        "files": found.files,
+        "unmarked_cuts": found.unmarked_cuts,
+        "arrays": found.names,
+        **_ignored(entry),
+    }
     inputs = {Path(entry.path).name: source_digest(entry, *roots)}
-    return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs)
+    return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs, found.notes)
 
 
 def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
@@ -212,6 +224,7 @@ def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
         terminals_are_truncations=entry.terminals_are_truncations,
         ignore_timeouts=entry.ignore_timeouts,
         max_episode_steps=entry.max_episode_steps,
+        naming=entry.naming,
     )
     provenance = {
         "data_env_id": data_env_id,
@@ -220,12 +233,19 @@ def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
         "rows": found.rows,
         "unmarked_cuts": found.unmarked_cuts,
         "kinds": found.kinds,
+        # A file whose arrays are all called as usual has nothing to say here.
+        **({"arrays": found.names} if unusual(found.names) or "dones" in found.names else {}),
+        **_ignored(entry),
     }
     environment = _environment(entry, episodes)
     # Check the shapes first: with a wrong environment the replay would fail with a less clear error.
     check_shapes(environment, episodes.observation_size, episodes.action_size)
     verdict = _verdict(entry, data_env_id, entry.env_id, path)
-    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)})
+    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)}, found.notes)
+
+
+def _ignored(entry: FileEntry) -> dict[str, Any]:
+    return {"ignored_arrays": entry.ignored_arrays} if entry.ignored_arrays else {}
 
 
 def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Path | None = None) -> Verdict:
@@ -237,7 +257,7 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     if path is not None and isinstance(entry, D4rlEntry) and kind in ("documented", "unverified"):
         assert env_id is not None
         cuts = entry.terminals_are_truncations
-        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
+        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts, naming=entry.naming)
     if kind != "unverified":
         return Verdict(kind, None, None if replay is None else replay.to_dict())
     differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
@@ -277,6 +297,7 @@ def _finish(
     verdict: Verdict,
     provenance: dict[str, Any],
     inputs: dict[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Collected:
     usable, dropped = drop_unusable(episodes, entry.not_finite)
     if 0 in (usable.observation_size, usable.action_size):
@@ -288,4 +309,4 @@ def _finish(
     check_shapes(environment, usable.observation_size, usable.action_size)
     low, high = environment.action_low, environment.action_high
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
-    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs)
+    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)
