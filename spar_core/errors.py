@@ -17,3 +17,9 @@ class SparError(Exception):
 
 class Interrupted(SparError):
     """Whoever runs this asked it to stop, and it did so at a step's end."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Kind and first line of an exception of other code, such as ``ValueError: no such file``."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -23,7 +23,7 @@ import yaml
 
 from spar_core.anchors.base import AnchorSettings
 from spar_core.artifacts import META, digest_file, digest_value, write_json
-from spar_core.data.entry import DESCRIBING, Entry, load_entry, source_digest
+from spar_core.data.entry import Entry, load_entry, source_digest
 from spar_core.errors import SparError
 from spar_core.registry import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
@@ -126,7 +126,7 @@ def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], s
 
 def data_digest(entry: Entry, root: Path) -> str:
     """Digest of all that a dataset is made from: the keys of its entry that say how, and its local files."""
-    return digest_value([entry.model_dump(mode="json", exclude=set(DESCRIBING)), source_digest(entry, root)])
+    return digest_value([entry.recipe(), source_digest(entry, root)])
 
 
 def claim_digest(root: Path, module: str, known: Known | None = None) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from spar_core.data.environments.adroit import PALM_WEIGHT, palm_distance
 from spar_core.data.environments.environment import check_shapes, environment_facts, make_env
+from spar_core.data.environments.ids import bare
 from spar_core.data.environments.replay_report import OBSERVATION_TOLERANCE, Errors, ReplayReport, in_words
 from spar_core.data.environments.replay_states import NEEDED, RecordedStates, recorded_arrays
 from spar_core.errors import SparError
@@ -162,7 +163,7 @@ def _other_sign(env_id: str, seen: NDArray[np.float64], reward_error: NDArray[np
     Returns:
         None if the reward has no such term.
     """
-    distance = palm_distance(env_id.partition("-")[0], seen)
+    distance = palm_distance(bare(env_id).partition("-")[0], seen)
     return None if distance is None else _summary(reward_error - 2.0 * PALM_WEIGHT * distance)
 
 
