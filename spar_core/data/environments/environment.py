@@ -136,7 +136,7 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
 
 def close(env: Any) -> None:
     """Close an environment. An error that it raises then is ignored, since it changes no result."""
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):
         env.close()
 
 
