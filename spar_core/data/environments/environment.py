@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from spar_core.data.environments.actions import space_bounds
 from spar_core.data.environments.flatten import observation_layout
 from spar_core.data.environments.ids import bare, in_module, module_of, register, resolved
-from spar_core.errors import SparError, reason_of
+from spar_core.errors import SparError, others_code
 
 if TYPE_CHECKING:
     import gymnasium
@@ -111,22 +111,16 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
     import gymnasium
 
     register(env_id)
-    try:
-        with warnings.catch_warnings():
-            # D4RL data needs old versions of environments, so hide the advice to use a newer one.
-            warnings.filterwarnings("ignore", message=".*is out of date.*")
+    cannot = f"the environment '{env_id}' cannot be made"
+    with others_code(cannot, "check 'env_id' and 'env_kwargs' in the dataset's entry"), warnings.catch_warnings():
+        # D4RL data needs old versions of environments, so hide the advice to use a newer one.
+        warnings.filterwarnings("ignore", message=".*is out of date.*")
+        try:
             env = gymnasium.make(env_id, **dict(kwargs or {}))
-    except gymnasium.error.UnregisteredEnv:
-        raise _unregistered(env_id) from None
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # The message says what to install.
-        raise SparError(f"the environment '{env_id}' cannot be made: {error}") from None
-    except SparError:
-        raise
-    except (Exception, SystemExit) as error:  # An environment that refuses its arguments may raise anything.
-        raise SparError(
-            f"the environment '{env_id}' cannot be made: {reason_of(error)}",
-            "check 'env_id' and 'env_kwargs' in the dataset's entry",
-        ) from None
+        except gymnasium.error.UnregisteredEnv:
+            raise _unregistered(env_id) from None
+        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # The message says what to install.
+            raise SparError(f"{cannot}: {error}") from None
     # A maze writes its model into the temporary folder, reads it once, and would leave it there.
     leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if leftover is not None:

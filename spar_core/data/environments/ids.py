@@ -14,7 +14,7 @@ from contextlib import nullcontext, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from spar_core.data.environments import adroit
-from spar_core.errors import SparError, reason_of
+from spar_core.errors import SparError, others_code
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -102,14 +102,11 @@ def stored_spec(env_id: str, kwargs: Mapping[str, Any]) -> EnvSpec | None:
 
 
 def _import(module: str, env_id: str) -> None:
-    try:
+    hint = (
+        "correct 'env_id' or 'env_module' in the dataset's entry, or install the module or add its folder to PYTHONPATH"
+    )
+    with others_code(f"the environment '{env_id}' cannot be made: `import {module}` failed", hint):
         importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # A module runs any code when it is imported.
-        raise SparError(
-            f"the environment '{env_id}' cannot be made: `import {module}` failed: {reason_of(error)}",
-            "correct 'env_id' or 'env_module' in the dataset's entry, or install the module or add its folder to "
-            "PYTHONPATH",
-        ) from None
 
 
 def _register_robotics(env_id: str) -> None:
