@@ -45,12 +45,11 @@ class CommonEntry(Settings):
     )
     env_kwargs: dict[str, Any] = Field(
         default_factory=dict,
-        description="keyword arguments of the evaluation environment; its time limit is max_episode_steps among them",
+        description="keyword arguments of the evaluation environment, with max_episode_steps for its time limit",
     )
     env_module: str | None = Field(
         None,
-        description="Python module that registers the environment when it is imported; env_id: MODULE:NAME-v0 says the "
-        "same",
+        description="Python module whose import registers the environment; env_id: MODULE:NAME-v0 says the same",
     )
     observation_keys: list[str] | None = Field(
         None,
@@ -157,8 +156,8 @@ class MinariEntry(CommonEntry):
     )
     action_low: float | list[float] | None = Field(
         None,
-        description="lower bounds of the actions, a number or one for each dimension; null means those of the "
-        "environment, or of the dataset",
+        description="lower bounds of the actions, one number or one a dimension; null means the environment's or the "
+        "dataset's",
     )
     action_high: float | list[float] | None = Field(None, description="upper bounds of the actions, likewise")
 
@@ -175,8 +174,8 @@ class FileEntry(CommonEntry):
     data_env_id: str | None = Field(None, description="environment that the data was collected in; null means env_id")
     action_low: float | list[float] = Field(
         -1.0,
-        description="lower bounds of the actions, a number or one for each dimension; with an env_id only where "
-        "policies shall stay within narrower bounds than the environment's",
+        description="lower bounds of the actions, one number or one a dimension; where env_id is set, the default is "
+        "the environment's",
     )
     action_high: float | list[float] = Field(1.0, description="upper bounds of the actions, likewise")
 
