@@ -40,7 +40,7 @@ from tests.odd_envs import (
     observations,
 )
 
-EXAMPLES = int(os.environ.get("SPAR_FUZZ", "400"))
+EXAMPLES = int(os.environ.get("SPAR_FUZZ", "300"))
 CELL = Cell("evaluate", "mine/odd-v0", "mlp", "iql", "anchor", "0")
 LONGEST = 6
 raised = st.sampled_from([(error, REFUSED) for error in RAISED])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from spar_core.errors import SparError, reason_of
 
+BOOLEANS = (bool, np.bool_)
 NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 HINT = "nothing of this evaluation is kept; mend the environment, or its arguments in the dataset's entry"
 NO_END = "set 'env_kwargs: {max_episode_steps: N}' in the dataset's entry"
@@ -30,7 +31,7 @@ class RunningEpisode:
     """An episode that is stepped until it ends.
 
     Attributes:
-        observation: the last one before the end, [D] float32.
+        observation: the last one before the end, [D] of any type of numbers; :meth:`refuse_infinite` checks them.
         total: undiscounted return so far.
         length: steps so far.
         ended: whether the episode has ended.
@@ -48,19 +49,22 @@ class RunningEpisode:
             where: names environment and episode in error lines.
 
         Raises:
-            SparError: the environment raised an exception, or did not return an observation [D] of finite numbers.
+            SparError: the environment raised an exception, or did not return an observation [D].
         """
         self._env, self._limit, self._where = env, limit, where
         self.total, self.length = 0.0, 0
         self.ended = self.terminated = False
         self.success: bool | None = None
-        returned = self._call("its reset", lambda: env.reset(seed=env_seed))
+        try:
+            returned = env.reset(seed=env_seed)
+        except (Exception, SystemExit) as error:  # An environment may raise anything.
+            raise self._raised(error) from None
         self._shape: tuple[int, ...] | None = getattr(getattr(env, "observation_space", None), "shape", None)
         try:
             observation, _ = _parts(returned, 2, "an observation and a dictionary")
             self.observation = self._vector(observation)
         except _Odd as error:
-            raise self._error("its reset", str(error)) from None
+            raise self._error(str(error)) from None
 
     def step(self, action: NDArray[np.float32]) -> None:
         """Take an action [A], and count the step.
@@ -70,57 +74,59 @@ class RunningEpisode:
                 has not ended at its limit.
         """
         self.length += 1
-        place = f"step {self.length}"
-        returned = self._call(place, lambda: self._env.step(action))
         try:
-            observation, reward, terminated, truncated, info = _parts(
-                returned, 5, "observation, reward, terminated, truncated and info"
-            )
-            self.total += reward_of(reward)
-            self.terminated = _flag(terminated, "'terminated'")
-            self.ended = _flag(truncated, "'truncated'") or self.terminated
-            self._note_success(info)
-            # A policy never sees the observation after the last step, so that it may hold anything.
-            if not self.ended:
-                self.observation = self._vector(observation)
-            elif not math.isfinite(self.total):
-                raise _Odd("the sum of its rewards is not finite")
+            returned = self._env.step(action)
+        except (Exception, SystemExit) as error:
+            raise self._raised(error) from None
+        try:
+            self._count(*_parts(returned, 5, "observation, reward, terminated, truncated and info"))
         except _Odd as error:
-            raise self._error(place, str(error)) from None
+            raise self._error(str(error)) from None
         if not self.ended and self.length >= self._limit:
             raise SparError(f"{self._where} has not ended after {self._limit} steps", NO_END)
 
-    def _call(self, place: str, call: Any) -> Any:
-        try:
-            return call()
-        except SparError as error:
-            raise self._error(place, str(error)) from None
-        except (Exception, SystemExit) as error:  # An environment may raise anything.
-            raise self._error(place, f"the environment raised {reason_of(error)}") from None
+    def refuse_infinite(self) -> None:
+        """Make sure that the observation is finite; callers check many at a time, which is faster.
 
-    def _error(self, place: str, what: str) -> SparError:
-        return SparError(f"{self._where}, {place}: {what}", HINT)
+        Raises:
+            SparError: it holds NaN, infinity, or a number beyond float32.
+        """
+        with np.errstate(over="ignore"):
+            bad = np.flatnonzero(~np.isfinite(self.observation.astype(np.float32)))
+        if len(bad):
+            raise self._error(f"the observation is {self.observation[bad[0]]} in dimension {bad[0]}")
 
-    def _vector(self, observation: Any) -> NDArray[np.float32]:
+    def _count(self, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+        self.total += reward_of(reward)
+        self.terminated = _flag(terminated, "'terminated'")
+        self.ended = _flag(truncated, "'truncated'") or self.terminated
+        if not isinstance(info, Mapping):
+            raise _Odd(f"'info' is {_described(info)}, not a dictionary")
+        success = info.get("success", info.get("is_success"))
+        if success is not None:
+            self.success = bool(self.success) | _flag(success, "'success' in its info")
+        # A policy never sees the observation after the last step, so that it may hold anything.
+        if not self.ended:
+            self.observation = self._vector(observation)
+        elif not math.isfinite(self.total):
+            raise _Odd("the sum of its rewards is not finite")
+
+    def _vector(self, observation: Any) -> NDArray[Any]:
         array = _array(observation)
         if self._shape is None and array.ndim == 1:
             self._shape = array.shape
         if array.dtype.kind not in NUMBERS or array.shape != self._shape:
             wanted = "" if self._shape is None else f" of shape {self._shape}"
             raise _Odd(f"the observation is {_described(observation, array)}, not a vector of numbers{wanted}")
-        with np.errstate(over="ignore"):
-            vector = array.astype(np.float32)
-        if not np.isfinite(vector).all():
-            i = int(np.flatnonzero(~np.isfinite(vector))[0])
-            raise _Odd(f"the observation is {array[i]} in dimension {i}")
-        return vector
+        return array
 
-    def _note_success(self, info: Any) -> None:
-        if not isinstance(info, Mapping):
-            raise _Odd(f"'info' is {_described(info)}, not a dictionary")
-        success = info.get("success", info.get("is_success"))
-        if success is not None:
-            self.success = bool(self.success) | _flag(success, "'success' in its info")
+    def _raised(self, error: BaseException) -> SparError:
+        own = isinstance(error, SparError)
+        return self._error(str(error) if own else f"the environment raised {reason_of(error)}")
+
+    def _error(self, what: str) -> SparError:
+        place = f"step {self.length}" if self.length else "its reset"
+        return SparError(f"{self._where}, {place}: {what}", HINT)
 
 
 def _parts(returned: Any, count: int, names: str) -> Any:
@@ -147,7 +153,7 @@ def reward_of(value: Any) -> float:
 
 
 def _flag(value: Any, name: str) -> bool:
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, BOOLEANS):
         return bool(value)
     array = _array(value)
     if array.size != 1 or array.dtype.kind not in NUMBERS or array.item() not in (0, 1):

@@ -181,15 +181,21 @@ def roll_out(
             RunningEpisode(env, s, limit, f"{name}, episode {number} of {whose} (environment seed {s})")
             for number, (env, s) in enumerate(zip(envs, block.env_seeds, strict=True), block.first_episode)
         ]
-        observations = np.stack([episode.observation for episode in episodes])
+        with np.errstate(over="ignore"):
+            observations = np.stack([episode.observation for episode in episodes]).astype(np.float32)
         while active := [i for i, episode in enumerate(episodes) if not episode.ended]:
+            if not np.isfinite(observations).all():
+                for i in active:
+                    episodes[i].refuse_infinite()
             actions = act(observations)
             if not np.isfinite(actions).all():
                 policy = "the committee" if block.seed is None else f"the policy of seed {block.seed}"
                 raise SparError(f"{policy} returned NaN", "its training diverged: see its curves")
             for i in active:
                 episodes[i].step(actions[i])
-                observations[i] = episodes[i].observation
+                if not episodes[i].ended:
+                    with np.errstate(over="ignore"):  # A number beyond float32 is refused in the next round.
+                        observations[i] = episodes[i].observation
             report(len(active))
     finally:
         for env in envs:
