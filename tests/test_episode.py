@@ -155,6 +155,12 @@ def test_a_sum_that_overflows():
         roll_out(act, Rich, Block(0, 0, (1,)))
 
 
+def test_environments_that_differ_in_shape():
+    made = iter([Bare(), Bare(reset=(np.zeros(3), {}))])
+    with pytest.raises(SparError, match=r"gives observations of the shapes \[\(2,\), \(3,\)\]"):
+        roll_out(act, lambda: next(made), Block(0, 0, (1, 2)))
+
+
 def test_environments_are_closed_if_a_later_one_cannot_be_made():
     made = []
 

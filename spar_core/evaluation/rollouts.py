@@ -181,6 +181,9 @@ def roll_out(
             RunningEpisode(env, s, limit, f"{name}, episode {number} of {whose} (environment seed {s})")
             for number, (env, s) in enumerate(zip(envs, block.env_seeds, strict=True), block.first_episode)
         ]
+        shapes = sorted({episode.observation.shape for episode in episodes})
+        if len(shapes) > 1:
+            raise SparError(f"{name} gives observations of the shapes {shapes}", "one policy needs one shape")
         with np.errstate(over="ignore"):
             observations = np.stack([episode.observation for episode in episodes]).astype(np.float32)
         while active := [i for i, episode in enumerate(episodes) if not episode.ended]:
