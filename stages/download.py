@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import check_room, new_artifact, write_json, write_meta
-from spar_core.data.entry import DESCRIBING, load_entry
+from spar_core.data.entry import load_entry
 from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
 from spar_core.data.prepare import prepare
 from spar_core.data.readers.minari_io import write_minari
@@ -81,7 +81,7 @@ def download(
         write_json(folder / SCALER, prepared.scaler.to_dict())
         write_json(folder / MANIFEST, prepared.manifest)
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
-        params = entry.model_dump(mode="json", exclude={*DESCRIBING, "not_evaluated"})
+        params = entry.recipe("not_evaluated")
         write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
     for line in reading(data) if steps is None else ():
         say(line)

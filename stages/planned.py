@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import digest_value, read_json
-from spar_core.data.entry import DESCRIBING, Entry, source_digest
+from spar_core.data.entry import Entry, source_digest
 from spar_core.errors import SparError
 from stages.cells import Cell
 from stages.closure import code_digest
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 def data_digest(entry: Entry, *roots: Path) -> str:
     """Digest of all that a dataset is made from: the keys of its entry that say how, and its local files."""
-    return digest_value([entry.model_dump(mode="json", exclude=set(DESCRIBING)), source_digest(entry, *roots)])
+    return digest_value([entry.recipe(), source_digest(entry, *roots)])
 
 
 def check_cell(layout: Layout, cell: Cell, params: Mapping[str, Any]) -> None:

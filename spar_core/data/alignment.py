@@ -86,7 +86,8 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each column with mean 0 and standard deviation 1, or 0 where it never changes."""
     centred = values - values.mean(axis=0)
     spread = centred.std(axis=0)
-    return centred / np.where(spread > 0, spread, 1.0)
+    scaled: NDArray[np.float64] = centred / np.where(spread > 0, spread, 1.0)
+    return scaled
 
 
 def _explained(inputs: NDArray[np.float64], targets: NDArray[np.float64]) -> float:

@@ -22,6 +22,8 @@ from spar_core.settings import Settings, load_yaml, nearest, parse
 DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
 DESCRIBING = frozenset({"title", "description", "license", "settings", "digest"})
+# Keys that are younger than some datasets: digests leave them out where they are null, so that older data keep theirs.
+YOUNGER = frozenset({"env_module", "action_low", "action_high"})
 BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
 # Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
 # characters before the first slash.
@@ -43,7 +45,12 @@ class CommonEntry(Settings):
         None, description="why there is no evaluation environment, for the report; only where env_id is null"
     )
     env_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the evaluation environment"
+        default_factory=dict,
+        description="keyword arguments of the evaluation environment, with max_episode_steps for its time limit",
+    )
+    env_module: str | None = Field(
+        None,
+        description="Python module whose import registers the environment; env_id: MODULE:NAME-v0 says the same",
     )
     observation_keys: list[str] | None = Field(
         None,
@@ -81,6 +88,17 @@ class CommonEntry(Settings):
         description="settings of this dataset's cells: a tree over params.yaml and the study, such as "
         "{critics: {iql: {expectile: 0.9}}}",
     )
+
+    def recipe(self, *left_out: str) -> dict[str, Any]:
+        """The keys that say how the data are made, as plain values, for digests; without those of ``left_out``."""
+        values = self.model_dump(mode="json", exclude={*DESCRIBING, *left_out})
+        return {key: value for key, value in values.items() if value is not None or key not in YOUNGER}
+
+    @model_validator(mode="after")
+    def _one_module(self) -> CommonEntry:
+        if self.env_module is not None and ":" in (self.env_id or ""):
+            raise ValueError("'env_module' and 'env_id' both name a module; remove 'env_module'")
+        return self
 
     @model_validator(mode="after")
     def _one_reason(self) -> CommonEntry:
@@ -137,6 +155,12 @@ class MinariEntry(CommonEntry):
     path: str | None = Field(
         None, description="folder of a local Minari dataset, relative to the project root; instead of dataset"
     )
+    action_low: float | list[float] | None = Field(
+        None,
+        description="lower bounds of the actions, one number or one a dimension; null means the environment's or the "
+        "dataset's",
+    )
+    action_high: float | list[float] | None = Field(None, description="upper bounds of the actions, likewise")
 
     @model_validator(mode="after")
     def _one_place(self) -> MinariEntry:
@@ -149,8 +173,12 @@ class FileEntry(CommonEntry):
     """Keys of the sources whose files do not describe their environment."""
 
     data_env_id: str | None = Field(None, description="environment that the data was collected in; null means env_id")
-    action_low: float = Field(-1.0, description="lower bound of every action dimension, where env_id is null")
-    action_high: float = Field(1.0, description="upper bound of every action dimension, where env_id is null")
+    action_low: float | list[float] = Field(
+        -1.0,
+        description="lower bounds of the actions, one number or one a dimension; where env_id is set, the default is "
+        "the environment's",
+    )
+    action_high: float | list[float] = Field(1.0, description="upper bounds of the actions, likewise")
     # Both are left out of digests and manifests where they say nothing.
     arrays: dict[Meaning, str] = Field(
         default_factory=dict,

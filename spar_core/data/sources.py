@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spar_core.artifacts import digest_file
 from spar_core.data.entry import (
@@ -23,13 +22,15 @@ from spar_core.data.entry import (
     local_path,
     source_digest,
 )
+from spar_core.data.environments.actions import Bounds, check_bounds, joined_bounds, narrowed_bounds
 from spar_core.data.environments.environment import (
     EnvironmentFacts,
-    check_bounds,
     check_shapes,
+    check_time_limit,
     environment_facts,
     equivalence,
 )
+from spar_core.data.environments.ids import in_module, register, resolved
 from spar_core.data.environments.replay import replay_check
 from spar_core.data.episodes import ActionReport, DropReport, Episodes, bound_actions, drop_unusable
 from spar_core.data.generators.behaviour import read_index, roll_out
@@ -112,10 +113,10 @@ def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None 
 
 def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | None) -> Collected:
     folder = behaviour_folder(entry, root)
-    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    facts = _environment(entry, entry.env_id)
     episodes, policies = roll_out(
         folder,
-        entry.env_id,
+        str(facts.env_id),
         steps=entry.steps,
         seed=entry.seed,
         noise=entry.noise,
@@ -128,15 +129,15 @@ def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | Non
         {**snapshot.model_dump(), "episodes": int(counts[i]) if i < len(counts) else 0}
         for i, snapshot in enumerate(read_index(folder).snapshots)
     ]
-    provenance = {"data_env_id": entry.env_id, "behaviour": behaviour}
+    provenance = {"data_env_id": facts.env_id, "behaviour": behaviour}
     inputs = {entry.behaviour: source_digest(entry, root)}
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, inputs)
 
 
 def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Collected:
-    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    facts = _environment(entry, entry.env_id)
     episodes = roll_out_waypoints(
-        entry.env_id,
+        str(facts.env_id),
         steps=entry.steps,
         seed=entry.seed,
         p_gain=entry.p_gain,
@@ -148,7 +149,7 @@ def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Co
         report=report,
     )
     recipe = {name: getattr(entry, name) for name in ("p_gain", "d_gain", "noise", "seed")}
-    provenance = {"data_env_id": entry.env_id, **recipe}
+    provenance = {"data_env_id": facts.env_id, **recipe}
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, {})
 
 
@@ -163,13 +164,19 @@ def _minari(entry: MinariEntry, *roots: Path) -> Collected:
     env_id = entry.env_id
     if env_id is None and entry.not_evaluated is None:
         env_id = facts.env_id
-    verdict = _verdict(entry, facts.env_id, env_id)
+    data_bounds = facts.action_low, facts.action_high
     if env_id is None:
-        environment = _no_environment(episodes, facts.action_low, facts.action_high)
+        verdict = _verdict(entry, facts.env_id, None)
+        environment = _no_environment(episodes, data_bounds)
     else:
+        # Raise an error that the ids alone show before the environment is made.
+        equivalence(facts.env_id, env_id, entry.allow_environment_mismatch)
         environment = _minari_environment(entry, env_id, facts)
+        verdict = _verdict(entry, facts.env_id, environment.env_id)
         if len(facts.action_low) == len(environment.action_low):
-            check_bounds(environment, facts.action_low, facts.action_high)
+            own = environment.action_low, environment.action_high
+            low, high = joined_bounds(own, data_bounds, environment.env_id)
+            environment = replace(environment, action_low=low, action_high=high)
     provenance = {
         "data_env_id": facts.env_id,
         "minari_id": facts.dataset_id,
@@ -181,7 +188,9 @@ def _minari(entry: MinariEntry, *roots: Path) -> Collected:
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
     """The evaluation environment; the dataset's own arguments, such as its maze, apply if its id is the dataset's."""
-    if env_id != facts.env_id:
+    env_id = str(in_module(entry.env_module, env_id))
+    register(env_id)
+    if facts.env_id is None or resolved(env_id) != resolved(facts.env_id):
         return environment_facts(env_id, entry.env_kwargs, entry.observation_keys)
     kwargs = {**facts.env_kwargs, **entry.env_kwargs}
     environment = environment_facts(env_id, kwargs, entry.observation_keys)
@@ -194,9 +203,11 @@ def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> 
 
 
 def _npz(entry: NpzEntry, *roots: Path) -> Collected:
-    data_env_id = entry.data_env_id or entry.env_id
-    verdict = _verdict(entry, data_env_id, entry.env_id)
+    equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
     episodes, found = read_npz(local_path(entry.path, *roots), entry.naming)
+    environment = _file_environment(entry, episodes)
+    data_env_id = entry.data_env_id or environment.env_id
+    verdict = _verdict(entry, data_env_id, environment.env_id)
     provenance = {
         "data_env_id": data_env_id,
         "folder": Path(entry.path).name,
@@ -206,13 +217,12 @@ def _npz(entry: NpzEntry, *roots: Path) -> Collected:
         **_ignored(entry),
     }
     inputs = {Path(entry.path).name: source_digest(entry, *roots)}
-    return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs, found.notes)
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, found.notes)
 
 
 def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
-    data_env_id = entry.data_env_id or entry.env_id
     # Raise an error that the entry alone shows before the file is downloaded.
-    equivalence(data_env_id, entry.env_id, entry.allow_environment_mismatch)
+    equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
         path, name = local_path(entry.path, *roots), Path(entry.path).name
         check_sha256(path, entry.sha256)
@@ -226,6 +236,8 @@ def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
         max_episode_steps=entry.max_episode_steps,
         naming=entry.naming,
     )
+    environment = _file_environment(entry, episodes)
+    data_env_id = entry.data_env_id or environment.env_id
     provenance = {
         "data_env_id": data_env_id,
         "file": name,
@@ -237,10 +249,9 @@ def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
         **({"arrays": found.names} if unusual(found.names) or "dones" in found.names else {}),
         **_ignored(entry),
     }
-    environment = _environment(entry, episodes)
     # Check the shapes first: with a wrong environment the replay would fail with a less clear error.
     check_shapes(environment, episodes.observation_size, episodes.action_size)
-    verdict = _verdict(entry, data_env_id, entry.env_id, path)
+    verdict = _verdict(entry, data_env_id, environment.env_id, path)
     return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)}, found.notes)
 
 
@@ -270,24 +281,33 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     return Verdict(kind, f"{differs}: {replay.reading}", replay.to_dict())
 
 
-def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
-    """The entry's environment; without one, the facts that the entry's action bounds and the data give."""
+def _environment(entry: Entry, env_id: str) -> EnvironmentFacts:
+    """The environment of an id, with what the entry says of it."""
+    return environment_facts(str(in_module(entry.env_module, env_id)), entry.env_kwargs, entry.observation_keys)
+
+
+def _file_environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
+    """The entry's environment; without one, facts of the data, whose bounds the entry sets."""
     if entry.env_id is not None:
-        return environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
-    size = episodes.action_size
-    low, high = (np.full(size, bound, np.float32) for bound in (entry.action_low, entry.action_high))
-    return _no_environment(episodes, low, high)
+        return _environment(entry, entry.env_id)
+    unbounded = np.full(episodes.action_size, np.inf, np.float32)
+    return _no_environment(episodes, (-unbounded, unbounded))
 
 
-def _no_environment(episodes: Episodes, low: NDArray[np.float32], high: NDArray[np.float32]) -> EnvironmentFacts:
-    with np.errstate(over="ignore"):
-        fits = np.isfinite(high - low).all() and (low < high).all()
-    if not fits:
-        raise SparError(
-            f"the data's action bounds {low.tolist()} to {high.tolist()} are not finite and rising",
-            "set 'env_id' in the dataset's entry, or for files 'action_low' and 'action_high'",
-        )
-    return EnvironmentFacts(None, {}, episodes.observation_size, low, high)
+def _no_environment(episodes: Episodes, bounds: Bounds) -> EnvironmentFacts:
+    return EnvironmentFacts(None, {}, episodes.observation_size, *bounds)
+
+
+def _wanted_bounds(entry: Entry) -> tuple[Any, Any]:
+    """The bounds of actions that the entry sets; None where it sets none."""
+    if not isinstance(entry, FileEntry | MinariEntry):
+        return None, None
+    low, high = entry.action_low, entry.action_high
+    if isinstance(entry, FileEntry) and entry.env_id is not None:
+        # Their defaults hold only without an environment.
+        given = entry.model_fields_set
+        return low if "action_low" in given else None, high if "action_high" in given else None
+    return low, high
 
 
 def _finish(
@@ -307,6 +327,12 @@ def _finish(
             "check its source",
         )
     check_shapes(environment, usable.observation_size, usable.action_size)
-    low, high = environment.action_low, environment.action_high
+    owner = "the data" if environment.env_id is None else f"'{environment.env_id}'"
+    own = environment.action_low, environment.action_high
+    low, high = narrowed_bounds(own, _wanted_bounds(entry), owner)
+    environment = replace(environment, action_low=low, action_high=high)
+    check_bounds((low, high), usable.actions, owner)
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
+    if verdict.not_evaluated is None:
+        check_time_limit(environment, int(usable.lengths.max()))
     return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spar_core.data.d4rl_file import Arrays, names_of, open_d4rl
 from spar_core.data.ends import read_ends
 from spar_core.data.names import AS_USUAL, Naming
-from spar_core.errors import SparError
+from spar_core.errors import SparError, others_code
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ SCENES: dict[str, tuple[ScenePart, ...]] = {
 STATES = ("infos/qpos", "infos/qvel")
 # Attributes of an environment that setting a state needs. Kitchen and the mazes hide or lack them.
 NEEDED = ("set_state", "_get_obs", "model", "data")
+NO_REPLAY = "correct 'env_id' in the dataset's entry, or set 'allow_environment_mismatch: true' to replay nothing"
 DOWN = 1e-6 - 1.0  # A direction whose z component is not above this points straight down.
 # MuJoCo's own limit (mjMAXVAL). Beyond it, MuJoCo resets its state and writes a log into the working directory.
 HUGE = 1e10
@@ -186,14 +187,17 @@ class RecordedStates:
 
     def set(self, qpos: NDArray[np.floating], qvel: NDArray[np.floating]) -> NDArray[np.float64]:
         """Set positions and velocities, and return the observation [D] of this state."""
-        self.env.data.qacc_warmstart[:] = 0.0  # Otherwise the result depends on the row that was replayed before.
-        self.env.set_state(np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64))
-        return np.array(self.env._get_obs(), dtype=np.float64)
+        with others_code("the environment cannot be set to a recorded state", NO_REPLAY):
+            self.env.data.qacc_warmstart[:] = 0.0  # Otherwise the result depends on the row that was replayed before.
+            self.env.set_state(np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64))
+            return np.array(self.env._get_obs(), dtype=np.float64)
 
     def step(self, row: int) -> tuple[NDArray[np.float64], float, bool]:
         """Take a row's action, and return the observation [D], the reward, and whether the environment terminates."""
-        seen, reward, terminated, *_ = self._wrapped.step(self.row("actions", row))
-        return np.array(seen, dtype=np.float64), float(np.squeeze(reward)), bool(terminated)
+        action = self.row("actions", row)
+        with others_code("the environment cannot take a step from a recorded state", NO_REPLAY):
+            seen, reward, terminated, *_ = self._wrapped.step(action)
+            return np.array(seen, dtype=np.float64), float(np.squeeze(reward)), bool(terminated)
 
     def step_as_recorded(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
         """Take a row's action from the current state, and again from a float32 copy of that state.

@@ -7,7 +7,6 @@ depends on that environment variable and needs the names of authors.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from spar_core.data.ends import flags
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
+from spar_core.data.environments.ids import stored_spec
 from spar_core.data.episodes import Episode, Episodes
 from spar_core.data.hdf5 import NUMBERS
 from spar_core.data.limits import check_claim
@@ -111,12 +111,7 @@ def write_minari(
     from minari.dataset.minari_storage import MinariStorage
 
     _check_room(folder, episodes)
-    spec = None
-    if env_id is not None:
-        registered, kwargs = gymnasium.spec(env_id), dict(env_kwargs or {})
-        # The time limit is an argument of `gymnasium.make`, not of the environment itself.
-        limit = kwargs.pop("max_episode_steps", registered.max_episode_steps)
-        spec = dataclasses.replace(registered, kwargs={**registered.kwargs, **kwargs}, max_episode_steps=limit)
+    spec = None if env_id is None else stored_spec(env_id, env_kwargs or {})
     storage = MinariStorage.new(
         (folder / "data").resolve(),  # Minari 0.5.4 joins a relative path to itself.
         observation_space=gymnasium.spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
