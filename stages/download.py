@@ -83,7 +83,7 @@ def download(
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
         params = entry.recipe("not_evaluated")
         write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
-    for line in reading(data) if steps is None else ():
+    for line in reading(data, prepared.manifest) if steps is None else ():
         say(line)
     return prepared.manifest
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium
 import numpy as np
+import pandas as pd
 import pytest
 
 from spar_core.data.alignment import alignment
 from spar_core.data.episodes import Episode
+from spar_core.reporting.numbers.cells import Rule
+from spar_core.reporting.numbers.health import State, findings
+from spar_core.reporting.numbers.reading import COLUMNS
+from spar_core.reporting.page.answer import health_of
+from stages.download import run
+from stages.layout import Layout
+from tests.test_data_download import entry
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +62,22 @@ def test_few_steps_and_observations_that_never_change_say_nothing(episodes):
     assert alignment(still) is None
     short = [episode(one.observations[:4], one.actions[:3]) for one in episodes]
     assert alignment(short * 100) is None
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_download_says_so_and_the_report_is_not_green(episodes, tmp_path, capsys, rows):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for number, one in enumerate(episodes):
+        actions = np.roll(one.actions, rows, axis=0)
+        np.savez(folder / f"{number}.npz", observations=one.observations, actions=actions, rewards=one.rewards)
+    entry(tmp_path, "x-v0", source="npz", path="logs", not_evaluated="no simulator")
+    run(["--dataset", "x-v0", "--root", str(tmp_path)])
+    said, manifest = capsys.readouterr(), json.loads((Layout(tmp_path).data("x-v0") / "manifest.json").read_text())
+    told = "actions 1 row later explain" in said.out + said.err
+    assert told == bool(rows) and ("misaligned" in manifest) == bool(rows)
+    lead = {"misaligned": manifest["misaligned"]["lead"]} if rows else {}
+    context = {"dataset": {"episodes": 200, **lead}}
+    rule = Rule("x-v0", "mlp", "iql", "anchor", pd.DataFrame(columns=COLUMNS), context)
+    (line,) = health_of(findings([rule], [], "uniform"))
+    assert line.part == "data" and (line.state is State.GREEN) == (not rows)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.entry import D4rlEntry, Entry
+from spar_core.data.alignment import alignment
+from spar_core.data.entry import D4rlEntry, Entry, FileEntry, MinariEntry
 from spar_core.data.episodes import Episodes, episode_digest, episodes_digest
 from spar_core.data.reference import check_time_limit, normalised_score, reference
 from spar_core.data.scaler import Scaler
@@ -93,6 +94,17 @@ def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]
     return [number for number, digest in enumerate(digests) if digest in chosen]
 
 
+def _misaligned(entry: Entry, episodes: Episodes) -> dict[str, Any]:
+    """The offset whose actions explain observations better than those of the same row, where there is one."""
+    if not isinstance(entry, FileEntry | MinariEntry):
+        return {}
+    found = alignment(list(episodes))
+    if found is None or not found.misaligned:
+        return {}
+    explained = {str(offset): round(value, 4) for offset, value in found.explained.items()}
+    return {"misaligned": {"offset": found.best, "lead": round(found.lead, 4), "explained": explained}}
+
+
 def _manifest(
     entry: Entry, dataset_id: str, data: Collected, digests: Sequence[str], rows: NDArray[np.bool_], heldout: int
 ) -> dict[str, Any]:
@@ -114,6 +126,7 @@ def _manifest(
             "not_evaluated": data.equivalence.not_evaluated,
         },
         "reward_shift": entry.reward_shift,
+        **_misaligned(entry, episodes),
         "episodes": len(episodes),
         "heldout_episodes": heldout,
         "steps": episodes.steps,

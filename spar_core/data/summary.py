@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +12,13 @@ from spar_core.data.names import unusual
 from spar_core.data.sources import Collected
 
 
-def reading(data: Collected) -> list[str]:
-    """Ranges, ends by kind, what each unusual array was taken for, and what can be read in two ways."""
+def reading(data: Collected, manifest: Mapping[str, Any]) -> list[str]:
+    """Ranges, ends by kind, what each unusual array was taken for, and what can be read in two ways.
+
+    Args:
+        data: as collected.
+        manifest: of the prepared dataset.
+    """
     episodes, source = data.episodes, data.provenance
     terminal = int(episodes.terminated.sum())
     cut = len(episodes) - terminal
@@ -36,7 +44,19 @@ def reading(data: Collected) -> list[str]:
     notes = [*data.notes]
     if all(not (actions % 1).any() for actions in (episodes.actions[:1000], episodes.actions)):
         notes.append("every action is a whole number; if the actions are choices, they are not supported")
+    if "misaligned" in manifest:
+        notes.append(_misaligned(manifest["misaligned"]))
     return lines + [f"note: {note}" for note in notes]
+
+
+def _misaligned(found: Mapping[str, Any]) -> str:
+    offset = found["offset"]
+    whose = f"{abs(offset)} row{'' if abs(offset) == 1 else 's'} {'later' if offset > 0 else 'earlier'}"
+    own, best = found["explained"]["0"], found["explained"][str(offset)]
+    return (
+        f"actions {whose} explain {best:.0%} of the changes of observations, and those of the same row {own:.0%}; "
+        "check that a row holds the action that was taken at its observation"
+    )
 
 
 def _range(name: str, values: NDArray[np.float32]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from spar_core.data.alignment import LEAD
 from spar_core.improvement.self_imitation import SelfImitationSettings
 from spar_core.reporting.numbers.agreement import Agreement
 from spar_core.reporting.numbers.cells import Rule, Setting, by_setting
@@ -93,6 +94,15 @@ CHECKS = (
         "held-out measures rest on few episodes",
         "add episodes",
         _value("episodes"),
+    ),
+    Check(
+        "data",
+        "share of the changes of observations that actions of another row explain beyond those of their own",
+        LEAD,
+        0.1,
+        "observations and actions look shifted against each other",
+        "check that each row of the log holds the action that was taken at its observation",
+        _value("misaligned"),
     ),
     Check(
         "data",
@@ -247,7 +257,7 @@ def _findings(rules: Sequence[Rule], agreements: Sequence[Agreement], repair: st
 
 
 def _numbers(members: Sequence[Rule], repair: str) -> dict[str, float]:
-    """The numbers of a setting that checks read: medians over the seeds of all its rules, and a count of episodes."""
+    """The numbers of a setting that checks read: medians over the seeds of all its rules, and what the data say."""
     values: dict[str, list[float]] = {}
     spreads: list[float] = []
     for rule in members:
@@ -258,5 +268,5 @@ def _numbers(members: Sequence[Rule], repair: str) -> dict[str, float]:
     known = {key: statistics.median(found) for key, found in values.items() if found}
     if spreads:
         known["spread"] = statistics.median(spreads) / FLOOR
-    episodes = (members[0].context.get("dataset") or {}).get("episodes")
-    return known if episodes is None else known | {"episodes": float(episodes)}
+    told = members[0].context.get("dataset") or {}
+    return known | {name: float(told[name]) for name in ("episodes", "misaligned") if name in told}
