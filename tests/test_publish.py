@@ -132,6 +132,7 @@ def test_a_person_who_opens_the_experiment_is_told_what_is_in_it(layout):
     store = Store(layout.root)
     tags = store.client.get_experiment(store.experiment(DATASET)).tags
     assert tags["spar.study"] == "small, wide" and "Studies: small, wide." in tags["mlflow.note.content"]
+    assert "Study `wide`." in tags["mlflow.note.content"] and "Anchor `" in tags["mlflow.note.content"], "its verdict"
     # The filters that the description names are such that MLflow understands and find something.
     filters = [line.strip() for line in tags["mlflow.note.content"].splitlines() if line.startswith("    ")]
     assert len(filters) == 3

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from spar_core.reporting.page.answer import PARAGRAPHS, Answer
 from spar_core.study import Study
 from stages.tracking.published import STUDY_TAG, with_study
 from stages.tracking.registered import registered_name
@@ -28,7 +29,9 @@ def view_path(experiment: str) -> str:
     return f"/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_VIEW}"
 
 
-def experiment_tags(experiment: str, there: Mapping[str, str], dataset: str, study: Study) -> dict[str, str]:
+def experiment_tags(
+    experiment: str, there: Mapping[str, str], dataset: str, study: Study, answers: Sequence[Answer]
+) -> dict[str, str]:
     """The experiment's description, its studies, and the view that shows the results.
 
     Args:
@@ -36,10 +39,20 @@ def experiment_tags(experiment: str, there: Mapping[str, str], dataset: str, stu
         there: present tags of the experiment.
         dataset: the dataset, which names the experiment.
         study: the study that publishes.
+        answers: its verdicts on the dataset.
     """
     studies = with_study(there.get(STUDY_TAG), study)
+    verdicts = "\n\n".join(
+        f"Anchor `{answer.verdict.setting[1]}`, critic `{answer.verdict.setting[2]}`: **{answer.headline}** "
+        + " ".join(answer.sentences)
+        for answer in answers[:PARAGRAPHS]
+    )
     # MLflow shows the first line until the rest is opened.
-    text = f"""SPAR on `{dataset}`: **[show the results](#{view_path(experiment)})**. Studies: {studies[STUDY_TAG]}.
+    first = f"**{answers[0].headline}** " if len(answers) == 1 else ""
+    results = f"**[show the results](#{view_path(experiment)})**"
+    text = f"""SPAR on `{dataset}`: {first}{results}. Studies: {studies[STUDY_TAG]}.
+
+Study `{study.name}`. {verdicts}
 
 The results are one run for each anchor, critic and rule. By hand, search for
 

@@ -19,9 +19,15 @@ from typing import Any
 
 from spar_core.artifacts import digest_file, read_json
 from spar_core.errors import SparError
+from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.reading import load_rules
+from spar_core.reporting.numbers.verdict import verdicts
+from spar_core.reporting.page.answer import Answer, answer_of
 from spar_core.settings import load_yaml, parse
 from spar_core.study import Study
 from stages.layout import Layout
+from stages.params import section
+from stages.report import folders_of
 from stages.tracking.experiments import experiment_tags
 from stages.tracking.models import ensure_model
 from stages.tracking.place import is_server, tracking_uri, without_password
@@ -40,6 +46,7 @@ _PASSES = 5
 def publish(study: Study, layout: Layout) -> Tally:
     """Bring MLflow up to date with the study. Several processes may do so at once."""
     records = read_records(study, layout)
+    answers = _answers(study, layout)
     version = version_tags(layout.root)
     added = models_added = 0
     with _readable_errors(layout.root):
@@ -51,7 +58,8 @@ def publish(study: Study, layout: Layout) -> Tally:
             try:
                 for dataset in study.datasets:
                     mine = [record for record in records if record.cell.dataset == dataset]
-                    _publish_dataset(store, dataset, mine, study, layout, version, tally)
+                    said = [answer for answer in answers if answer.verdict.setting[0] == dataset]
+                    _publish_dataset(store, dataset, mine, study, layout, version, said, tally)
             except MlflowException:
                 if not store.shared or attempt + 1 == _PASSES:
                     raise
@@ -64,6 +72,18 @@ def publish(study: Study, layout: Layout) -> Tally:
                 break
     tally.added, tally.models_added = added, models_added
     return tally
+
+
+def _answers(study: Study, layout: Layout) -> list[Answer]:
+    """The study's verdicts; none where its cells do not make a report.
+
+    The report's settings are those of params.yaml, or the defaults in a folder without one.
+    """
+    settings = section(layout, "report", ReportSettings) if layout.params.is_file() else ReportSettings()
+    try:
+        return [answer_of(verdict, settings) for verdict in verdicts(load_rules(study, folders_of(layout)), settings)]
+    except SparError:
+        return []
 
 
 def attach(study: Study, layout: Layout) -> None:
@@ -81,12 +101,13 @@ def _publish_dataset(
     study: Study,
     layout: Layout,
     version: dict[str, str],
+    answers: list[Answer],
     tally: Tally,
 ) -> None:
     """Publish the experiment of a dataset: stage runs, result runs, models and the registered model."""
     experiment = store.experiment(dataset)
     there = store.client.get_experiment(experiment).tags
-    store.describe(experiment, there, experiment_tags(experiment, there, dataset, study))
+    store.describe(experiment, there, experiment_tags(experiment, there, dataset, study, answers))
     published = [(record, _ensure_cell(store, experiment, record, layout, tally)) for record in records]
     for record, run in published:
         inputs = {f"spar.input.{name}": digest for name, digest in record.inputs.items()}
