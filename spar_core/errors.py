@@ -11,8 +11,8 @@ MOST_LETTERS = 300  # of the reason that other code gives
 class SparError(Exception):
     """Something is wrong with the input, and the message says what, and what to do, in one line.
 
-    Entry points print it as ``error: ...`` and exit with status 1; any other exception is a defect of
-    this project and keeps its traceback.
+    Entry points print it as ``error: ...`` and exit with status 1. Any other exception is a defect of this project, or
+    of a library.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

@@ -118,6 +118,7 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
             "heldout_episodes": manifest["heldout_episodes"],
             "mean_return": manifest["returns"]["mean"],
             "best_return": manifest["returns"]["best"],
+            **({"misaligned": manifest["misaligned"]["lead"]} if "misaligned" in manifest else {}),
         },
         "protocol": protocol,
         "diagnostics": diagnostics,

@@ -288,7 +288,7 @@ def test_other_sizes_and_broken_files_are_refused(recorded, tmp_path):
     with pytest.raises(SparError, match="does not exist"):
         check(tmp_path / "none.hdf5", "Hopper-v4")
     (tmp_path / "text.hdf5").write_text("no HDF5")
-    with pytest.raises(SparError, match="cannot be read"):
+    with pytest.raises(SparError, match="is not an HDF5 file"):
         check(tmp_path / "text.hdf5", "Hopper-v4")
 
 

@@ -35,6 +35,7 @@ from spar_core.data.environments.replay import replay_check
 from spar_core.data.episodes import ActionReport, DropReport, Episodes, bound_actions, drop_unusable
 from spar_core.data.generators.behaviour import read_index, roll_out
 from spar_core.data.generators.waypoints import roll_out_waypoints
+from spar_core.data.names import unusual
 from spar_core.data.readers.d4rl_hdf5 import read_d4rl
 from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
 from spar_core.data.readers.minari_fetch import ensure_minari
@@ -74,6 +75,7 @@ class Collected:
         dropped: how many episodes were left out.
         provenance: facts about the source for the manifest; they depend on the source alone.
         inputs: digests of source files, by name.
+        notes: lines about what can be read in two ways.
     """
 
     episodes: Episodes
@@ -83,14 +85,15 @@ class Collected:
     dropped: DropReport
     provenance: dict[str, Any]
     inputs: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None = None) -> Collected:
+def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None = None) -> Collected:
     """Collect the episodes of an entry: generate, download or read them, and check them.
 
     Args:
         entry: the dataset's entry.
-        root: project root, which the entry's relative paths start from.
+        roots: project root, which the entry's relative paths start from, and further ones for files that are not there.
         workers: processes that roll out generated data.
         report: called with (steps so far, steps in all) while data is generated.
 
@@ -98,14 +101,14 @@ def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None
         SparError: the source is missing, cannot be read or holds unusable data, or the environment does not match it.
     """
     if isinstance(entry, BuiltinEntry):
-        return _builtin(entry, root, workers, report)
+        return _builtin(entry, roots[0], workers, report)
     if isinstance(entry, WaypointsEntry):
         return _waypoints(entry, workers, report)
     if isinstance(entry, MinariEntry):
-        return _minari(entry, root)
+        return _minari(entry, *roots)
     if isinstance(entry, NpzEntry):
-        return _npz(entry, root)
-    return _d4rl(entry, root)
+        return _npz(entry, *roots)
+    return _d4rl(entry, *roots)
 
 
 def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | None) -> Collected:
@@ -150,9 +153,9 @@ def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Co
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, {})
 
 
-def _minari(entry: MinariEntry, root: Path) -> Collected:
+def _minari(entry: MinariEntry, *roots: Path) -> Collected:
     if entry.path is not None:
-        folder, name = local_path(entry.path, root), entry.path
+        folder, name = local_path(entry.path, *roots), entry.path
     else:
         assert entry.dataset is not None
         minari_root, local_id = ensure_minari(entry.dataset)
@@ -179,7 +182,8 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
         "minari_id": facts.dataset_id,
         "inner_terminations": facts.inner_terminations,
     }
-    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, root)})
+    inputs = {name: source_digest(entry, *roots)}
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, facts.notes)
 
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
@@ -198,22 +202,29 @@ def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> 
     return environment
 
 
-def _npz(entry: NpzEntry, root: Path) -> Collected:
+def _npz(entry: NpzEntry, *roots: Path) -> Collected:
     equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
-    episodes = read_npz(local_path(entry.path, root))
+    episodes, found = read_npz(local_path(entry.path, *roots), entry.naming)
     environment = _file_environment(entry, episodes)
     data_env_id = entry.data_env_id or environment.env_id
     verdict = _verdict(entry, data_env_id, environment.env_id)
-    provenance = {"data_env_id": data_env_id, "folder": Path(entry.path).name, "files": len(episodes)}
-    inputs = {Path(entry.path).name: source_digest(entry, root)}
-    return _finish(entry, episodes, environment, verdict, provenance, inputs)
+    provenance = {
+        "data_env_id": data_env_id,
+        "folder": Path(entry.path).name,
+        "files": found.files,
+        "unmarked_cuts": found.unmarked_cuts,
+        "arrays": found.names,
+        **_ignored(entry),
+    }
+    inputs = {Path(entry.path).name: source_digest(entry, *roots)}
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, found.notes)
 
 
-def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
+def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
     # Raise an error that the entry alone shows before the file is downloaded.
     equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
-        path, name = local_path(entry.path, root), Path(entry.path).name
+        path, name = local_path(entry.path, *roots), Path(entry.path).name
         check_sha256(path, entry.sha256)
     else:
         assert entry.url is not None
@@ -223,6 +234,7 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         terminals_are_truncations=entry.terminals_are_truncations,
         ignore_timeouts=entry.ignore_timeouts,
         max_episode_steps=entry.max_episode_steps,
+        naming=entry.naming,
     )
     environment = _file_environment(entry, episodes)
     data_env_id = entry.data_env_id or environment.env_id
@@ -233,11 +245,18 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         "rows": found.rows,
         "unmarked_cuts": found.unmarked_cuts,
         "kinds": found.kinds,
+        # A file whose arrays are all called as usual has nothing to say here.
+        **({"arrays": found.names} if unusual(found.names) or "dones" in found.names else {}),
+        **_ignored(entry),
     }
     # Check the shapes first: with a wrong environment the replay would fail with a less clear error.
     check_shapes(environment, episodes.observation_size, episodes.action_size)
     verdict = _verdict(entry, data_env_id, environment.env_id, path)
-    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)})
+    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)}, found.notes)
+
+
+def _ignored(entry: FileEntry) -> dict[str, Any]:
+    return {"ignored_arrays": entry.ignored_arrays} if entry.ignored_arrays else {}
 
 
 def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Path | None = None) -> Verdict:
@@ -249,7 +268,7 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     if path is not None and isinstance(entry, D4rlEntry) and kind in ("documented", "unverified"):
         assert env_id is not None
         cuts = entry.terminals_are_truncations
-        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
+        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts, naming=entry.naming)
     if kind != "unverified":
         return Verdict(kind, None, None if replay is None else replay.to_dict())
     differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
@@ -298,6 +317,7 @@ def _finish(
     verdict: Verdict,
     provenance: dict[str, Any],
     inputs: dict[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Collected:
     usable, dropped = drop_unusable(episodes, entry.not_finite)
     if 0 in (usable.observation_size, usable.action_size):
@@ -315,4 +335,4 @@ def _finish(
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
     if verdict.not_evaluated is None:
         check_time_limit(environment, int(usable.lengths.max(initial=0)))
-    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs)
+    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)

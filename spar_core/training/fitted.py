@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from spar_core.artifacts import write_json
 from spar_core.errors import SparError
 from spar_core.settings import Settings
 from spar_core.training.checkpoints import CurveRow
+from spar_core.training.tensors import write_tensors
 
 WEIGHTS, METRICS, CURVES = "weights.safetensors", "metrics.json", "curves.csv"
 DIVERGED = (
@@ -127,8 +128,8 @@ def write_curves(path: Path, rows: Sequence[CurveRow]) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file without metadata, because the bytes of several metadata keys are not reproducible."""
-    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, path)
+    """Write a safetensors file, its tensors sorted by name."""
+    write_tensors(path, {name: tensors[name].contiguous() for name in sorted(tensors)})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

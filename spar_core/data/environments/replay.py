@@ -24,6 +24,7 @@ from spar_core.data.environments.environment import check_shapes, close, environ
 from spar_core.data.environments.ids import bare
 from spar_core.data.environments.replay_report import OBSERVATION_TOLERANCE, Errors, ReplayReport, in_words
 from spar_core.data.environments.replay_states import NEEDED, RecordedStates, recorded_arrays
+from spar_core.data.names import AS_USUAL, Naming
 from spar_core.errors import SparError, others_code
 from spar_core.evenly import evenly
 
@@ -48,6 +49,7 @@ def replay_check(
     *,
     steps: int = 500,
     terminals_are_truncations: bool = False,
+    naming: Naming = AS_USUAL,
 ) -> ReplayReport | None:
     """Replay evenly spread steps of a D4RL file in an environment.
 
@@ -58,6 +60,7 @@ def replay_check(
         steps: how many steps to replay; 500 take about a second.
         terminals_are_truncations: whether the file's ``terminals`` mark cuts, at which the environment need not
             terminate.
+        naming: what the dataset's entry says about the names of arrays.
 
     Returns:
         The comparison; None if the file holds no usable simulator states, or the environment has no way to set one
@@ -74,7 +77,7 @@ def replay_check(
             return None
         with others_code(f"'{env_id}' cannot be reset", "check 'env_id' and 'env_kwargs' in the dataset's entry"):
             env.reset(seed=0)  # Adroit's pen sets its length at the first reset.
-        with recorded_arrays(path) as arrays:
+        with recorded_arrays(path, naming) as arrays:
             if arrays is None:
                 return None
             check_shapes(facts, arrays["observations"].shape[1], arrays["actions"].shape[1])

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.d4rl_file import Arrays, open_d4rl, read_flags
+from spar_core.data.d4rl_file import Arrays, names_of, open_d4rl
+from spar_core.data.ends import read_ends
+from spar_core.data.names import AS_USUAL, Naming
 from spar_core.errors import SparError, others_code
 
 
@@ -67,7 +69,7 @@ HUGE = 1e10
 
 
 @contextmanager
-def recorded_arrays(path: Path) -> Iterator[Arrays | None]:
+def recorded_arrays(path: Path, naming: Naming = AS_USUAL) -> Iterator[Arrays | None]:
     """Yield the arrays of an open D4RL file by name, simulator states as ``infos/...``.
 
     Yields None if the file lacks the simulator's positions or velocities, or holds something else under their names.
@@ -76,7 +78,7 @@ def recorded_arrays(path: Path) -> Iterator[Arrays | None]:
         SparError: see :func:`spar_core.data.d4rl_file.open_d4rl`.
     """
     parts = [part.array for parts in SCENES.values() for part in parts if part.recorded]
-    with open_d4rl(path, (*STATES, *parts)) as arrays:
+    with open_d4rl(path, (*STATES, *parts), naming) as arrays:
         yield arrays if all(name in arrays for name in STATES) else None
 
 
@@ -110,10 +112,9 @@ class RecordedStates:
         self.parts = SCENES.get(self.family, ())
         self._check_parts()
         self.rewards = np.asarray(arrays["rewards"][()], dtype=np.float64).reshape(-1)
-        terminals, timeouts = read_flags(arrays, "terminals"), read_flags(arrays, "timeouts")
-        assert terminals is not None  # open_d4rl requires them.
-        self.terminals = terminals
-        self.ends = terminals.copy() if timeouts is None else terminals | timeouts
+        ends = read_ends(arrays, names_of(arrays), Path(arrays["rewards"].file.filename).name, len(self.rewards))
+        self.terminals = ends.terminals
+        self.ends = ends.marked.copy()
         self.ends[-1] = True
         self.starts = np.concatenate([[0], np.flatnonzero(self.ends)[:-1] + 1])
         self._scenes: dict[int, list[NDArray[np.float64]]] = {}
