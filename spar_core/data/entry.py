@@ -22,8 +22,6 @@ from spar_core.settings import Settings, load_yaml, nearest, parse
 DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
 DESCRIBING = frozenset({"title", "description", "license", "settings", "digest"})
-# Keys that are younger than some datasets: digests leave them out where they are null, so that older data keep theirs.
-YOUNGER = frozenset({"env_module", "action_low", "action_high"})
 BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
 # Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
 # characters before the first slash.
@@ -50,6 +48,7 @@ class CommonEntry(Settings):
     )
     env_module: str | None = Field(
         None,
+        exclude_if=lambda module: module is None,  # Data without one keep their digests.
         description="Python module whose import registers the environment; env_id: MODULE:NAME-v0 says the same",
     )
     observation_keys: list[str] | None = Field(
@@ -91,8 +90,7 @@ class CommonEntry(Settings):
 
     def recipe(self, *left_out: str) -> dict[str, Any]:
         """The keys that say how the data are made, as plain values, for digests; without those of ``left_out``."""
-        values = self.model_dump(mode="json", exclude={*DESCRIBING, *left_out})
-        return {key: value for key, value in values.items() if value is not None or key not in YOUNGER}
+        return self.model_dump(mode="json", exclude={*DESCRIBING, *left_out})
 
     @model_validator(mode="after")
     def _one_module(self) -> CommonEntry:
@@ -157,10 +155,13 @@ class MinariEntry(CommonEntry):
     )
     action_low: float | list[float] | None = Field(
         None,
+        exclude_if=lambda bounds: bounds is None,
         description="lower bounds of the actions, one number or one a dimension; null means the environment's or the "
         "dataset's",
     )
-    action_high: float | list[float] | None = Field(None, description="upper bounds of the actions, likewise")
+    action_high: float | list[float] | None = Field(
+        None, exclude_if=lambda bounds: bounds is None, description="upper bounds of the actions, likewise"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> MinariEntry:

@@ -334,5 +334,5 @@ def _finish(
     check_bounds((low, high), usable.actions, owner)
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
     if verdict.not_evaluated is None:
-        check_time_limit(environment, int(usable.lengths.max()))
+        check_time_limit(environment, int(usable.lengths.max(initial=0)))
     return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)
