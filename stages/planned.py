@@ -46,9 +46,11 @@ def check_cell(layout: Layout, cell: Cell, params: Mapping[str, Any]) -> None:
     if plan is None:
         return
     settings = plan["settings"].get(cell.dataset, {})
-    # A round comes from the command line, which DVC knows.
-    for name in params.keys() - {"round"}:
-        _check(f"'{name}' of params.yaml", _planned(settings, cell, name), params[name])
+    for name, values in params.items():
+        planned = _planned(settings, cell, name)
+        # A round comes from the command line, and a stage of one's own may have settings that the plan does not hold.
+        if planned is not None:
+            _check(f"'{name}' of params.yaml", planned, values)
     _check_code(plan, cell.stage)
 
 
