@@ -14,6 +14,7 @@ import csv
 import itertools
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
 from spar_core.evaluation.rollouts import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
-from spar_core.policy import FROZEN, KIND, load_policy
+from spar_core.policy import FROZEN, KIND, FarFromData, load_policy
 from spar_core.provenance import changed_settings
 from spar_core.training.fitted import CURVES, METRICS
 from spar_core.training.reporter import Reporter
@@ -51,6 +52,8 @@ class Evaluate:
 
     def __call__(self, share: Sequence[Block], report: Reporter) -> list[EpisodeResult]:
         results = []
+        # States far from the data are part of what an evaluation finds out.
+        warnings.simplefilter("ignore", FarFromData)
         for seed, mine in itertools.groupby(share, lambda block: block.seed):
             policy = load_policy(self.policy, seed, self.device)
             for block in mine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
         env_id = facts.env_id
     verdict = _verdict(entry, facts.env_id, env_id)
     if env_id is None:
-        environment = _no_environment(episodes, facts.action_low, facts.action_high)
+        bounds = facts.action_low, facts.action_high
+        environment = replace(_no_environment(episodes, *bounds), observation_layout=facts.observation_layout)
     else:
         environment = _minari_environment(entry, env_id, facts)
         if len(facts.action_low) == len(environment.action_low):

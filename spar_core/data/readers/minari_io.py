@@ -49,6 +49,8 @@ class MinariFacts:
         action_high: upper bounds [A] of the actions.
         inner_terminations: number of steps marked as terminal that are not the last of their episode; these marks are
             ignored.
+        observation_layout: which columns of the vector hold which part of its dictionary observations, for the
+            manifest; None if its observations are vectors.
     """
 
     dataset_id: str
@@ -57,7 +59,8 @@ class MinariFacts:
     max_episode_steps: int | None
     action_low: NDArray[np.float32]
     action_high: NDArray[np.float32]
-    inner_terminations: int = 0
+    inner_terminations: int
+    observation_layout: list[dict[str, Any]] | None
 
 
 def write_minari(
@@ -172,7 +175,7 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
         episodes, inner = _fill(dataset, layout, steps, count)
-    return episodes, _facts(dataset, inner)
+    return episodes, _facts(dataset, inner, layout)
 
 
 def check_minari(folder: Path) -> None:
@@ -276,7 +279,7 @@ def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
         yield from dataset.iterate_episodes(range(start, min(start + READ, count)))
 
 
-def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
+def _facts(dataset: MinariDataset, inner_terminations: int, layout: ObservationLayout) -> MinariFacts:
     space, spec = dataset.action_space, dataset.env_spec
     named = _named_environment(dataset.storage.metadata)
     return MinariFacts(
@@ -287,6 +290,7 @@ def _facts(dataset: MinariDataset, inner_terminations: int) -> MinariFacts:
         np.asarray(space.low, dtype=np.float32),
         np.asarray(space.high, dtype=np.float32),
         inner_terminations,
+        None if layout.plain else layout.to_list(),
     )
 
 
