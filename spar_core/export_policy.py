@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,20 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from spar_core.anchors.committee import CommitteeAnchor
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
+from spar_core.export_formats import FORMATS, Run
 from spar_core.export_graph import ACTIONS, PolicyGraph, observations_near_data, split_parts
 from spar_core.guard import Guard
 from spar_core.policy import POLICY, Policy, load_policy
 from spar_core.registry import variant_kinds
 
-FORMATS = {"onnx": ".onnx", "torch": ".pt"}
-OPSET = 17
-# Key of the description in the metadata of an ONNX file, and among the extra files of a TorchScript file.
-DESCRIPTION = "spar_policy.json"
 # Observations at which the file is compared with `act`, and sizes of the batches in which it gets the first of them.
 COMPARED, SMALL_BATCHES = 1000, (1, 2, 7, 1, 30)
 # Largest deviation from `act` that is accepted, as a share of half the action range.
@@ -47,8 +42,6 @@ REFUSED = {
     "knn": "it looks its nearest neighbours up in thousands of stored steps",
     "external": "it calls a program that exists outside of this package",
 }
-
-Run = Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -106,13 +99,11 @@ def export_policy(
     graph = PolicyGraph(loaded, anchor, guard).eval()
     description = describe(graph, loaded, parts, seed, origin or {})
     with tempfile.TemporaryDirectory() as scratch, _one_thread():
-        draft = Path(scratch) / f"policy{FORMATS[format]}"
-        write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_torch, _load_torch)
+        draft = Path(scratch) / f"policy{FORMATS[format].suffix}"
         try:
-            with _quiet():
-                write(graph, draft, description)
-                run = load(draft, graph)
-                deviation, ties = compare(run, graph, loaded)
+            FORMATS[format].write(graph, draft, json.dumps(description, sort_keys=True))
+            run = FORMATS[format].load(draft, graph)
+            deviation, ties = compare(run, graph, loaded)
         except SparError:
             raise
         except Exception as error:  # an exporter may raise anything
@@ -184,74 +175,6 @@ def _called(parts: Mapping[str, Any]) -> str:
     return f"the anchor '{parts['anchor']['kind']}' with the rule '{parts['improvement']['kind']}'"
 
 
-# --- the formats ---
-
-
-def _write_onnx(graph: PolicyGraph, path: Path, description: Mapping[str, Any]) -> None:
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise SparError(f"an ONNX file needs the package {error.name}", "run `pip install .[export]`") from None
-    options: dict[str, Any] = {
-        "input_names": graph.inputs,
-        "output_names": graph.outputs,
-        "dynamic_axes": {name: {0: "batch"} for name in (*graph.inputs, *graph.outputs)},
-        "opset_version": OPSET,
-        # Folding would make some sizes of the batch constants. The runtime folds what is constant.
-        "do_constant_folding": False,
-        "dynamo": False,
-    }
-    with torch.no_grad():
-        torch.onnx.export(graph, _example(graph), path, **options)
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {DESCRIPTION: json.dumps(description, sort_keys=True)})
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
-def _load_onnx(path: Path, graph: PolicyGraph) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    outputs = graph.outputs
-    return lambda inputs: dict(zip(outputs, session.run(outputs, dict(inputs)), strict=True))
-
-
-def _write_torch(graph: PolicyGraph, path: Path, description: Mapping[str, Any]) -> None:
-    with torch.no_grad():
-        traced = torch.jit.trace(graph, _example(graph), check_trace=False)
-        torch.jit.save(
-            torch.jit.freeze(traced.eval()), path, _extra_files={DESCRIPTION: json.dumps(description, sort_keys=True)}
-        )
-
-
-def _load_torch(path: Path, graph: PolicyGraph) -> Run:
-    module, names = torch.jit.load(path), graph.inputs
-
-    def run(inputs: Mapping[str, NDArray[np.float32]]) -> Mapping[str, NDArray[np.float32]]:
-        with torch.inference_mode():
-            answers = module(*(torch.from_numpy(inputs[name]) for name in names))
-        return {name: answer.numpy() for name, answer in zip(graph.outputs, answers, strict=True)}
-
-    return run
-
-
-def _example(graph: PolicyGraph) -> tuple[torch.Tensor, ...]:
-    """Inputs of three observations, along which the exporters follow the computation."""
-    return tuple(torch.zeros(3, *shape) for shape in graph.parts.values())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide warnings of the exporters: that sizes become constants, which the comparison checks, and of old age."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -268,20 +191,19 @@ def _one_thread() -> Iterator[None]:
 def compare(run: Run, graph: PolicyGraph, policy: Policy) -> tuple[float, int]:
     """Compare the file's actions with the policy's.
 
-    All observations are given in one batch, and then the first of them in small batches. Where the guard lets the
-    anchor act, the file is compared with the graph that it was made from.
+    All observations are given in one batch, and then the first of them in small batches. Where a guard lets the anchor
+    act, the file is compared with the graph that it was made from.
 
     Returns:
         Largest deviation as a share of half the action range, over the observations at which it is within
         ``TOLERANCE``; and the number of the others.
     """
     vectors = observations_near_data(policy, COMPARED)
-    inputs = split_parts(policy, vectors)
-    if graph.guard is None or graph.guard.limit is None:
-        expected = policy.act(vectors)
-    else:
+    inputs, expected = split_parts(policy, vectors), policy.act(vectors)
+    if graph.guard is not None and graph.guard.limit is not None:
         with torch.no_grad():
-            expected = graph(*map(torch.from_numpy, inputs.values()))[0].numpy()
+            actions, distance, *_ = (answer.numpy() for answer in graph(*map(torch.from_numpy, inputs.values())))
+        expected = np.where(distance[:, None] > graph.guard.limit, actions, expected)
     half = 0.5 * (policy.scaler.action_high - policy.scaler.action_low)
     bounds = np.cumsum([0, *SMALL_BATCHES])
     answers = [run({name: values[a:b] for name, values in inputs.items()})[ACTIONS] for a, b in pairwise(bounds)]

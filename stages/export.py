@@ -14,7 +14,8 @@ from typing import Any
 from spar_core.artifacts import digest_folder, read_json, read_meta
 from spar_core.data.loading import MANIFEST
 from spar_core.errors import SparError
-from spar_core.export_policy import COMPARED, FORMATS, Exported, export_policy
+from spar_core.export_formats import FORMATS
+from spar_core.export_policy import COMPARED, Exported, export_policy
 from spar_core.interface import Interface
 from spar_core.policy import KIND
 from stages.datasets import dataset_folders, dataset_of
@@ -43,7 +44,7 @@ def output_of(layout: Layout, policy: Path, dataset: str | None, format: str, se
     parts = policy.resolve().parts[-AXES_BELOW:] if dataset else policy.resolve().parts[-1:]
     name = Path(*([dataset] if dataset else []), *parts)
     chosen = "" if seed is None else f"-seed-{seed}"
-    return layout.root / "exports" / name.with_name(f"{name.name}{chosen}{FORMATS[format]}")
+    return layout.root / "exports" / name.with_name(f"{name.name}{chosen}{FORMATS[format].suffix}")
 
 
 def guard_of(layout: Layout, policy: Path, dataset: str | None, limit: float | None) -> Any:

@@ -13,7 +13,7 @@ from spar_core import export_policy as exporting
 from spar_core import load_policy
 from spar_core.artifacts import digest_folder, write_meta
 from spar_core.errors import SparError
-from spar_core.export_policy import DESCRIPTION
+from spar_core.export_formats import DESCRIPTION
 from spar_core.policy import KIND
 from stages import download, export
 from stages.datasets import dataset_of

@@ -16,7 +16,8 @@ from spar_core import export_policy as exporting
 from spar_core import load_policy
 from spar_core.artifacts import write_meta
 from spar_core.errors import SparError
-from spar_core.export_policy import DESCRIPTION, REFUSED, export_policy
+from spar_core.export_formats import DESCRIPTION
+from spar_core.export_policy import REFUSED, export_policy
 from spar_core.guard import fit_guard
 from spar_core.improvement.base import Frozen
 from spar_core.interface import Interface
@@ -96,14 +97,14 @@ CHOOSES = ("mixture", "best_of_n")
 @pytest.mark.parametrize("kind", [kind for kind in kinds("anchor") if kind not in REFUSED])
 def test_every_anchor_is_exported(parts, tmp_path, kind, format):
     save(tmp_path / "policy", parts, (kind, SHORT.get(kind, {})))
-    check(tmp_path / "policy", tmp_path / f"p{exporting.FORMATS[format]}", format, ties=2 * (kind in CHOOSES))
+    check(tmp_path / "policy", tmp_path / f"p{exporting.FORMATS[format].suffix}", format, ties=2 * (kind in CHOOSES))
 
 
 @every_format
 @pytest.mark.parametrize("kind", kinds("improvement"))
 def test_every_rule_is_exported(parts, tmp_path, kind, format):
     save_rule(tmp_path / "policy", kind, parts, toy_dataset(), SCALER)
-    check(tmp_path / "policy", tmp_path / f"p{exporting.FORMATS[format]}", format, ties=2 * (kind in CHOOSES))
+    check(tmp_path / "policy", tmp_path / f"p{exporting.FORMATS[format].suffix}", format, ties=2 * (kind in CHOOSES))
 
 
 def of(kind: str) -> dict:
@@ -155,7 +156,7 @@ def hand(tmp_path_factory, parts):
 
 @every_format
 def test_a_policy_of_dictionaries_has_an_input_for_each_part(hand, tmp_path, format):
-    path = tmp_path / f"p{exporting.FORMATS[format]}"
+    path = tmp_path / f"p{exporting.FORMATS[format].suffix}"
     about = export_policy(hand, path, format).description
     wanted = [("achieved/hand", []), ("achieved/object", [2]), ("state", [2])]
     assert [(one["name"], one["shape"]) for one in about["inputs"]] == wanted
@@ -258,7 +259,7 @@ def test_one_centre_is_the_mahalanobis_distance():
 def test_a_guarded_file_gives_the_distance_and_lets_the_anchor_act_beyond_the_limit(parts, tmp_path, format):
     for rule in ("spar_mlp", "anchor"):
         save_rule(tmp_path / rule, rule, parts, toy_dataset(), SCALER)
-    guard, path = fit_guard(toy_dataset(), limit=1.5), tmp_path / f"p{exporting.FORMATS[format]}"
+    guard, path = fit_guard(toy_dataset(), limit=1.5), tmp_path / f"p{exporting.FORMATS[format].suffix}"
     about = export_policy(tmp_path / "spar_mlp", path, format, guard=guard).description
     assert about["guard"] == {"centres": len(guard.centres), "limit": 1.5}
     found = answer(path, {"observations": RAW})

@@ -64,6 +64,7 @@ def test_single_and_batched_observations_give_the_same_actions(policies, kind):
 
 
 @every_rule
+@pytest.mark.filterwarnings("ignore::spar_core.policy.FarFromData")
 def test_actions_stay_within_the_bounds_of_the_environment(policies, kind):
     for seed in (None, *SEEDS):
         actions = load_policy(policies[0] / kind, seed).act(1e4 * RAW)
