@@ -1,7 +1,9 @@
 """What the guard of an exported policy costs in return, and what it saves where the environment has changed.
 
 Rolls the committee of a policy, its anchor, and the policy behind the guard out in the policy's MuJoCo environment and
-in changed ones, and prints a table: `python -m benchmarks.guard artifacts/policy/<dataset>/.../<seeds>`.
+in changed ones, and prints a table: `python -m benchmarks.guard artifacts/policy/<dataset>/.../<seeds>`. Cells are mean
+returns with standard errors, medians of the guard's outputs along the policy's own episodes, and in brackets the share
+of steps at which the anchor acted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
 from spar_core.artifacts import read_json
 from spar_core.data.environments.environment import make_env
@@ -29,21 +32,26 @@ Change = Callable[[Any, np.ndarray], Any]
 
 
 @dataclass
-class Guarded:
-    """A policy behind a guard: the anchor acts where the distance is beyond the limit."""
+class Watched:
+    """A policy whose guard is read at every step. Beyond the limit, the anchor acts."""
 
     policy: Policy
     anchor: Policy
     guard: Guard
-    limit: float
-    beyond: list[float] = field(default_factory=list)
+    limit: float = np.inf
+    distances: list[np.ndarray] = field(default_factory=list)
+    spreads: list[np.ndarray] = field(default_factory=list)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        far = self.guard.distance(self.policy.scaler.standardise(observations)) > self.limit
-        self.beyond.append(float(far.mean()))
-        if not far.any():
-            return self.policy.act(observations)
-        return np.where(far[:, None], self.anchor.act(observations), self.policy.act(observations))
+        standardised = self.policy.scaler.standardise(observations)
+        distance = self.guard.distance(standardised)
+        each = self.policy.rule.act(torch.from_numpy(standardised).expand(self.policy.members, -1, -1))
+        apart = (each - each.mean(dim=0)) / self.policy.rule.frozen.residual.radius.mean(dim=0)
+        self.distances.append(distance)
+        self.spreads.append(apart.square().mean(dim=(0, 2)).sqrt().numpy())
+        actions = self.policy.scaler.actions_from_unit(each.mean(dim=0).numpy())
+        far = distance > self.limit
+        return np.where(far[:, None], self.anchor.act(observations), actions) if far.any() else actions
 
 
 class Sensors(gymnasium.ObservationWrapper):
@@ -77,15 +85,17 @@ class Sensors(gymnasium.ObservationWrapper):
         return seen
 
 
-def _model(env: Any, name: str, factor: float, rows: Any = slice(None)) -> Any:
-    getattr(env.unwrapped.model, name)[rows] *= factor
+def _model(env: Any, name: str, factor: float) -> Any:
+    """The environment with an array of its MuJoCo model, or of the model's options, multiplied by a factor."""
+    model = env.unwrapped.model
+    getattr(model.opt if name == "gravity" else model, name)[:] *= factor
     return env
 
 
 CHANGES: dict[str, Change] = {
     "none": lambda env, std: env,
-    "gravity x 1.5": lambda env, std: _gravity(env, 1.5),
-    "gravity x 0.7": lambda env, std: _gravity(env, 0.7),
+    "gravity x 1.5": lambda env, std: _model(env, "gravity", 1.5),
+    "gravity x 0.7": lambda env, std: _model(env, "gravity", 0.7),
     "masses x 1.5": lambda env, std: _model(env, "body_mass", 1.5),
     "friction x 0.3": lambda env, std: _model(env, "geom_friction", 0.3),
     "motors x 0.6": lambda env, std: _model(env, "actuator_gear", 0.6),
@@ -93,11 +103,6 @@ CHANGES: dict[str, Change] = {
     "sensor noise of 0.3 std": lambda env, std: Sensors(env, std, noise=0.3),
     "first sensor stuck at 0": lambda env, std: Sensors(env, std, stuck=0),
 }
-
-
-def _gravity(env: Any, factor: float) -> Any:
-    env.unwrapped.model.opt.gravity[:] *= factor
-    return env
 
 
 def changed_env(change: Change, std: np.ndarray, *arguments: Any) -> Any:
@@ -116,7 +121,7 @@ def main() -> None:
     parser.add_argument("policy", type=Path, help="folder of a policy, below artifacts/policy of its project")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--centres", type=int, nargs="+", default=[1, 256])
-    parser.add_argument("--limits", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--limits", type=float, nargs="*", default=[1.0, 2.0])
     args = parser.parse_args()
     folder = args.policy.resolve()
     root = next(parent for parent in folder.parents if parent.name == "artifacts").parent
@@ -129,16 +134,20 @@ def main() -> None:
     policy, anchor = load_policy(folder), load_policy(folder.parents[1] / "anchor" / folder.name)
     first = EvaluationSettings().first_env_seed
     seeds = range(first, first + args.episodes)
-    print("| change | anchor | policy |" + "".join(f" K={k}, limit {m:g} |" for k in guards for m in args.limits))
-    print("|---|" + "--:|" * (2 + len(guards) * len(args.limits)))
+    columns = [f"K = {centres}, limit {limit:g}" for centres in guards for limit in args.limits]
+    columns = ["change", "anchor", "policy", "distance", "disagreement", *columns]
+    print(f"| {' | '.join(columns)} |\n|---|{'--:|' * (len(columns) - 1)}")
     for name, change in CHANGES.items():
         kwargs = (environment["env_id"], environment["env_kwargs"], environment["observation_keys"])
         make = partial(changed_env, change, data.scaler.observation_std, *kwargs)
-        cells = [_cell(returns(one.act, make, seeds)) for one in (anchor, policy)]
+        watched = Watched(policy, anchor, guards[args.centres[-1]])
+        cells = [_cell(returns(one.act, make, seeds)) for one in (anchor, watched)]
+        cells += [f"{np.median(values):.2f}" for values in (watched.distances, watched.spreads)]
         for guard in guards.values():
             for limit in args.limits:
-                behind = Guarded(policy, anchor, guard, limit)
-                cells.append(_cell(returns(behind.act, make, seeds)) + f" ({100 * np.mean(behind.beyond):.0f}%)")
+                behind = Watched(policy, anchor, guard, limit)
+                share = _cell(returns(behind.act, make, seeds))
+                cells.append(f"{share} ({100 * np.mean(np.array(behind.distances) > limit):.0f}%)")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

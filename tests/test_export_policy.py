@@ -14,6 +14,8 @@ import torch
 
 from spar_core import export_policy as exporting
 from spar_core import load_policy
+from spar_core.anchors.external_sources import OnnxPolicy
+from spar_core.anchors.external_sources import check as check_external
 from spar_core.artifacts import write_meta
 from spar_core.errors import SparError
 from spar_core.export_formats import DESCRIPTION
@@ -229,6 +231,14 @@ def test_an_onnx_file_acts_without_torch_and_this_package(parts, tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), load_policy(tmp_path / "policy").act(RAW), atol=1e-5)
+
+
+def test_an_exported_policy_can_be_the_anchor_of_the_next(parts, tmp_path):
+    save_rule(tmp_path / "policy", "spar_mlp", parts, toy_dataset(), SCALER)
+    export_policy(tmp_path / "policy", tmp_path / "p.onnx")
+    external = OnnxPolicy((tmp_path / "p.onnx").read_bytes(), "p.onnx")
+    check_external(external, RAW[:20], ACTION_SIZE)
+    np.testing.assert_allclose(external(RAW[:20]), load_policy(tmp_path / "policy").act(RAW[:20]), atol=1e-5)
 
 
 # --- the guard ---
