@@ -90,13 +90,8 @@ def export_policy(
     if format not in FORMATS:
         raise SparError(f"there is no format '{format}'", f"choose from: {', '.join(FORMATS)}")
     folder, target = Path(policy), Path(output)
-    told = read_json(folder / POLICY)
-    parts = _exportable(told["parts"])
-    loaded = load_policy(folder, seed)
-    anchor = loaded.rule.frozen.anchor
-    if isinstance(anchor, CommitteeAnchor):
-        anchor = load_policy(folder, told["seeds"][0] if seed is None else seed).rule.frozen.anchor
-    graph = PolicyGraph(loaded, anchor, guard).eval()
+    parts = _exportable(read_json(folder / POLICY)["parts"])
+    loaded, graph = graph_of(folder, seed, guard)
     description = describe(graph, loaded, parts, seed, origin or {})
     with tempfile.TemporaryDirectory() as scratch, _one_thread():
         draft = Path(scratch) / f"policy{FORMATS[format].suffix}"
@@ -124,6 +119,14 @@ def export_policy(
         finally:
             whole.unlink(missing_ok=True)
     return Exported(target, description, deviation, ties, latency, latency_of_act)
+
+
+def graph_of(folder: Path, seed: int | None = None, guard: Guard | None = None) -> tuple[Policy, PolicyGraph]:
+    """A policy, and the same as one function of tensors."""
+    policy, anchor = load_policy(folder, seed), None
+    if isinstance(policy.rule.frozen.anchor, CommitteeAnchor):
+        anchor = load_policy(folder, read_json(folder / POLICY)["seeds"][0]).rule.frozen.anchor
+    return policy, PolicyGraph(policy, anchor or policy.rule.frozen.anchor, guard).eval()
 
 
 def describe(
