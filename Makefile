@@ -51,7 +51,7 @@ view: setup ## write the page of the study's report, reports/<study>/report.html
 	$(BIN)/python -m stages.view
 
 ui: setup ## open the MLflow UI on http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(abspath mlflow.db)}
+	$(BIN)/python -m stages.tracking.ui
 
 docs: $(BIN)/.setup-docs ## build the documentation site in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

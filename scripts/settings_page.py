@@ -76,8 +76,8 @@ def allowed(field: FieldInfo) -> str:
 def _values(kind: Any, limits: Iterable[Any] = ()) -> str:
     inner, origin = get_args(kind), get_origin(kind)
     if origin in (Union, UnionType):
-        (some,) = (part for part in inner if part is not type(None))
-        return f"{_values(some, limits)} or none"
+        words = [_values(part, limits) for part in inner if part is not type(None)]
+        return " or ".join([*words, "none"] if type(None) in inner else words)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if hasattr(kind, "__metadata__"):

@@ -3,13 +3,16 @@
 Soft actor-critic (Haarnoja et al. 2018) as implemented in stable-baselines3 trains one agent per
 environment. Every ``--every`` steps the actor alone is written as safetensors, together with the mean
 return of a few stochastic episodes. ``select`` then copies five or six snapshots of rising return into
-``datasets/behaviour/<name>/`` and writes ``index.yaml`` beside them.
+``datasets/behaviour/<name>/`` and writes ``index.yaml`` beside them. ``mirror`` does so for Walker2d with the
+mirror image of each snapshot, which swaps the legs: a policy of equal strength and another gait.
 
 Usage (needs ``pip install -r requirements-dev.txt``)::
 
     python scripts/train_behaviour.py train --env HalfCheetah-v5 --steps 100000 --out runs/halfcheetah
     python scripts/train_behaviour.py select --runs runs/halfcheetah --steps 5000,20000,... \
         --out datasets/behaviour/halfcheetah
+    python scripts/train_behaviour.py mirror --runs datasets/behaviour/walker2d --steps 80000,130000 \
+        --out datasets/behaviour/walker2d-gaits
 
 The actor is deliberately narrow (two layers of 128) to keep the committed files small; the critic, which
 is thrown away, is not.
@@ -111,6 +114,36 @@ def select(args: argparse.Namespace) -> None:
     (out / "index.yaml").write_text(yaml.safe_dump({"snapshots": index}, sort_keys=False))
 
 
+# Walker2d observes height, pitch and the angles of the right leg (3) and the left leg (3), then two velocities of the
+# body and those of the same angles. It acts on the right leg (3) and the left leg (3).
+MIRRORED_OBSERVATION = [0, 1, 5, 6, 7, 2, 3, 4, 8, 9, 10, 14, 15, 16, 11, 12, 13]
+MIRRORED_ACTION = [3, 4, 5, 0, 1, 2]
+
+
+def mirror(args: argparse.Namespace) -> None:
+    """Copy the snapshots of the given steps, and their mirror images, into ``args.out`` and write their index."""
+    import numpy as np
+    import yaml
+    from safetensors.numpy import load_file, save_file
+
+    source, out = Path(args.runs), Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = {row["file"]: row for row in yaml.safe_load((source / "index.yaml").read_text())["snapshots"]}
+    index = []
+    for steps in (int(s) for s in args.steps.split(",")):
+        name, image = f"{steps:07d}.safetensors", f"{steps:07d}-mirrored.safetensors"
+        tensors = load_file(source / name)
+        shutil.copyfile(source / name, out / name)
+        # The first layer reads the legs in the other order, and the last layers write them so.
+        tensors["hidden.0.weight"] = np.ascontiguousarray(tensors["hidden.0.weight"][:, MIRRORED_OBSERVATION])
+        for layer in ("mean", "log_std"):
+            for key in ("weight", "bias"):
+                tensors[f"{layer}.{key}"] = np.ascontiguousarray(tensors[f"{layer}.{key}"][MIRRORED_ACTION])
+        save_file(tensors, out / image)
+        index += [rows[name], {**rows[name], "file": image}]
+    (out / "index.yaml").write_text(yaml.safe_dump({"snapshots": index}, sort_keys=False))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,6 +163,11 @@ def main() -> None:
     command.add_argument("--steps", required=True, help="comma-separated training steps")
     command.add_argument("--out", required=True)
     command.set_defaults(run=select)
+    command = commands.add_parser("mirror", help="copy Walker2d snapshots with their mirror images")
+    command.add_argument("--runs", required=True, help="folder of snapshots with its index.yaml")
+    command.add_argument("--steps", required=True, help="comma-separated training steps")
+    command.add_argument("--out", required=True)
+    command.set_defaults(run=mirror)
     args = parser.parse_args()
     args.run(args)
 

@@ -7,10 +7,13 @@ absolute path goes in.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,21 @@ from typing import Any
 from spar_core.errors import SparError
 
 META = "meta.json"
+# Bytes that have to be free before work on an artifact begins.
+ROOM = 16 * 2**20
+
+
+def check_room(path: Path) -> None:
+    """Make sure that an artifact can be written to ``path``, before hours are spent on what it is to hold.
+
+    Raises:
+        OSError: its folder cannot be made, or less than ``ROOM`` bytes are free.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
+        pass
+    if shutil.disk_usage(path.parent).free < ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
 
 
 @contextmanager

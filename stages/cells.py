@@ -25,6 +25,9 @@ class Cell:
         stage: name of the stage.
         dataset, anchor, critic, improvement, seeds: the choices; None on an axis that the stage does not have.
         round: how a round makes the anchor. It is no axis, since each such anchor is made in one way.
+
+    Raises:
+        SparError: ``seeds`` is no group of seeds.
     """
 
     stage: str
@@ -38,6 +41,8 @@ class Cell:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"unknown stage {self.stage!r}")
+        # The group names folders, so it is checked before one is made.
+        _ = self.seed_numbers
 
     @property
     def name(self) -> str:
@@ -48,7 +53,7 @@ class Cell:
     @property
     def seed_numbers(self) -> tuple[int, ...]:
         """The seeds of the group: ``0-3`` is 0, 1, 2, 3, and ``1,4-5`` is 1, 4, 5."""
-        return parse_seeds(self.seeds) if self.seeds else ()
+        return () if self.seeds is None else parse_seeds(self.seeds)
 
     def folder(self, layout: Layout, artifact: str | None = None) -> Path:
         """Where the cell's artifact lies, or the artifact of another kind on the same axes."""

@@ -22,7 +22,10 @@ from spar_core.artifacts import digest_bytes, digest_file
 PACKAGES = ("spar_core", "stages")
 REGISTRY = "spar_core.registry"
 TABLES = frozenset({"ANCHORS", "CRITICS", "IMPROVEMENTS"})
-COSMETIC = frozenset(f"stages.{name}" for name in ("cells", "checkpointing", "layout", "progress", "table", "tracking"))
+COSMETIC = frozenset(
+    f"stages.{name}"
+    for name in ("cells", "checkpointing", "failures", "layout", "planned", "progress", "table", "tracking")
+)
 # Files beside a module that its code reads, as glob patterns.
 RESOURCES = {
     # Gymnasium loads the wrapper by name.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import new_artifact, write_json, write_meta
-from spar_core.data.entry import DESCRIBING, load_entry
+from spar_core.artifacts import check_room, new_artifact, write_json, write_meta
+from spar_core.data.entry import load_entry
 from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
 from spar_core.data.prepare import prepare
 from spar_core.data.readers.minari_io import write_minari
 from spar_core.data.sources import collect
+from spar_core.data.summary import reading
 from stages.entry import stage_main, workers
 from stages.layout import Layout
 from stages.machine import differences
+from stages.planned import check_data
 from stages.progress import Progress
 
 # Packages that generated episodes depend on.
@@ -30,16 +33,27 @@ existing dataset of the same id is replaced.
 """
 
 
-def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
+def download(
+    layout: Layout, dataset: str, n_workers: int, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Write episodes, split, scaler, manifest and meta of a dataset; return the manifest.
+
+    Args:
+        layout: of the project.
+        dataset: id.
+        n_workers: processes that roll out generated data.
+        say: called with lines that tell how a user's data were read.
 
     Raises:
         SparError: as in :func:`spar_core.data.sources.collect`. Nothing half-written is left.
     """
     entry = load_entry(layout.dataset_entry(dataset))
+    check_data(layout, dataset, entry)
+    check_room(layout.minari_root / dataset)
+    check_room(layout.data(dataset))
     steps = getattr(entry, "steps", None)
     if steps is None:
-        data = collect(entry, layout.root)
+        data = collect(entry, *layout.roots)
     else:
         with Progress(stage="download", total=steps, unit="steps") as bar:
             done = 0
@@ -49,7 +63,7 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
                 bar.update(so_far - done)
                 done = so_far
 
-            data = collect(entry, layout.root, workers=n_workers, report=report)
+            data = collect(entry, *layout.roots, workers=n_workers, report=report)
     prepared = prepare(entry, dataset, data)
     with new_artifact(layout.minari_root / dataset) as minari, new_artifact(layout.data(dataset)) as folder:
         write_minari(
@@ -67,8 +81,10 @@ def download(layout: Layout, dataset: str, n_workers: int) -> dict[str, Any]:
         write_json(folder / SCALER, prepared.scaler.to_dict())
         write_json(folder / MANIFEST, prepared.manifest)
         shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
-        params = entry.model_dump(mode="json", exclude={*DESCRIBING, "not_evaluated"})
+        params = entry.recipe("not_evaluated")
         write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
+    for line in reading(data, prepared.manifest) if steps is None else ():
+        say(line)
     return prepared.manifest
 
 
@@ -104,12 +120,15 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path(), help="project root (default: current folder)")
     args = parser.parse_args(argv)
     layout = Layout(args.root)
-    manifest = download(layout, args.dataset, workers())
+    lines: list[str] = []
+    manifest = download(layout, args.dataset, workers(), lines.append)
     returns = manifest["returns"]
     print(
         f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
         f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
     )
+    for line in lines:
+        print(line)
     if note := other_digest(layout, args.dataset, manifest["digest"]):
         print(note)
     environment = manifest["environment"]

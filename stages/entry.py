@@ -7,49 +7,27 @@ the Torch device, ``cpu`` (default) or ``cuda``. Both belong to the machine, so 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from spar_core.errors import Interrupted, SparError
+from spar_core.errors import SparError
 from spar_core.training.memory import keep_freed_memory
 from stages.cells import Cell
+from stages.failures import tell
 from stages.table import STAGES
 
 
 def stage_main(run: Callable[[list[str] | None], None]) -> int:
-    """Run an entry point, print an error that the user can mend as one line, and return the exit status."""
+    """Run an entry point, print an error as one line, and return the exit status."""
     keep_freed_memory()
     if os.environ.get("SPAR_END_WITH"):
         threading.Thread(target=_end_with, args=(int(os.environ["SPAR_END_WITH"]),), daemon=True).start()
     try:
         run(None)
-    except Interrupted as error:
-        print(f"error: interrupted: {error}", file=sys.stderr)
-        return 130
-    except SparError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and error.filename is None:
-            raise
-        what = (
-            f"the disk is full ({error.filename or 'no path given'}); free space and rerun"
-            if full
-            else f"{error.strerror or type(error).__name__} ({error.filename})"
-        )
-        print(f"error: {what}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "error: interrupted; no half-written artifact is left, and `dvc repro` starts this stage anew",
-            file=sys.stderr,
-        )
-        return 130
+    except (Exception, KeyboardInterrupt) as error:
+        return tell(error)
     return 0
 
 
@@ -95,5 +73,9 @@ def cell_parser(stage: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def parse_cell(stage: str, description: str | None, argv: Sequence[str] | None) -> Cell:
-    """The cell of a stage that a command line names."""
+    """The cell of a stage that a command line names.
+
+    Raises:
+        SparError: the seeds are no group.
+    """
     return Cell(stage, **vars(cell_parser(stage, description).parse_args(argv)))

@@ -26,7 +26,17 @@ from spar_core.choice import CHOICE
 from spar_core.curves import condense
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST
-from spar_core.evaluation.rollouts import Block, EpisodeResult, EvaluationSettings, blocks, over_blocks, roll_out
+from spar_core.errors import SparError
+from spar_core.evaluation.episode import NO_END
+from spar_core.evaluation.rollouts import (
+    MOST_STEPS,
+    Block,
+    EpisodeResult,
+    EvaluationSettings,
+    blocks,
+    over_blocks,
+    roll_out,
+)
 from spar_core.policy import FROZEN, KIND, FarFromData, load_policy
 from spar_core.provenance import changed_settings
 from spar_core.training.fitted import CURVES, METRICS
@@ -49,6 +59,8 @@ class Evaluate:
     env_kwargs: dict[str, Any]
     device: str
     observation_keys: list[str] | None
+    limit: int = MOST_STEPS
+    name: str = "the environment"
 
     def __call__(self, share: Sequence[Block], report: Reporter) -> list[EpisodeResult]:
         results = []
@@ -60,7 +72,7 @@ class Evaluate:
                 # New ones for each block: an environment that keeps something across resets would make its
                 # episodes depend on who had it before.
                 make = partial(make_env, self.env_id, self.env_kwargs, self.observation_keys)
-                results += roll_out(policy.act, make, block, report.advance)
+                results += roll_out(policy.act, make, block, report.advance, name=self.name, limit=self.limit)
         return results
 
 
@@ -109,6 +121,7 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
             "heldout_episodes": manifest["heldout_episodes"],
             "mean_return": manifest["returns"]["mean"],
             "best_return": manifest["returns"]["best"],
+            **({"misaligned": manifest["misaligned"]["lead"]} if "misaligned" in manifest else {}),
         },
         "protocol": protocol,
         "diagnostics": diagnostics,
@@ -147,9 +160,12 @@ def rollouts(
     cell: Cell, policy: Path, environment: dict[str, Any], settings: EvaluationSettings, on_steps: Callable[[int], None]
 ) -> list[EpisodeResult]:
     """All episodes of a cell, in the order of its blocks; ``on_steps`` hears of environment steps as they are done."""
-    work = blocks(settings, environment["env_id"], cell.seed_numbers)
-    keys = environment["observation_keys"]
-    job = Evaluate(policy, environment["env_id"], environment["env_kwargs"], device(), keys)
+    env_id, keys, limit = (environment[key] for key in ("env_id", "observation_keys", "max_episode_steps"))
+    if limit is None:
+        raise SparError(f"'{env_id}' of dataset '{cell.dataset}' has no time limit", NO_END)
+    work = blocks(settings, env_id, cell.seed_numbers)
+    name = f"'{env_id}' of dataset '{cell.dataset}'"
+    job = Evaluate(policy, env_id, environment["env_kwargs"], device(), keys, limit, name)
     return over_blocks(job, work, workers(), on_steps)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spar_core.artifacts import digest_folder, new_artifact, write_meta
+from spar_core.artifacts import check_room, digest_folder, new_artifact, write_meta
 from spar_core.registry import parse_variant, variant_kind
 from spar_core.settings import Settings
 from spar_core.training.checkpoints import Checkpoints, CurveRow
@@ -22,6 +22,7 @@ from stages.datasets import dataset_folders, dataset_of
 from stages.entry import device, workers
 from stages.layout import Layout
 from stages.params import read_params
+from stages.planned import check_cell
 from stages.progress import Progress
 from stages.tracking.live import LiveRun
 from stages.tracking.tracked import tracked
@@ -135,7 +136,13 @@ def framed(
         unit: what the units of all seeds are called.
         curves: whether the live run shows learning curves, whose last step is ``steps``.
         keeps_checkpoints: whether the work can go on from checkpoints after a kill.
+
+    Raises:
+        SparError: DVC runs the cell, and params or code are not those of the plan any more.
+        OSError: the artifact could not be written.
     """
+    check_cell(layout, cell, params)
+    check_room(cell.folder(layout))
     digests = {name: digest_folder(folder) for name, folder in inputs.items()}
     with ExitStack() as stack:
         live = stack.enter_context(tracked(layout, cell, params, digests, steps if curves else None))

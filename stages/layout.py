@@ -6,12 +6,32 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+_EXPERIMENTS_DIR = (".dvc", "tmp", "exps")
+
+
+def main_root(root: Path) -> Path:
+    """The project's root, also for the worktrees of ``dvc exp run --temp`` and ``--queue``."""
+    parts = root.resolve().parts
+    for index in range(len(parts) - 2):
+        if parts[index : index + 3] == _EXPERIMENTS_DIR:
+            return Path(*parts[:index])
+    return root.resolve()
+
 
 @dataclass(frozen=True)
 class Layout:
     """Paths below the project root. ``dvc.yaml`` spells out the same paths."""
 
     root: Path = Path()
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where files that the user names by a relative path may lie.
+
+        A worktree of ``dvc exp run --temp`` holds only what git holds. Other files are taken from the main project.
+        """
+        main = main_root(self.root)
+        return (self.root,) if main == self.root.resolve() else (self.root, main)
 
     @property
     def params(self) -> Path:

@@ -23,7 +23,7 @@ import yaml
 
 from spar_core.anchors.base import AnchorSettings
 from spar_core.artifacts import META, digest_file, digest_value, write_json
-from spar_core.data.entry import DESCRIBING, Entry, load_entry, source_digest
+from spar_core.data.entry import Entry, load_entry
 from spar_core.errors import SparError
 from spar_core.registry import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
@@ -36,9 +36,11 @@ from stages.cells import study_cells
 from stages.closure import Known, closure, code_digest, member_module
 from stages.effective import FAMILIES, check, check_entry, settings_of
 from stages.entry import stage_main
+from stages.keeping import keep_policies
 from stages.layout import Layout
 from stages.origins import origins_of
 from stages.params import FILE, Params, Tree, layers_of, merge, over
+from stages.planned import data_digest
 from stages.table import STAGES
 
 ESTIMATED = "so that their values are estimated from logged data"
@@ -85,7 +87,7 @@ def plan_of(layout: Layout, params: Tree, study: Study) -> dict[str, Any]:
     whole = merge(layers_of(params))
     return {
         "code": code_digests(layout.root, whole, merged, study),
-        "data": {dataset: data_digest(entry, layout.root) for dataset, entry in entries.items()},
+        "data": {dataset: data_digest(entry, *layout.roots) for dataset, entry in entries.items()},
         "settings": {dataset: settings_of(values, study) for dataset, values in merged.items()},
         "study": study.model_dump(mode="json", exclude={"params"}),
         "report": parse(ReportSettings, whole["report"], f"{FILE}, report").model_dump(mode="json"),
@@ -118,15 +120,10 @@ def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], s
         anchors = [parse_variant("anchor", values["anchors"], name)[1] for values in by_dataset.values()]
         files = dict.fromkeys(file for one in anchors if isinstance(one, AnchorSettings) for file in one.files())
         if files:
-            code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root / file) for file in files]])
+            code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root, file) for file in files]])
     # Every claim, whichever claims theory.yaml asks for.
     code["theory"] = {name: claim_digest(root, module, known) for name, module in CLAIMS.items()}
     return code
-
-
-def data_digest(entry: Entry, root: Path) -> str:
-    """Digest of all that a dataset is made from: the keys of its entry that say how, and its local files."""
-    return digest_value([entry.model_dump(mode="json", exclude=set(DESCRIBING)), source_digest(entry, root)])
 
 
 def claim_digest(root: Path, module: str, known: Known | None = None) -> str:
@@ -136,14 +133,18 @@ def claim_digest(root: Path, module: str, known: Known | None = None) -> str:
     return code_digest(root, [module, *rules], known)
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(root: Path, file: Path) -> str:
     """Digest of a file that an anchor is made of.
 
     Raises:
         SparError: it is not there.
     """
+    path = root / file
     if not path.is_file():
-        raise SparError(f"{path} does not exist", "an anchor of params.yaml names it: mend the path")
+        hint = "an anchor of params.yaml names it: mend the path"
+        if len(Layout(root).roots) > 1:
+            hint = f"git does not hold it: run `dvc exp run --copy-paths {file} ...`, or give an absolute path"
+        raise SparError(f"{path} does not exist", hint)
     return digest_file(path)
 
 
@@ -167,6 +168,20 @@ def refuse_hidden_edits(layout: Layout, params: Tree) -> None:
             raise SparError(
                 f"{FILE}: {key} = {value!r} has no effect, since the study '{params['study']['name']}' sets {held!r}",
                 f"change study.params.{key} instead, or commit the change for other studies",
+            )
+
+
+def refuse_links(layout: Layout) -> None:
+    """Refuse to run where artifacts lie behind a link: DVC would fail after the first cell, when its work is done.
+
+    Raises:
+        SparError: the folder of artifacts, or one of a kind of artifact, is a link.
+    """
+    for folder in (layout.artifact(), *sorted(layout.artifact().glob("*"))):
+        if folder.is_symlink():
+            raise SparError(
+                f"{folder} is a link, and DVC does not follow it",
+                "to use another disk, run `dvc cache dir --local FOLDER` and `dvc config --local cache.type symlink`",
             )
 
 
@@ -199,6 +214,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     layout = Layout()
+    refuse_links(layout)
     params = load_yaml(layout.params)
     study = check(params)
     parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")
@@ -210,6 +226,7 @@ def run(argv: list[str] | None = None) -> None:
     draft = layout.plan.with_suffix(".draft")
     write_json(draft, content)
     draft.replace(layout.plan)
+    keep_policies(layout)
 
 
 if __name__ == "__main__":

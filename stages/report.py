@@ -21,14 +21,14 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
-from spar_core.reporting.page.console import console_table
 from spar_core.reporting.page.present import present_part
-from spar_core.reporting.page.render import Report, build_report
+from spar_core.reporting.page.render import Report, build_report, console_text
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.origins import origins_of
 from stages.params import read_layers, section
+from stages.planned import check_report
 from stages.table import STAGES, place
 
 # The folder of a partial report, below the study's report folder.
@@ -62,6 +62,7 @@ def make_report(layout: Layout) -> Path:
         SparError: ``params.yaml`` is wrong, or a cell is missing or broken; nothing is written then.
     """
     study, settings = read_study(layout)
+    check_report(layout, study.model_dump(mode="json", exclude={"params"}), settings.model_dump(mode="json"))
     folder = layout.report(study.name)
     write_report(build_report(study, folders_of(layout), settings, origins=origins(layout, study)), folder)
     return folder
@@ -81,10 +82,10 @@ def make_partial_report(layout: Layout) -> tuple[Path, int]:
 
 
 def print_table(layout: Layout) -> None:
-    """Print the study's table, and the path of its report."""
+    """Print the study's answer and table, and the path of its report."""
     study, settings = read_study(layout)
-    numbers = numbers_of(load_rules(study, folders_of(layout)), settings)
-    print(console_table(numbers.summaries, settings, numbers.offline, numbers.committees))
+    rules = load_rules(study, folders_of(layout))
+    print(console_text(rules, numbers_of(rules, settings), settings))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
 
 

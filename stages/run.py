@@ -14,6 +14,7 @@ from spar_core.errors import SparError
 from spar_core.study import Study
 from stages.cost import write_cost
 from stages.entry import stage_main
+from stages.keeping import keep_policies
 from stages.layout import Layout
 from stages.parallel.sweep import run as sweep
 from stages.params import section
@@ -27,6 +28,7 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.run``."""
     begun = time.monotonic()
     sweep(argv)
+    keep_policies(Layout())
     print()
     print_table(Layout())
     write_cost(Layout())

@@ -18,6 +18,7 @@ from spar_core.errors import SparError
 from spar_core.settings import load_yaml, nearest
 from stages.effective import check
 from stages.entry import stage_main
+from stages.keeping import keep_policies
 from stages.layout import Layout
 
 # Its first line, which stays, and all indented lines below it, with what stands between them.
@@ -75,6 +76,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a file in studies/, without .yaml")
     put_study(Layout(), parser.parse_args(argv).name)
+    keep_policies(Layout())
 
 
 if __name__ == "__main__":

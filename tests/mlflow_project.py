@@ -242,6 +242,11 @@ def tiny_policy(kind: str, names: tuple[int, ...] = SEEDS) -> dict[str, bytes]:
 # --- what is in a store ---
 
 
+def aliases_of(study: Study = STUDY, **versions: str) -> list[dict[str, str]]:
+    """The aliases of a registered model that one study alone has set, as :func:`snapshot` lists them."""
+    return [{**versions, **{f"{alias}-{study.name}": version for alias, version in versions.items()}}]
+
+
 def all_runs(layout: Layout, dataset: str = DATASET) -> list:
     store = Store(layout.root)
     return store.runs(store.experiment(dataset))

@@ -175,6 +175,12 @@ def test_two_ways_of_acting_are_found_where_there_are_two(actions, separate):
         assert means.abs() == pytest.approx(np.full((1, 2), 0.5**0.5), abs=1e-2)
 
 
+def test_a_single_neighbour_shows_one_way_of_acting():
+    """A dataset may have one training step."""
+    direction, means, found = two_ways(torch.randn(3, 1, 2))
+    assert found.tolist() == [False] * 3 and direction.shape == (3, 2) and means.shape == (3, 2)
+
+
 def bimodal():
     """Every state is met with actions of +0.7 and of -0.7."""
     toy = toy_dataset(episodes=60)

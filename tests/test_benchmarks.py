@@ -90,9 +90,8 @@ def test_the_product_rate_is_that_of_a_real_product():
 
 
 def test_the_page_is_that_of_the_committed_results():
-    # `study` is the one result that was not measured yet.
     found = {path.stem for path in RESULTS.glob("*.json")} - {"interval_coverage"}
-    assert found | {"study"} == set(NAMES)
+    assert found == set(NAMES)
     for path, data in content().items():
         assert path.read_bytes() == data, f"{path.name} is not of benchmarks/results: run `python -m benchmarks.page`"
 

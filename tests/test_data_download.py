@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+from spar_core.anchors.mlp import MLPAnchor
+from spar_core.anchors.quality import measure
 from spar_core.artifacts import digest_folder
 from spar_core.data.environments.environment import environment_facts, make_env
 from spar_core.data.episodes import Episode
@@ -19,8 +21,10 @@ from spar_core.data.loading import load_dataset
 from spar_core.data.prepare import choose_heldout
 from spar_core.data.readers.minari_io import write_minari
 from spar_core.errors import SparError
+from spar_core.training.context import Context
 from stages.download import download
 from stages.layout import Layout
+from tests.fakes import fit_parts, save_rule
 from tests.test_data_d4rl import make_episodes, write_flat
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +230,36 @@ def test_allowed_mismatch_is_labelled(tmp_path):
     layout = flat_hopper(tmp_path, data_env_id="Hopper-v2", allow_environment_mismatch=True, comparable_to_d4rl=True)
     manifest = download(layout, "x-v0", 1)
     assert manifest["environment"]["environment_mismatch"] and not manifest["comparable_to_d4rl"]
+
+
+def bandit(root: Path, steps: list[int], **flags) -> Layout:
+    """Episodes of these lengths without next observations, and with these flags."""
+    write_flat(root / "x.hdf5", make_episodes([(n, False) for n in steps]), ("next_observations",), **flags)
+    return entry(root, "x-v0", source="d4rl_hdf5", path="x.hdf5")
+
+
+def test_episodes_of_one_step(tmp_path):
+    """Cut before an unknown observation, they teach nothing; if each is terminal, they are a bandit's data."""
+    for count in (2, 12):
+        (tmp_path / str(count)).mkdir()
+        layout = bandit(tmp_path / str(count), [1] * count)
+        refused(layout, f"no step of the {count - 1} training episodes shows what follows it")
+        bandit(layout.root, [1] * count, terminals=np.ones(count, bool))
+        download(layout, "x-v0", 1)
+        data = load_dataset(layout.minari_root, layout.data("x-v0"), "x-v0")
+        assert data.bootstrap_steps.tolist() == data.train_steps.tolist() and len(data.train_steps) >= 1
+    assert download(bandit(tmp_path, [2, 2]), "x-v0", 1)["episodes"] == 2
+
+
+def test_all_stages_take_two_episodes_of_one_step(tmp_path):
+    layout = bandit(tmp_path, [1, 1], terminals=np.ones(2, bool))
+    download(layout, "x-v0", 1)
+    data = load_dataset(layout.minari_root, layout.data("x-v0"), "x-v0")
+    parts = fit_parts(data, (0, 2))
+    context = Context.quiet(data, (0, 2))
+    anchor = MLPAnchor.restore(parts.settings("anchor"), parts.anchor.tensors)
+    assert np.isfinite(measure(anchor, context, data)["anchor/heldout_mse"]).all()
+    save_rule(tmp_path / "policy", "spar_mlp", parts, data, data.scaler)
 
 
 def test_no_environment():

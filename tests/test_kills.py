@@ -32,6 +32,8 @@ STAGES = {
     "estimate": ("estimate", cell_arguments(DATASET, "spar_proj", SEEDS), "estimate/{}/mlp/iql/spar_proj", 6),
     "reanchor": ("reanchor", [*ROUND, "--seeds", SEEDS], "anchor/{}/mlp_round_1", 6),
 }
+# An estimate takes seconds and starts anew.
+WITHOUT_CHECKPOINTS = {"estimate"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,9 @@ def clone(tmp_path_factory):
     longer = {}
     for section in ("anchors", "critics", "improvements"):
         for name, values in params[section].items():
-            longer |= {f"{section}.{name}.{key}": STEPS for key in ("steps", "warm_start_steps") if key in values}
+            # A step of a critic takes several times as long as one of the others.
+            steps = STEPS // 3 if section == "critics" else STEPS
+            longer |= {f"{section}.{name}.{key}": steps for key in ("steps", "warm_start_steps") if key in values}
     made.borrow("evolving", "anchors", "mlp_round_1")
     made.set(
         {
@@ -129,7 +133,8 @@ def test_a_stage_killed_at_random_moments_ends_with_the_same_bytes(clone, parts,
             assert take_away(folder, tmp_path / f"after {kills} kills, {time.monotonic()}") == alone
     run(clone, stage, arguments)
     assert contents(folder) == alone
-    assert with_checkpoint >= 1, "no kill found a checkpoint, so that none was gone on from"
+    expected = name not in WITHOUT_CHECKPOINTS
+    assert (with_checkpoint >= 1) == expected, f"{with_checkpoint} of {kills} kills found a checkpoint"
     assert not checkpoints(clone)
 
 

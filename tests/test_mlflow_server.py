@@ -17,6 +17,7 @@ from stages.tracking.store import DIGEST_TAG, WRITER_TAG, Store
 from tests.mlflow_project import (
     N_RUNS,
     STUDY,
+    aliases_of,
     all_runs,
     by_name,
     digest_of,
@@ -46,7 +47,7 @@ def test_publishing_to_a_server_twice_gives_the_same_runs_with_files_and_models(
     assert (tally.present, tally.added, tally.models_added) == (N_RUNS, N_RUNS, 2)
     found = snapshot(layout, dataset)
     assert len(by_name(layout, dataset)) == N_RUNS and len(found["models"]) == 2
-    assert found["aliases"] == [{"champion": "1", "anchor": "2"}]
+    assert found["aliases"] == aliases_of(champion="1", anchor="2")
     again = publish(study, layout)
     assert (again.added, again.models_added) == (0, 0) and snapshot(layout, dataset) == found
     assert sorted(path.name for path in layout.root.iterdir()) == ["artifacts", "reports"], "nothing beside the project"
@@ -84,7 +85,7 @@ def test_two_machines_that_publish_at_once_leave_everything_once(project, tmp_pa
     assert sorted(source.removeprefix("models:/") for source, *_ in found["versions"].values()) == sorted(
         found["models"]
     )
-    assert set(found["aliases"][0]) == {"champion", "anchor"}
+    assert set(found["aliases"][0]) == {"champion", "anchor", "champion-small", "anchor-small"}
     # Whoever was last has linked the runs that stayed.
     publish(study, layout)
     linked = by_name(layout, dataset)["result spar_mlp mlp iql"].data.tags["spar.run.fit_bc"]

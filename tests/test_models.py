@@ -11,7 +11,9 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+import pandas
 import pytest
+from mlflow.exceptions import MlflowException
 
 from spar_core import load_policy
 from spar_core.artifacts import digest_folder, write_meta
@@ -21,7 +23,7 @@ from stages.layout import Layout
 from stages.tracking.models import ROOT, requirements, write_model
 from stages.tracking.publish import publish, summary
 from stages.tracking.published import Key
-from stages.tracking.registered import choose, registered_name
+from stages.tracking.registered import _as_default, choose, registered_name
 from stages.tracking.store import Store
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, kinds
 from tests.mlflow_project import (
@@ -29,6 +31,7 @@ from tests.mlflow_project import (
     DATASET,
     SCALER,
     STUDY,
+    aliases_of,
     all_runs,
     free_port,
     make_project,
@@ -99,7 +102,12 @@ def test_signature_and_example_say_what_goes_in_and_out(tmp_path):
     groups = [policy(tmp_path / "4-5", seeds=(4, 5)), policy(tmp_path / "0-1")]
     model = load(write_model(tmp_path / "work", groups))
     signature = model.metadata.signature
-    assert str(signature.inputs) == f"[Tensor('float32', (-1, {OBSERVATION_SIZE}))]"
+    # A schema of the input would refuse all types of numbers but one.
+    assert signature.inputs is None
+    assert (
+        model.metadata.metadata["input"]
+        == f"a batch of raw observations [B, {OBSERVATION_SIZE}], of any type of numbers"
+    )
     assert str(signature.outputs) == f"[Tensor('float32', (-1, {ACTION_SIZE}))]"
     assert [(p.name, p.default) for p in signature.params.params] == [("seed", -1)], "the committee"
     assert np.array_equal(model.input_example, SCALER.observation_mean[None])
@@ -109,6 +117,14 @@ def test_a_loaded_model_acts_as_the_policy_for_every_seed_of_every_group(tmp_pat
     groups = [policy(tmp_path / "4-5", seeds=(4, 5)), policy(tmp_path / "0-1")]
     model = load(write_model(tmp_path / "work", groups))
     assert np.array_equal(model.predict(RAW), load_policy(groups[0]).act(RAW))
+    for same in (RAW.astype(np.float64), RAW.astype(np.float64).tolist(), pandas.DataFrame(RAW)):
+        assert np.array_equal(model.predict(same), load_policy(groups[0]).act(RAW))
+    whole = np.arange(OBSERVATION_SIZE)
+    assert np.array_equal(model.predict(whole), load_policy(groups[0]).act(whole)), "one observation, of integers"
+    for wrong in (RAW[:, :4], RAW * np.nan, [["a"] * OBSERVATION_SIZE], [[0.0], [0.0, 1.0]]):
+        with pytest.raises(MlflowException) as error:
+            model.predict(wrong)
+        assert error.value.error_code == "INVALID_PARAMETER_VALUE"
     for folder, seeds in zip(groups, [(4, 5), (0, 1)], strict=True):
         for seed in seeds:
             assert np.array_equal(model.predict(RAW, params={"seed": seed}), load_policy(folder, seed).act(RAW))
@@ -155,6 +171,21 @@ def test_the_code_in_a_model_is_enough_for_every_rule(tmp_path):
 # --- logged and registered ---
 
 
+def test_a_project_in_a_folder_of_any_name_is_published_there_and_nowhere_else(tmp_path, fresh_store, environment):
+    root = tmp_path / "a b#c?50%[d]"
+    layout = make_project(root)
+    shutil.copy(fresh_store, root / "mlflow.db")
+    assert publish(STUDY, layout).models_added == 2
+    assert [path.name for path in tmp_path.iterdir()] == [root.name], "nothing is made outside"
+    store = Store(root)
+    version = store.client.get_model_version_by_alias(NAME, "champion")
+    with _as_default(store.uri):
+        model = load(f"models:/{NAME}@champion")
+    saved = layout.artifact("policy", DATASET, "mlp", "iql", version.tags["improvement"], "0-1")
+    assert np.array_equal(model.predict(RAW), load_policy(saved).act(RAW))
+    assert publish(STUDY, layout).added == 0 and [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
 def test_every_result_has_one_model_with_tags_that_find_it(layout):
     import mlflow
 
@@ -186,25 +217,60 @@ def test_aliases_follow_the_report(layout):
     client = Store(layout.root).client
     publish(STUDY, layout)
     first = snapshot(layout)
-    assert first["aliases"] == [{"champion": "1", "anchor": "2"}]
+    assert first["aliases"] == aliases_of(champion="1", anchor="2")
     champion = client.get_model_version_by_alias(NAME, "champion")
     assert champion.tags["improvement"] == "spar_mlp" and champion.tags["return_low"] == "9.5"
     assert "interval [9.5, 13.5], in study `small`" in champion.description
     model = client.get_registered_model(NAME)
-    assert model.tags == {"dataset": DATASET, "spar.study": "small"}
+    assert model.tags == {"dataset": DATASET, "spar.study": "small", "spar.champion_study": "small"}
     assert f"models:/{NAME}@champion" in model.description and "no seed was selected" in model.description
 
     # A higher mean with a wider interval is no better.
     write_table(layout, STUDY, {"anchor": "1.5,0.5,2.5,,,", "spar_mlp": "11.5,0.1,22.9,10.0,-1.4,21.4"})
     publish(STUDY, layout)
     moved = snapshot(layout)
-    assert moved["aliases"] == [{"champion": "2", "anchor": "2"}] and set(moved["versions"]) == set(first["versions"])
+    assert moved["aliases"] == aliases_of(champion="2", anchor="2") and set(moved["versions"]) == set(first["versions"])
 
     # No interval any more: no champion.
     write_table(layout, STUDY, {"anchor": "1.5,,,,,", "spar_mlp": "11.5,,,10.0,,"})
     tally = publish(STUDY, layout)
-    assert snapshot(layout)["aliases"] == [{"anchor": "2"}]
+    assert snapshot(layout)["aliases"] == aliases_of(anchor="2")
     assert summary(tally, layout.root).startswith(f"note: no champion of {DATASET}: the report has no interval")
+
+
+def test_a_study_of_one_seed_leaves_the_champion_of_another_alone(layout):
+    """Its report has no intervals, so it has an anchor and no champion; publishing it again changes nothing."""
+    publish(STUDY, layout)
+    brief = STUDY.model_copy(update={"name": "brief/one"})
+    layout.report(brief.name).mkdir(parents=True)
+    write_table(layout, brief, {"anchor": "1.5,,,,,", "spar_mlp": "21.5,,,20.0,,"})
+    tally = publish(brief, layout)
+    found = snapshot(layout)
+    assert found["aliases"] == [{**aliases_of(champion="1", anchor="2")[0], "anchor-brief--one": "2"}]
+    assert f"the aliases 'champion' and 'anchor' of {DATASET} stay those of study 'small'" in tally.notes
+    text = Store(layout.root).client.get_registered_model(NAME).description
+    assert "`champion` and `anchor` are those of study `small`" in text
+    assert "- `champion`: `spar_mlp` on `mlp` and `iql`" in text and "- `anchor-brief--one`: `anchor` on `mlp`" in text
+    publish(brief, layout)
+    assert snapshot(layout) == found and Store(layout.root).client.get_registered_model(NAME).description == text
+
+    # With intervals it takes them over, and each study keeps its own.
+    write_table(layout, brief, {"anchor": "1.5,0.5,2.5,,,", "spar_mlp": "1.2,0.1,2.3,-0.3,-1.0,0.4"})
+    publish(brief, layout)
+    held = {"champion": "2", "anchor": "2", "champion-small": "1", "anchor-small": "2"}
+    assert snapshot(layout)["aliases"] == [{**held, "champion-brief--one": "2", "anchor-brief--one": "2"}]
+
+
+def test_a_store_of_before_names_the_study_of_its_aliases(layout):
+    publish(STUDY, layout)
+    client = Store(layout.root).client
+    client.delete_registered_model_tag(NAME, "spar.champion_study")
+    brief = STUDY.model_copy(update={"name": "brief"})
+    layout.report(brief.name).mkdir(parents=True)
+    write_table(layout, brief, {"anchor": "1.5,,,,,", "spar_mlp": "21.5,,,20.0,,"})
+    publish(brief, layout)
+    publish(brief, layout)
+    assert client.get_model_version_by_alias(NAME, "champion").version == 1
 
 
 def test_without_a_report_nothing_is_registered_and_publish_says_so(layout):
@@ -224,7 +290,7 @@ def test_a_policy_that_changed_is_a_new_version(layout, fresh_store):
     episodes.write_text(episodes.read_text().replace(",5,True", ",6,True"))
     assert publish(STUDY, layout).models_added == 1
     found = snapshot(layout)
-    assert found["aliases"] == [{"champion": "3", "anchor": "2"}]
+    assert found["aliases"] == aliases_of(champion="3", anchor="2")
     assert {v: found["versions"][v][0] for v in first["versions"]} == {v: t[0] for v, t in first["versions"].items()}
 
 
@@ -271,7 +337,7 @@ def test_mlflow_serves_the_champion_with_the_actions_of_the_saved_policy(layout:
             assert status == 200 and np.array_equal(actions, load_policy(saved, seed).act(RAW))
         assert not np.array_equal(load_policy(saved, 0).act(RAW), load_policy(saved, 1).act(RAW))
         status, answer = ask(port, {"inputs": RAW[:, :4].tolist()})
-        assert status == 400 and "(7, 4) does not match expected shape (-1, 5)" in answer["message"]
+        assert status == 400 and "observation of shape (7, 4) given; this policy takes [5]" in answer["message"]
         status, answer = ask(port, {"inputs": RAW.tolist(), "params": {"seed": 7}})
         assert status == 400 and "no seed 7; it holds 0, 1" in answer["message"]
     finally:

@@ -153,4 +153,4 @@ def test_every_report_of_the_repository_makes_a_page(report):
     page = build_page(text, report.parent, [], Extra())
     sources = [image["src"] for image in check_closed(page).named("img")]
     assert len(sources) == text.count("](figures/") and len(page) < 8_000_000
-    assert page.count("<details><summary>") == text.count("<details>") + 1
+    assert page.count("<details><summary>") == text.count("<details>") + 2, "and contents and versions"

@@ -19,6 +19,7 @@ from tests.mlflow_project import (
     DATASET,
     N_RUNS,
     STUDY,
+    aliases_of,
     all_runs,
     by_name,
     make_project,
@@ -122,7 +123,7 @@ def test_publishers_that_start_together_create_one_database_and_no_duplicate(lay
     names = [name for name, _ in found["runs"].values()]
     assert len(names) == len(set(names)) == N_RUNS
     assert sorted(name for name, *_ in found["models"].values()) == ["anchor mlp iql", "spar_mlp mlp iql"]
-    assert len(found["versions"]) == 2 and set(found["aliases"][0]) == {"anchor", "champion"}
+    assert len(found["versions"]) == 2 and found["aliases"] == aliases_of(champion="1", anchor="2")
 
 
 def test_a_person_who_opens_the_experiment_is_told_what_is_in_it(layout):
@@ -163,7 +164,7 @@ def test_estimates_stand_in_for_returns_where_nothing_was_rolled_out(tmp_path, f
     assert result.data.metrics == {"final/fqe_mean": 10.5, "final/fqe_gain_over_anchor": 10.0}
     assert result.data.tags["spar.run.estimate"] == runs["estimate mlp iql spar_mlp 0-1"].info.run_id
     found = snapshot(layout)
-    assert len(found["models"]) == 2 and set(found["aliases"][0]) == {"anchor"}
+    assert len(found["models"]) == 2 and found["aliases"] == aliases_of(anchor="1")
     assert tally.notes == [f"no champion of {DATASET}: the report has no interval of a mean return"]
     assert publish(study, layout).added == 0
 
@@ -222,7 +223,7 @@ def test_a_publish_that_is_killed_anywhere_is_completed_by_the_next(layout):
     assert {status for _, status in found["runs"].values()} == {"FINISHED"}
     assert sorted(name for name, *_ in found["models"].values()) == ["anchor mlp iql", "spar_mlp mlp iql"]
     assert {status for _, status, _ in found["models"].values()} == {"READY"}
-    assert len(found["versions"]) == 2 and found["aliases"] == [{"anchor": "2", "champion": "1"}]
+    assert len(found["versions"]) == 2 and found["aliases"] == aliases_of(anchor="2", champion="1")
     results = {run.info.run_id: run for run in all_runs(layout) if run.data.tags["spar.stage"] == "result"}
     for model, (_, _, source) in found["models"].items():
         assert [output.model_id for output in results[source].outputs.model_outputs] == [model]

@@ -92,6 +92,40 @@ def test_an_equivalent_environment_agrees(recorded, tmp_path, data_env, env_id):
     assert report.reading.startswith(f"{env_id} reproduces the file.")
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("reset_model", r"'Hopper-v4' cannot be reset: RuntimeError: no licence; check 'env_id'"),
+        (
+            "set_state",
+            "cannot be set to a recorded state: RuntimeError: no licence; .*allow_environment_mismatch: true",
+        ),
+        ("step", "cannot take a step from a recorded state: RuntimeError: no licence; .*allow_environment_mismatch"),
+    ],
+)
+def test_an_environment_that_raises_is_one_line(recorded, tmp_path, monkeypatch, method, message):
+    from gymnasium.envs.mujoco.hopper_v4 import HopperEnv
+
+    def raising(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no licence\nsee the log")
+
+    file = write(tmp_path / "a.hdf5", recorded("Hopper-v4"))
+    usual = HopperEnv.set_state
+    if method == "set_state":  # A reset sets a state too.
+        calls: list[int] = []
+
+        def raising(*arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) > 1:
+                raise RuntimeError("no licence")
+            usual(*arguments)
+
+    monkeypatch.setattr(HopperEnv, method, raising)
+    with pytest.raises(SparError, match=message) as error:
+        replay_check(file, "Hopper-v4")
+    assert "\n" not in str(error.value)
+
+
 def test_walker_with_other_friction_does_not_agree(recorded, tmp_path):
     report = check(write(tmp_path / "a.hdf5", recorded("Walker2d-v4")), "Walker2d-v5")
     assert not report.agrees
@@ -254,7 +288,7 @@ def test_other_sizes_and_broken_files_are_refused(recorded, tmp_path):
     with pytest.raises(SparError, match="does not exist"):
         check(tmp_path / "none.hdf5", "Hopper-v4")
     (tmp_path / "text.hdf5").write_text("no HDF5")
-    with pytest.raises(SparError, match="cannot be read"):
+    with pytest.raises(SparError, match="is not an HDF5 file"):
         check(tmp_path / "text.hdf5", "Hopper-v4")
 
 

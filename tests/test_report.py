@@ -219,14 +219,17 @@ def test_another_environment_than_the_datas_is_said_in_every_table(layout, refer
     page = report.files["report.md"].decode()
     parts = page.split("\n\n")
     # Diagnostics are not measured in the environment.
-    tables = [i for i, part in enumerate(parts) if part.startswith("|") and not part.startswith("| diagnostic")]
+    tables = [i for i, part in enumerate(parts) if part.startswith("|") and not part.startswith(("| diagn", "| part "))]
     tables = [i for i in tables if not parts[i].startswith("| rule | anchor, critic | seeds | evaluation")]
     together = 1 if reference else 0
     assert len(tables) == 1 + 3 + 3 * 3 + 1 + together, "overview, anchor quality; of three anchors; harm"
     for i in tables:
         told = parts[i] if i == tables[0] else parts[i + 1]
         assert MISMATCH[1:] in told, parts[i]
-    for block in report.console.split("\n\n"):
+    verdicts, *blocks = report.console.split("\n\n")
+    assert page.split("| part ")[0].count(MISMATCH[1:]) == len(study.anchors) == len(blocks)
+    assert " ".join(verdicts.splitlines()).count(MISMATCH[1:]) == len(study.anchors)
+    for block in blocks:
         told = " ".join(block.split("---")[0].splitlines()[1:])
         score = "built-in data; not comparable with D4RL tables; " if reference else ""
         assert told == f"protocol last, 4 seeds of 5 episodes; {score}{MISMATCH}"
@@ -251,7 +254,7 @@ def test_links_lead_to_figures_and_tables_are_whole(layout):
     linked = {part.split(")")[0] for part in page.split("](figures/")[1:]}
     assert linked == set(report.figures)
     blocks = [block for block in page.split("\n\n") if block.strip().startswith("|")]
-    assert len(blocks) == 6, "returns, gains, pairs, diagnostics, all datasets, sources"
+    assert len(blocks) == 7, "health, returns, gains, pairs, diagnostics, all datasets, sources"
     for block in blocks:
         assert len({line.count("|") for line in block.strip().splitlines()}) == 1
     assert "\n\n\n" not in page
@@ -261,7 +264,8 @@ def test_links_lead_to_figures_and_tables_are_whole(layout):
 def test_console_table(layout):
     write_cells(layout, study_of())
     text = report_of(layout, study_of()).console
-    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert text.startswith("builtin/halfcheetah-replay-v0, anchor bc, critic iql: Deploy spar_mlp.")
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
     assert lines["spar_mlp"].endswith("better") and lines["best_of_n"].endswith("worse")
     assert "4 seeds" in text and text.isascii()
     assert max(map(len, text.splitlines())) <= 100
@@ -292,10 +296,14 @@ def test_seed_groups_are_joined(layout):
     write_cells(layout, apart)
     one, three = report_of(layout, together), report_of(layout, apart)
     pages = [report.files.pop("report.md").decode() for report in (one, three)]
-    assert one.files == three.files and one.figures == three.figures and one.console == three.console
-    # Only where the numbers come from differs.
+    assert one.files == three.files and one.figures == three.figures
+    tables = [report.console.split("\n\n", 1)[1] for report in (one, three)]
+    assert tables[0] == tables[1]
+    # Only the folder of the policy to deploy, and where the numbers come from, differ.
     before, after = (page.split("## Where the numbers come from") for page in pages)
-    assert before[0] == after[0] and before[1].count("| 0-3 |") == after[1].count("| 2-3 |") == len(LEVELS)
+    assert before[0].split("**Question.**")[1] == after[0].split("**Question.**")[1]
+    assert "iql/spar_mlp/0-3`" in before[0] and "iql/spar_mlp/0-3`" not in after[0]
+    assert before[1].count("| 0-3 |") == after[1].count("| 2-3 |") == len(LEVELS)
 
 
 def test_missing_cell_is_one_clear_line(layout):
@@ -370,7 +378,7 @@ def test_several_datasets_anchors_and_critics(layout):
     page = report.files["report.md"].decode()
     assert page.count("### Anchor `knn`, critic `cql`") == 2
     short = [line for line in page.splitlines() if line.startswith(("| a/x, ", "| b, "))]
-    assert len(short) == 8 and all(line.count("|") == 6 for line in short)
+    assert [line.count("|") for line in short] == 8 * [5] + 8 * [6], "verdicts, then gains"
     assert b"spar_mlp [b] [knn] [cql]" in report.files["returns.csv"]
 
 

@@ -208,6 +208,18 @@ def test_names_that_would_break_paths_or_keys_are_refused(key, name):
         (["a"], "is not valid"),
         (["-1"], "is not valid"),
         (["1-"], "is not valid"),
+        (["0, 1"], 'write "0,1", without spaces'),
+        ([" 4 "], 'write "4", without spaces'),
+        (["0 - 3"], 'write "0-3", without spaces'),
+        (["5-2"], 'write "2-5", the lower seed first'),
+        (["1.5"], "is not valid"),
+        ([""], "is not valid"),
+        ([" "], "is not valid"),
+        (["0,,1"], "is not valid"),
+        (["007"], "is not valid"),
+        (["\u0663"], "is not valid"),
+        ([3], "is not valid: Input should be a valid string"),
+        ([1.5], "is not valid: Input should be a valid string"),
     ],
 )
 def test_seed_groups_that_overlap_or_are_no_groups_are_refused(groups, message):
@@ -217,7 +229,8 @@ def test_seed_groups_that_overlap_or_are_no_groups_are_refused(groups, message):
 
 
 @pytest.mark.parametrize(
-    ("group", "seeds"), [("0-3", (0, 1, 2, 3)), ("5", (5,)), ("0,4-5", (0, 4, 5)), ("7-7", (7,)), ("4, 1", (4, 1))]
+    ("group", "seeds"),
+    [("0-3", (0, 1, 2, 3)), ("5", (5,)), ("0,4-5", (0, 4, 5)), ("7-7", (7,)), ("4,1", (4, 1)), ("0", (0,))],
 )
 def test_seed_groups(group, seeds):
     assert parse_seeds(group) == seeds

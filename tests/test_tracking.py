@@ -16,7 +16,7 @@ from stages.cells import Cell, study_cells
 from stages.layout import Layout
 from stages.tracking import system_metrics
 from stages.tracking.live import Thinner, live_run
-from stages.tracking.place import lock_file, main_root, tracking_uri
+from stages.tracking.place import lock_file, main_root, sqlite_path, tracking_uri
 from stages.tracking.points import CURVE_POINTS, curve_points
 from stages.tracking.publish import publish
 from stages.tracking.store import Store
@@ -68,6 +68,18 @@ def test_uri_is_absolute_and_of_the_main_project(tmp_path, monkeypatch):
     assert tracking_uri(worktree) == "http://localhost:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     assert tracking_uri(worktree) == f"sqlite:///{tmp_path / 'other.db'}"
+
+
+@pytest.mark.parametrize("name", ["a b", "what?", "50%41", "x#y", "a?b=c&d%3F", "plain"])
+def test_the_uri_of_a_database_in_a_folder_of_any_name_leads_back_to_it(tmp_path, name, monkeypatch):
+    from sqlalchemy.engine import make_url
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = tracking_uri(tmp_path / name)
+    assert sqlite_path(uri) == tmp_path / name / "mlflow.db" == Path(str(make_url(uri).database))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my%3Fruns.db?timeout=9")
+    uri = tracking_uri(tmp_path / name)
+    assert sqlite_path(uri) == tmp_path / name / "my?runs.db" and make_url(uri).query == {"timeout": "9"}
 
 
 def test_thinning_keeps_at_most_the_limit():

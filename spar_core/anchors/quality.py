@@ -125,6 +125,8 @@ def two_ways(actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         direction [n, A], the two means along it [n, 2], and whether they lie clearly apart [n] bool.
     """
+    if actions.shape[1] == 1:  # A single neighbour cannot be split; two copies of it do not lie apart.
+        actions = actions.expand(-1, 2, -1)
     k = actions.shape[1]
     centred = actions - actions.mean(dim=1, keepdim=True)
     direction = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1]

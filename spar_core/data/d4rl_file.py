@@ -2,90 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from spar_core.data.hdf5 import NUMBERS, array_names, array_of, check_written, chunk_bytes, open_hdf5
 from spar_core.data.limits import check_claim
+from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous, listed, unusual
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
     import h5py
 
-NEEDED = ("observations", "actions", "rewards", "terminals")
-FLAGS = ("terminals", "timeouts")
-ARRAYS = (*NEEDED, "timeouts", "next_observations")
-NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
+# Bytes that a number takes in memory once it is read; next observations are the rows of observations.
+IN_MEMORY = {"observations": 4, "actions": 4, "rewards": 4, "next_observations": 0, **dict.fromkeys(FLAGS, 1)}
 
 Arrays = dict[str, "h5py.Dataset"]
 
 
 @contextmanager
-def open_d4rl(path: Path, extras: Sequence[str] = ()) -> Iterator[Arrays]:
-    """Yield the arrays of a file by name; each is checked, and stays on disk until it is indexed.
+def open_d4rl(path: Path, extras: Sequence[str] = (), naming: Naming = AS_USUAL) -> Iterator[Arrays]:
+    """Yield the arrays of a file by their meaning; each is checked, and stays on disk until it is indexed.
 
     Args:
         path: the HDF5 file.
         extras: names of further arrays to yield, such as ``infos/qpos``. One that is missing, or that does not hold
             numbers [steps, size], is left out.
+        naming: what the dataset's entry says about the file's arrays.
 
     Raises:
-        SparError: the file is missing, cannot be read, or is not a whole HDF5 file; it lacks an array; or an array is
-            empty, does not hold numbers, has another length than the others, lies in another file, or declares more
-            bytes than the file can hold.
+        SparError: the file is missing or cannot be read; it lacks an array, or holds one of no known meaning; or an
+            array is empty, does not hold continuous numbers, has another length than the others, lies in another file,
+            was not written in full, or takes more memory than there is.
     """
-    import h5py
-
-    _check_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            names = [name for name in ARRAYS if file.get(name, getlink=True) is not None]
-            names += [name for name in extras if _is_table(file, name)]
-            arrays = {name: _array(path, file, name) for name in names}
-            _check(path, arrays)
-            yield arrays
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = str(error).split("(")[-1].rstrip(")")
-        raise SparError(
-            f"{path.name} cannot be read as HDF5 ({reason}); it is truncated or not an HDF5 file",
-            "fetch it again",
-        ) from None
-
-
-def read_flags(arrays: Arrays, name: str) -> NDArray[np.bool_] | None:
-    """Read an array of truth values [N]; None if the file lacks it.
-
-    Raises:
-        SparError: the array holds a NaN, which NumPy would take for true.
-    """
-    if name not in arrays:
-        return None
-    values: NDArray[np.generic] = arrays[name][()].reshape(-1)
-    missing = np.isnan(values)
-    if missing.any():
-        raise SparError(
-            f"'{name}' of {Path(arrays[name].file.filename).name} is NaN at step {int(missing.argmax())}",
-            "write 0 or 1 there: a NaN does not say whether the episode ends",
-        )
-    return values.astype(bool)
+    with open_hdf5(path) as file:
+        held = array_names(file)
+        found = naming.find(held, path.name)
+        # Only an entry that names the cuts says that no step is terminal.
+        if not {"terminals", "dones"} & found.keys() and "timeouts" not in naming.arrays:
+            raise SparError(
+                f"{path.name} has no array 'terminals'; it holds {listed(held)}",
+                "write it, or name it in the dataset's entry with 'arrays: {terminals: NAME}', or name the cuts with "
+                "'arrays: {timeouts: NAME}' if no step is terminal",
+            )
+        arrays = {meaning: array_of(path, file, name) for meaning, name in found.items()}
+        _check(path, arrays, unusual(found))
+        for name in extras:
+            if _is_table(file, name):
+                arrays[name] = array_of(path, file, name)
+                size = arrays[name].size * arrays[name].dtype.itemsize
+                check_claim(f"'{name}' of {path.name}", size, arrays[name].id.get_storage_size())
+        _check_lengths(path, arrays)
+        yield arrays
 
 
-def _check_file(path: Path) -> None:
-    try:
-        if path.exists() and not path.is_file():
-            raise SparError(f"{path} is not a file", "check 'path' in the dataset's entry")
-        with path.open("rb"):
-            pass
-    except FileNotFoundError:
-        raise SparError(f"{path} does not exist", "check 'path' in the dataset's entry") from None
-    except OSError as error:
-        raise SparError(
-            f"{path} cannot be read ({error.strerror or error})", "check the file, and that you may read it"
-        ) from None
+def names_of(arrays: Arrays) -> dict[str, str]:
+    """The name in the file of each array, by its meaning."""
+    return {meaning: array.name.lstrip("/") for meaning, array in arrays.items()}
 
 
 def _is_table(file: h5py.File, name: str) -> bool:
@@ -96,48 +70,40 @@ def _is_table(file: h5py.File, name: str) -> bool:
     return isinstance(found, h5py.Dataset) and found.ndim == 2 and found.dtype.kind in NUMBERS
 
 
-def _array(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """The array ``name``, which must hold numbers, lie in the file itself and not declare more than it can hold."""
-    import h5py
-
-    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-        raise SparError(f"{path.name}: '{name}' is a link to another file", "put the array into the file itself")
-    array = file[name]
-    if not isinstance(array, h5py.Dataset) or array.shape is None:
-        raise SparError(f"{path.name}: '{name}' is a group or empty, not an array", "only flat arrays are supported")
-    # The group that holds the array may itself be a link, so compare the files' names.
-    if array.external or array.is_virtual or array.file.filename != file.filename:
-        raise SparError(f"{path.name}: '{name}' lies in another file", "put the array into the file itself")
-    if array.dtype.kind not in NUMBERS:
-        raise SparError(f"{path.name}: '{name}' holds {array.dtype}, not numbers", "use a file in D4RL's layout")
-    check_claim(f"'{name}' of {path.name}", array.size * array.dtype.itemsize, array.id.get_storage_size())
-    return array
-
-
-def _check(path: Path, arrays: Arrays) -> None:
-    """Make sure that the needed arrays exist, have the right number of axes, and have one length."""
-    for name in NEEDED:
-        if name not in arrays:
-            raise SparError(f"{path.name} has no array '{name}'", "use a file in D4RL's layout")
-    for name, array in arrays.items():
-        flat = name in (*FLAGS, "rewards")  # some files keep a trailing axis of one
+def _check(path: Path, arrays: Arrays, renamed: Mapping[str, str]) -> None:
+    """Make sure that the arrays of episodes have the right shapes and were written, and that they fit into memory."""
+    needed, stored = 0, 0
+    for meaning, array in arrays.items():
+        what = f"'{renamed.get(meaning, meaning)}'"
+        flat = meaning in (*FLAGS, "rewards")  # some files keep a trailing axis of one
         if flat and (array.ndim == 0 or array.size != len(array)):
             raise SparError(
-                f"{path.name}: '{name}' has shape {array.shape}, expected [steps]", "use a file in D4RL's layout"
+                f"{path.name}: {what} has shape {array.shape}, expected [steps]", "use a file in D4RL's layout"
             )
         if not flat and array.ndim != 2:
             raise SparError(
-                f"{path.name}: '{name}' has shape {array.shape}, expected [steps, size]", "use a file in D4RL's layout"
+                f"{path.name}: {what} has shape {array.shape}, expected [steps, size]", "use a file in D4RL's layout"
             )
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise SparError(f"{path.name}: the arrays differ in length ({listed})", "fetch the file again")
-    if lengths["rewards"] == 0:
-        raise SparError(f"{path.name} holds no steps", "fetch the file again")
+        if meaning == "actions":
+            check_continuous(f"{what} of {path.name}", array.dtype)
+        size = array.size * IN_MEMORY[meaning] + chunk_bytes(array)
+        check_claim(f"{what} of {path.name}", size, array.id.get_storage_size())
+        needed, stored = needed + size, stored + array.id.get_storage_size()
+        if meaning not in FLAGS:
+            check_written(array, f"{what} of {path.name}", whole=meaning != "rewards")
+    check_claim(path.name, needed, stored)
     if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
         raise SparError(
             f"{path.name}: next_observations {arrays['next_observations'].shape} and observations "
             f"{arrays['observations'].shape} differ in shape",
             "use a file in D4RL's layout",
         )
+
+
+def _check_lengths(path: Path, arrays: Arrays) -> None:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise SparError(f"{path.name}: the arrays differ in length ({shown})", "write one row a step into each")
+    if lengths["rewards"] == 0:
+        raise SparError(f"{path.name} holds no steps", "write at least two episodes into it")

@@ -15,12 +15,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from spar_core.artifacts import digest_file, digest_folder, digest_value
+from spar_core.data.names import Meaning, Naming
 from spar_core.errors import SparError
 from spar_core.settings import Settings, load_yaml, nearest, parse
 
 DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
 DESCRIBING = frozenset({"title", "description", "license", "settings", "digest"})
+# Keys that are younger than some datasets: digests leave them out where they are null, so that older data keep theirs.
+YOUNGER = frozenset({"env_module", "action_low", "action_high"})
 BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
 # Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
 # characters before the first slash.
@@ -42,7 +45,12 @@ class CommonEntry(Settings):
         None, description="why there is no evaluation environment, for the report; only where env_id is null"
     )
     env_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the evaluation environment"
+        default_factory=dict,
+        description="keyword arguments of the evaluation environment, with max_episode_steps for its time limit",
+    )
+    env_module: str | None = Field(
+        None,
+        description="Python module whose import registers the environment; env_id: MODULE:NAME-v0 says the same",
     )
     observation_keys: list[str] | None = Field(
         None,
@@ -80,6 +88,17 @@ class CommonEntry(Settings):
         description="settings of this dataset's cells: a tree over params.yaml and the study, such as "
         "{critics: {iql: {expectile: 0.9}}}",
     )
+
+    def recipe(self, *left_out: str) -> dict[str, Any]:
+        """The keys that say how the data are made, as plain values, for digests; without those of ``left_out``."""
+        values = self.model_dump(mode="json", exclude={*DESCRIBING, *left_out})
+        return {key: value for key, value in values.items() if value is not None or key not in YOUNGER}
+
+    @model_validator(mode="after")
+    def _one_module(self) -> CommonEntry:
+        if self.env_module is not None and ":" in (self.env_id or ""):
+            raise ValueError("'env_module' and 'env_id' both name a module; remove 'env_module'")
+        return self
 
     @model_validator(mode="after")
     def _one_reason(self) -> CommonEntry:
@@ -136,6 +155,12 @@ class MinariEntry(CommonEntry):
     path: str | None = Field(
         None, description="folder of a local Minari dataset, relative to the project root; instead of dataset"
     )
+    action_low: float | list[float] | None = Field(
+        None,
+        description="lower bounds of the actions, one number or one a dimension; null means the environment's or the "
+        "dataset's",
+    )
+    action_high: float | list[float] | None = Field(None, description="upper bounds of the actions, likewise")
 
     @model_validator(mode="after")
     def _one_place(self) -> MinariEntry:
@@ -148,8 +173,35 @@ class FileEntry(CommonEntry):
     """Keys of the sources whose files do not describe their environment."""
 
     data_env_id: str | None = Field(None, description="environment that the data was collected in; null means env_id")
-    action_low: float = Field(-1.0, description="lower bound of every action dimension, where env_id is null")
-    action_high: float = Field(1.0, description="upper bound of every action dimension, where env_id is null")
+    action_low: float | list[float] = Field(
+        -1.0,
+        description="lower bounds of the actions, one number or one a dimension; where env_id is set, the default is "
+        "the environment's",
+    )
+    action_high: float | list[float] = Field(1.0, description="upper bounds of the actions, likewise")
+    # Both are left out of digests and manifests where they say nothing.
+    arrays: dict[Meaning, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda names: not names,
+        description="names of arrays that are not called as usual, such as {terminals: crashed}; the keys are "
+        "observations, next_observations, actions, rewards, terminals, timeouts and dones",
+    )
+    ignored_arrays: list[str] = Field(
+        default_factory=list, exclude_if=lambda names: not names, description="names of arrays that are left out"
+    )
+
+    @field_validator("arrays")
+    @classmethod
+    def _one_meaning(cls, arrays: dict[Meaning, str]) -> dict[Meaning, str]:
+        twice = sorted({name for name in arrays.values() if list(arrays.values()).count(name) > 1})
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands there twice, but an array has one meaning")
+        return arrays
+
+    @property
+    def naming(self) -> Naming:
+        """What the entry says about the arrays of its files."""
+        return Naming({str(meaning): name for meaning, name in self.arrays.items()}, self.ignored_arrays)
 
 
 class NpzEntry(FileEntry):
@@ -249,12 +301,12 @@ def load_entry(path: Path) -> Entry:
     return parse(SOURCES[source], values, str(path))
 
 
-def local_path(path: str, root: Path) -> Path:
+def local_path(path: str, *roots: Path) -> Path:
     """The file or folder that an entry's path names.
 
     Args:
         path: as the entry gives it; ``${VARIABLE}`` and ``~`` are expanded.
-        root: project root, which a relative path starts from.
+        roots: project root, which a relative path starts from, and further ones for what is not there.
 
     Raises:
         SparError: an environment variable in the path is not set, or the file or folder does not exist.
@@ -267,12 +319,12 @@ def local_path(path: str, root: Path) -> Path:
             f"run `export {unset[1]}=FOLDER` with the folder that holds the data",
         )
     try:
-        found = root / Path(expanded).expanduser()
-        there = found.exists()
+        places = [root / Path(expanded).expanduser() for root in roots]
+        found = next((place for place in places if place.exists()), None)
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
         raise SparError(f"'{path}' is not a valid path ({error})", "check 'path' in the dataset's entry") from None
-    if not there:
-        raise SparError(f"{found} does not exist", "check 'path' in the dataset's entry")
+    if found is None:
+        raise SparError(f"{places[0]} does not exist", "check 'path' in the dataset's entry")
     return found
 
 
@@ -288,21 +340,21 @@ def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
     return folder
 
 
-def source_digest(entry: Entry, root: Path) -> str:
+def source_digest(entry: Entry, *roots: Path) -> str:
     """Digest of what the entry's data is made from, which changes when a local file changes.
 
     Local files and folders are digested by their content. A Minari id and a URL (with its ``sha256``) are digested as
-    text. Generated data needs no digest beside its entry.
+    text. Generated data needs no digest beside its entry. ``roots`` are as in :func:`local_path`.
 
     Raises:
         SparError: the local source does not exist.
     """
     if isinstance(entry, BuiltinEntry):
-        return digest_folder(behaviour_folder(entry, root))
+        return digest_folder(behaviour_folder(entry, roots[0]))
     if isinstance(entry, WaypointsEntry):
         return digest_value({})
     if entry.path is not None:
-        path = local_path(entry.path, root)
+        path = local_path(entry.path, *roots)
         return digest_folder(path) if path.is_dir() else digest_file(path)
     if isinstance(entry, MinariEntry):
         return digest_value({"minari": entry.dataset})

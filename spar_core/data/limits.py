@@ -10,37 +10,39 @@ from pathlib import Path
 
 from spar_core.errors import SparError
 
-# Deflate, the strongest filter that HDF5 and .npz files commonly use, compresses at most by a factor of about 1032
-# (zlib's documentation). A file that declares more was never written in full.
+# Deflate, the filter that HDF5 and .npz files commonly use, compresses at most by a factor of about 1032 (zlib's
+# documentation). Arrays of zeros may take less with other filters, or nothing where they were never written, so the
+# factor alone refuses no file: it only tells a file that lies from one that is large.
 LARGEST_RATIO = 1100
 GIB = 1 << 30
 
 
 def check_claim(name: str, claimed: int, stored: int) -> None:
-    """Refuse a file or array that declares more bytes than it can hold, or than this machine has memory.
+    """Refuse a file or array that takes more memory than this machine has.
 
     Args:
         name: name of the file or array, for the error line.
-        claimed: bytes that its contents would take in memory.
+        claimed: bytes of memory that reading it takes.
         stored: bytes that it takes on disk.
 
     Raises:
-        SparError: ``claimed`` exceeds one of the two limits.
+        SparError: ``claimed`` exceeds the memory.
     """
     import psutil
 
+    memory = psutil.virtual_memory().total
+    if claimed <= memory:
+        return
     if claimed > LARGEST_RATIO * stored + (1 << 20):
         raise SparError(
-            f"{name} claims to hold {claimed / GIB:.1f} GiB in {stored:,} bytes on disk, which is not possible: it is "
-            "damaged, or was made to exhaust memory",
+            f"{name} claims to hold {claimed / GIB:.1f} GiB in {stored:,} bytes on disk, and this machine has "
+            f"{memory / GIB:.1f} GiB of memory: the file is damaged, or was made to exhaust memory",
             "fetch it again from a source that you trust",
         )
-    memory = psutil.virtual_memory().total
-    if claimed > memory:
-        raise SparError(
-            f"{name} needs {claimed / GIB:.1f} GiB of memory, and this machine has {memory / GIB:.1f}",
-            "use a machine with more memory, or a part of the dataset",
-        )
+    raise SparError(
+        f"{name} needs {claimed / GIB:.1f} GiB of memory, and this machine has {memory / GIB:.1f}",
+        "use a machine with more memory, or a part of the dataset",
+    )
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -33,7 +33,7 @@ def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Datas
     read_meta(data_folder, KIND)
     split, manifest = read_json(data_folder / SPLIT), read_json(data_folder / MANIFEST)
     scaler = Scaler.from_dict(read_json(data_folder / SCALER))
-    episodes, _ = read_minari(minari_root / dataset_id)
+    episodes, _ = read_minari(minari_root / dataset_id, ours=True)
     episodes.last_known[split["last_observation_unknown"]] = False
     if episodes_digest([episode_digest(episode) for episode in episodes]) != manifest["digest"]:
         raise SparError(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.entry import D4rlEntry, Entry
-from spar_core.data.episodes import episode_digest, episodes_digest
+from spar_core.data.alignment import alignment
+from spar_core.data.entry import D4rlEntry, Entry, FileEntry, MinariEntry
+from spar_core.data.episodes import Episodes, episode_digest, episodes_digest
 from spar_core.data.reference import check_time_limit, normalised_score, reference
 from spar_core.data.scaler import Scaler
 from spar_core.data.sources import Collected
@@ -32,13 +33,14 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
     """Choose the held-out episodes, fit the scaler to the others, and describe the dataset.
 
     Raises:
-        SparError: there are fewer than two different episodes, or the entry's reference scores do not exist or hold for
-            another time limit.
+        SparError: there are fewer than two different episodes, no step of those to train on shows what follows it, or
+            the entry's reference scores do not exist or hold for another time limit.
     """
     digests = [episode_digest(episode) for episode in data.episodes]
     heldout = choose_heldout(digests, entry.heldout_share, entry.split_seed)
     apart = np.zeros(len(digests), bool)
     apart[heldout] = True
+    _check_following(data.episodes, ~apart)
     # The scaler is fitted to the states in which a policy acts; it does not act after an episode's last step.
     rows = np.repeat(~apart, data.episodes.lengths + 1)
     rows[np.cumsum(data.episodes.lengths + 1) - 1] = False
@@ -51,6 +53,17 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
         "last_observation_unknown": np.flatnonzero(~data.episodes.last_known).tolist(),
     }
     return Prepared(split, scaler, _manifest(entry, dataset_id, data, digests, rows, len(heldout)))
+
+
+def _check_following(episodes: Episodes, train: NDArray[np.bool_]) -> None:
+    """Make sure that a value can be learnt from the training episodes, which ``train`` [E] marks."""
+    blind = ~episodes.last_known & ~episodes.terminated
+    if (episodes.lengths - blind)[train].sum() == 0:
+        raise SparError(
+            f"no step of the {int(train.sum())} training episodes shows what follows it: each episode is one step, cut "
+            "before an observation that is not known, so no value can be learnt",
+            "mark every step as terminal if nothing follows it (a bandit's data), or write 'next_observations'",
+        )
 
 
 def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]:
@@ -81,6 +94,17 @@ def choose_heldout(digests: Sequence[str], share: float, seed: int) -> list[int]
     return [number for number, digest in enumerate(digests) if digest in chosen]
 
 
+def _misaligned(entry: Entry, episodes: Episodes) -> dict[str, Any]:
+    """The offset whose actions explain observations better than those of the same row, where there is one."""
+    if not isinstance(entry, FileEntry | MinariEntry):
+        return {}
+    found = alignment(list(episodes))
+    if found is None or not found.misaligned:
+        return {}
+    explained = {str(offset): round(value, 4) for offset, value in found.explained.items()}
+    return {"misaligned": {"offset": found.best, "lead": round(found.lead, 4), "explained": explained}}
+
+
 def _manifest(
     entry: Entry, dataset_id: str, data: Collected, digests: Sequence[str], rows: NDArray[np.bool_], heldout: int
 ) -> dict[str, Any]:
@@ -102,6 +126,7 @@ def _manifest(
             "not_evaluated": data.equivalence.not_evaluated,
         },
         "reward_shift": entry.reward_shift,
+        **_misaligned(entry, episodes),
         "episodes": len(episodes),
         "heldout_episodes": heldout,
         "steps": episodes.steps,

@@ -24,6 +24,8 @@ IGNORED = 1e30
 class Scaler:
     """Mean and standard deviation of the observations, and bounds of the actions.
 
+    A dimension of the actions whose two bounds are equal is zero for every network, and that bound for the environment.
+
     Attributes:
         observation_mean: [D].
         observation_std: [D], positive.
@@ -71,11 +73,13 @@ class Scaler:
     def actions_to_unit(self, actions: ArrayLike, *, in_place: bool = False) -> NDArray[np.float32]:
         """Map raw actions [..., A] to [-1, 1] without clipping; ``in_place`` overwrites them, and needs float32."""
         span = self.action_high - self.action_low
+        only = span == 0.0
         raw = np.asarray(actions, dtype=np.float32)
         out: NDArray[np.float32] = np.subtract(raw, self.action_low, out=raw if in_place else None)
         np.multiply(out, np.float32(2.0), out=out)
-        np.divide(out, span, out=out)
+        np.divide(out, np.where(only, np.float32(1.0), span), out=out)
         np.subtract(out, np.float32(1.0), out=out)
+        out[..., only] = 0.0
         return out
 
     def actions_from_unit(self, actions: ArrayLike) -> NDArray[np.float32]:

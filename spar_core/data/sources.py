@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spar_core.artifacts import digest_file
 from spar_core.data.entry import (
     BuiltinEntry,
     D4rlEntry,
     Entry,
+    FileEntry,
     MinariEntry,
     NpzEntry,
     WaypointsEntry,
@@ -22,17 +22,20 @@ from spar_core.data.entry import (
     local_path,
     source_digest,
 )
+from spar_core.data.environments.actions import Bounds, check_bounds, joined_bounds, narrowed_bounds
 from spar_core.data.environments.environment import (
     EnvironmentFacts,
-    check_bounds,
     check_shapes,
+    check_time_limit,
     environment_facts,
     equivalence,
 )
+from spar_core.data.environments.ids import in_module, register, resolved
 from spar_core.data.environments.replay import replay_check
 from spar_core.data.episodes import ActionReport, DropReport, Episodes, bound_actions, drop_unusable
 from spar_core.data.generators.behaviour import read_index, roll_out
 from spar_core.data.generators.waypoints import roll_out_waypoints
+from spar_core.data.names import unusual
 from spar_core.data.readers.d4rl_hdf5 import read_d4rl
 from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
 from spar_core.data.readers.minari_fetch import ensure_minari
@@ -72,6 +75,7 @@ class Collected:
         dropped: how many episodes were left out.
         provenance: facts about the source for the manifest; they depend on the source alone.
         inputs: digests of source files, by name.
+        notes: lines about what can be read in two ways.
     """
 
     episodes: Episodes
@@ -81,14 +85,15 @@ class Collected:
     dropped: DropReport
     provenance: dict[str, Any]
     inputs: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None = None) -> Collected:
+def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None = None) -> Collected:
     """Collect the episodes of an entry: generate, download or read them, and check them.
 
     Args:
         entry: the dataset's entry.
-        root: project root, which the entry's relative paths start from.
+        roots: project root, which the entry's relative paths start from, and further ones for files that are not there.
         workers: processes that roll out generated data.
         report: called with (steps so far, steps in all) while data is generated.
 
@@ -96,22 +101,22 @@ def collect(entry: Entry, root: Path, *, workers: int = 1, report: Report | None
         SparError: the source is missing, cannot be read or holds unusable data, or the environment does not match it.
     """
     if isinstance(entry, BuiltinEntry):
-        return _builtin(entry, root, workers, report)
+        return _builtin(entry, roots[0], workers, report)
     if isinstance(entry, WaypointsEntry):
         return _waypoints(entry, workers, report)
     if isinstance(entry, MinariEntry):
-        return _minari(entry, root)
+        return _minari(entry, *roots)
     if isinstance(entry, NpzEntry):
-        return _npz(entry, root)
-    return _d4rl(entry, root)
+        return _npz(entry, *roots)
+    return _d4rl(entry, *roots)
 
 
 def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | None) -> Collected:
     folder = behaviour_folder(entry, root)
-    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    facts = _environment(entry, entry.env_id)
     episodes, policies = roll_out(
         folder,
-        entry.env_id,
+        str(facts.env_id),
         steps=entry.steps,
         seed=entry.seed,
         noise=entry.noise,
@@ -124,15 +129,15 @@ def _builtin(entry: BuiltinEntry, root: Path, workers: int, report: Report | Non
         {**snapshot.model_dump(), "episodes": int(counts[i]) if i < len(counts) else 0}
         for i, snapshot in enumerate(read_index(folder).snapshots)
     ]
-    provenance = {"data_env_id": entry.env_id, "behaviour": behaviour}
+    provenance = {"data_env_id": facts.env_id, "behaviour": behaviour}
     inputs = {entry.behaviour: source_digest(entry, root)}
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, inputs)
 
 
 def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Collected:
-    facts = environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
+    facts = _environment(entry, entry.env_id)
     episodes = roll_out_waypoints(
-        entry.env_id,
+        str(facts.env_id),
         steps=entry.steps,
         seed=entry.seed,
         p_gain=entry.p_gain,
@@ -144,13 +149,13 @@ def _waypoints(entry: WaypointsEntry, workers: int, report: Report | None) -> Co
         report=report,
     )
     recipe = {name: getattr(entry, name) for name in ("p_gain", "d_gain", "noise", "seed")}
-    provenance = {"data_env_id": entry.env_id, **recipe}
+    provenance = {"data_env_id": facts.env_id, **recipe}
     return _finish(entry, Episodes.of(episodes), facts, Verdict("same"), provenance, {})
 
 
-def _minari(entry: MinariEntry, root: Path) -> Collected:
+def _minari(entry: MinariEntry, *roots: Path) -> Collected:
     if entry.path is not None:
-        folder, name = local_path(entry.path, root), entry.path
+        folder, name = local_path(entry.path, *roots), entry.path
     else:
         assert entry.dataset is not None
         minari_root, local_id = ensure_minari(entry.dataset)
@@ -159,25 +164,33 @@ def _minari(entry: MinariEntry, root: Path) -> Collected:
     env_id = entry.env_id
     if env_id is None and entry.not_evaluated is None:
         env_id = facts.env_id
-    verdict = _verdict(entry, facts.env_id, env_id)
+    data_bounds = facts.action_low, facts.action_high
     if env_id is None:
-        bounds = facts.action_low, facts.action_high
-        environment = replace(_no_environment(episodes, *bounds), observation_layout=facts.observation_layout)
+        verdict = _verdict(entry, facts.env_id, None)
+        environment = replace(_no_environment(episodes, data_bounds), observation_layout=facts.observation_layout)
     else:
+        # Raise an error that the ids alone show before the environment is made.
+        equivalence(facts.env_id, env_id, entry.allow_environment_mismatch)
         environment = _minari_environment(entry, env_id, facts)
+        verdict = _verdict(entry, facts.env_id, environment.env_id)
         if len(facts.action_low) == len(environment.action_low):
-            check_bounds(environment, facts.action_low, facts.action_high)
+            own = environment.action_low, environment.action_high
+            low, high = joined_bounds(own, data_bounds, environment.env_id)
+            environment = replace(environment, action_low=low, action_high=high)
     provenance = {
         "data_env_id": facts.env_id,
         "minari_id": facts.dataset_id,
         "inner_terminations": facts.inner_terminations,
     }
-    return _finish(entry, episodes, environment, verdict, provenance, {name: source_digest(entry, root)})
+    inputs = {name: source_digest(entry, *roots)}
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, facts.notes)
 
 
 def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> EnvironmentFacts:
     """The evaluation environment; the dataset's own arguments, such as its maze, apply if its id is the dataset's."""
-    if env_id != facts.env_id:
+    env_id = str(in_module(entry.env_module, env_id))
+    register(env_id)
+    if facts.env_id is None or resolved(env_id) != resolved(facts.env_id):
         return environment_facts(env_id, entry.env_kwargs, entry.observation_keys)
     kwargs = {**facts.env_kwargs, **entry.env_kwargs}
     environment = environment_facts(env_id, kwargs, entry.observation_keys)
@@ -189,21 +202,29 @@ def _minari_environment(entry: MinariEntry, env_id: str, facts: MinariFacts) -> 
     return environment
 
 
-def _npz(entry: NpzEntry, root: Path) -> Collected:
-    data_env_id = entry.data_env_id or entry.env_id
-    verdict = _verdict(entry, data_env_id, entry.env_id)
-    episodes = read_npz(local_path(entry.path, root))
-    provenance = {"data_env_id": data_env_id, "folder": Path(entry.path).name, "files": len(episodes)}
-    inputs = {Path(entry.path).name: source_digest(entry, root)}
-    return _finish(entry, episodes, _environment(entry, episodes), verdict, provenance, inputs)
+def _npz(entry: NpzEntry, *roots: Path) -> Collected:
+    equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
+    episodes, found = read_npz(local_path(entry.path, *roots), entry.naming)
+    environment = _file_environment(entry, episodes)
+    data_env_id = entry.data_env_id or environment.env_id
+    verdict = _verdict(entry, data_env_id, environment.env_id)
+    provenance = {
+        "data_env_id": data_env_id,
+        "folder": Path(entry.path).name,
+        "files": found.files,
+        "unmarked_cuts": found.unmarked_cuts,
+        "arrays": found.names,
+        **_ignored(entry),
+    }
+    inputs = {Path(entry.path).name: source_digest(entry, *roots)}
+    return _finish(entry, episodes, environment, verdict, provenance, inputs, found.notes)
 
 
-def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
-    data_env_id = entry.data_env_id or entry.env_id
+def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
     # Raise an error that the entry alone shows before the file is downloaded.
-    equivalence(data_env_id, entry.env_id, entry.allow_environment_mismatch)
+    equivalence(entry.data_env_id or entry.env_id, entry.env_id, entry.allow_environment_mismatch)
     if entry.path is not None:
-        path, name = local_path(entry.path, root), Path(entry.path).name
+        path, name = local_path(entry.path, *roots), Path(entry.path).name
         check_sha256(path, entry.sha256)
     else:
         assert entry.url is not None
@@ -213,7 +234,10 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         terminals_are_truncations=entry.terminals_are_truncations,
         ignore_timeouts=entry.ignore_timeouts,
         max_episode_steps=entry.max_episode_steps,
+        naming=entry.naming,
     )
+    environment = _file_environment(entry, episodes)
+    data_env_id = entry.data_env_id or environment.env_id
     provenance = {
         "data_env_id": data_env_id,
         "file": name,
@@ -221,12 +245,18 @@ def _d4rl(entry: D4rlEntry, root: Path) -> Collected:
         "rows": found.rows,
         "unmarked_cuts": found.unmarked_cuts,
         "kinds": found.kinds,
+        # A file whose arrays are all called as usual has nothing to say here.
+        **({"arrays": found.names} if unusual(found.names) or "dones" in found.names else {}),
+        **_ignored(entry),
     }
-    environment = _environment(entry, episodes)
     # Check the shapes first: with a wrong environment the replay would fail with a less clear error.
     check_shapes(environment, episodes.observation_size, episodes.action_size)
-    verdict = _verdict(entry, data_env_id, entry.env_id, path)
-    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)})
+    verdict = _verdict(entry, data_env_id, environment.env_id, path)
+    return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)}, found.notes)
+
+
+def _ignored(entry: FileEntry) -> dict[str, Any]:
+    return {"ignored_arrays": entry.ignored_arrays} if entry.ignored_arrays else {}
 
 
 def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Path | None = None) -> Verdict:
@@ -238,7 +268,7 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     if path is not None and isinstance(entry, D4rlEntry) and kind in ("documented", "unverified"):
         assert env_id is not None
         cuts = entry.terminals_are_truncations
-        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts)
+        replay = replay_check(path, env_id, entry.env_kwargs, terminals_are_truncations=cuts, naming=entry.naming)
     if kind != "unverified":
         return Verdict(kind, None, None if replay is None else replay.to_dict())
     differs = f"'{env_id}' is not known to be the environment that the data comes from, '{data_env_id}'"
@@ -251,24 +281,33 @@ def _verdict(entry: Entry, data_env_id: str | None, env_id: str | None, path: Pa
     return Verdict(kind, f"{differs}: {replay.reading}", replay.to_dict())
 
 
-def _environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
-    """The entry's environment; without one, the facts that the entry's action bounds and the data give."""
+def _environment(entry: Entry, env_id: str) -> EnvironmentFacts:
+    """The environment of an id, with what the entry says of it."""
+    return environment_facts(str(in_module(entry.env_module, env_id)), entry.env_kwargs, entry.observation_keys)
+
+
+def _file_environment(entry: D4rlEntry | NpzEntry, episodes: Episodes) -> EnvironmentFacts:
+    """The entry's environment; without one, facts of the data, whose bounds the entry sets."""
     if entry.env_id is not None:
-        return environment_facts(entry.env_id, entry.env_kwargs, entry.observation_keys)
-    size = episodes.action_size
-    low, high = (np.full(size, bound, np.float32) for bound in (entry.action_low, entry.action_high))
-    return _no_environment(episodes, low, high)
+        return _environment(entry, entry.env_id)
+    unbounded = np.full(episodes.action_size, np.inf, np.float32)
+    return _no_environment(episodes, (-unbounded, unbounded))
 
 
-def _no_environment(episodes: Episodes, low: NDArray[np.float32], high: NDArray[np.float32]) -> EnvironmentFacts:
-    with np.errstate(over="ignore"):
-        fits = np.isfinite(high - low).all() and (low < high).all()
-    if not fits:
-        raise SparError(
-            f"the data's action bounds {low.tolist()} to {high.tolist()} are not finite and rising",
-            "set 'env_id' in the dataset's entry, or for files 'action_low' and 'action_high'",
-        )
-    return EnvironmentFacts(None, {}, episodes.observation_size, low, high)
+def _no_environment(episodes: Episodes, bounds: Bounds) -> EnvironmentFacts:
+    return EnvironmentFacts(None, {}, episodes.observation_size, *bounds)
+
+
+def _wanted_bounds(entry: Entry) -> tuple[Any, Any]:
+    """The bounds of actions that the entry sets; None where it sets none."""
+    if not isinstance(entry, FileEntry | MinariEntry):
+        return None, None
+    low, high = entry.action_low, entry.action_high
+    if isinstance(entry, FileEntry) and entry.env_id is not None:
+        # Their defaults hold only without an environment.
+        given = entry.model_fields_set
+        return low if "action_low" in given else None, high if "action_high" in given else None
+    return low, high
 
 
 def _finish(
@@ -278,6 +317,7 @@ def _finish(
     verdict: Verdict,
     provenance: dict[str, Any],
     inputs: dict[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Collected:
     usable, dropped = drop_unusable(episodes, entry.not_finite)
     if 0 in (usable.observation_size, usable.action_size):
@@ -287,6 +327,12 @@ def _finish(
             "check its source",
         )
     check_shapes(environment, usable.observation_size, usable.action_size)
-    low, high = environment.action_low, environment.action_high
+    owner = "the data" if environment.env_id is None else f"'{environment.env_id}'"
+    own = environment.action_low, environment.action_high
+    low, high = narrowed_bounds(own, _wanted_bounds(entry), owner)
+    environment = replace(environment, action_low=low, action_high=high)
+    check_bounds((low, high), usable.actions, owner)
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
-    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs)
+    if verdict.not_evaluated is None:
+        check_time_limit(environment, int(usable.lengths.max()))
+    return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)

@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from spar_core.data.environments.environment import close
+from spar_core.data.environments.ids import bare
 from spar_core.errors import SparError
+from spar_core.evaluation.episode import RunningEpisode
 from spar_core.settings import Settings
 from spar_core.training.workers import Job, over_seeds
 
@@ -26,6 +29,8 @@ from spar_core.training.workers import Job, over_seeds
 BLOCK = 20
 # Seconds that worker processes take to start: Python, Torch, the environments.
 START_UP_SECONDS = 3.0
+# Steps after which an episode must have ended, where the caller gives no limit.
+MOST_STEPS = 1_000_000
 MAZE = re.compile(r"(Point|Ant)Maze")
 
 
@@ -46,7 +51,7 @@ class EvaluationSettings(Settings):
 
     def episodes_in(self, env_id: str) -> int:
         """Number of episodes a seed in an environment."""
-        return self.maze_episodes if MAZE.match(env_id) else self.episodes
+        return self.maze_episodes if MAZE.match(bare(env_id)) else self.episodes
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,9 @@ def roll_out(
     make_env: Callable[[], Any],
     block: Block,
     report: Callable[[int], None] = lambda steps: None,
+    *,
+    name: str = "the environment",
+    limit: int = MOST_STEPS,
 ) -> list[EpisodeResult]:
     """Roll out the E episodes of a block, in lock-step.
 
@@ -157,49 +165,53 @@ def roll_out(
         make_env: makes one Gymnasium environment.
         block: names the episodes.
         report: called with the number of environment steps just taken.
+        name: of the environment, for error lines.
+        limit: steps after which every episode must have ended.
 
     Raises:
-        SparError: the policy returned NaN.
+        SparError: the policy returned NaN, or the environment returned or raised something that cannot be counted (see
+            :class:`~spar_core.evaluation.episode.RunningEpisode`).
     """
-    envs = [make_env() for _ in block.env_seeds]
+    whose = "the committee" if block.seed is None else f"training seed {block.seed}"
+    envs: list[Any] = []
     try:
-        observations = np.stack(
-            [np.asarray(env.reset(seed=s)[0], dtype=np.float32) for env, s in zip(envs, block.env_seeds, strict=True)]
-        )
-        totals, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
-        running, terminations = np.ones(len(envs), dtype=bool), np.zeros(len(envs), dtype=bool)
-        successes: list[bool | None] = [None] * len(envs)
-        while running.any():
+        for _ in block.env_seeds:
+            envs.append(make_env())
+        episodes = [
+            RunningEpisode(env, s, limit, f"{name}, episode {number} of {whose} (environment seed {s})")
+            for number, (env, s) in enumerate(zip(envs, block.env_seeds, strict=True), block.first_episode)
+        ]
+        shapes = sorted({episode.observation.shape for episode in episodes})
+        if len(shapes) > 1:
+            raise SparError(f"{name} gives observations of the shapes {shapes}", "one policy needs one shape")
+        with np.errstate(over="ignore"):
+            observations = np.stack([episode.observation for episode in episodes]).astype(np.float32)
+        while active := [i for i, episode in enumerate(episodes) if not episode.ended]:
+            if not np.isfinite(observations).all():
+                for i in active:
+                    episodes[i].refuse_infinite()
             actions = act(observations)
             if not np.isfinite(actions).all():
-                whose = "the committee" if block.seed is None else f"the policy of seed {block.seed}"
-                raise SparError(f"{whose} returned NaN", "its training diverged: see its curves")
-            active = np.flatnonzero(running)
+                policy = "the committee" if block.seed is None else f"the policy of seed {block.seed}"
+                raise SparError(f"{policy} returned NaN", "its training diverged: see its curves")
             for i in active:
-                observation, reward, terminated, truncated, info = envs[i].step(actions[i])
-                totals[i] += reward
-                lengths[i] += 1
-                success = info.get("success", info.get("is_success"))
-                if success is not None:
-                    successes[i] = bool(successes[i]) or bool(success)
-                terminations[i] = terminated
-                running[i] = not (terminated or truncated)
-                # The last observation of an episode may be NaN; the policy is not queried there.
-                if running[i]:
-                    observations[i] = observation
+                episodes[i].step(actions[i])
+                if not episodes[i].ended:
+                    with np.errstate(over="ignore"):  # A number beyond float32 is refused in the next round.
+                        observations[i] = episodes[i].observation
             report(len(active))
     finally:
         for env in envs:
-            env.close()
+            close(env)
     return [
         EpisodeResult(
             block.seed,
             block.first_episode + i,
             s,
-            float(totals[i]),
-            int(lengths[i]),
-            bool(terminations[i]),
-            successes[i],
+            episodes[i].total,
+            episodes[i].length,
+            episodes[i].terminated,
+            episodes[i].success,
         )
         for i, s in enumerate(block.env_seeds)
     ]

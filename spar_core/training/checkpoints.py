@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from spar_core.training.tensors import write_tensors
 
 # A point of a learning curve: step, seed, metric, value.
 CurveRow = tuple[int, int, str, float]
@@ -98,7 +99,8 @@ class Checkpoints:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".draft")
-        save_file(tensors, draft, {"loop": json.dumps({"step": step, "rows": rows, "tensors": list(tensors)})})
+        told = {"step": step, "rows": rows, "tensors": list(tensors)}
+        write_tensors(draft, tensors, {"loop": json.dumps(told)})
         draft.replace(path)
         self._last[0] = time.monotonic()
 

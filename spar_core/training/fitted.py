@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from spar_core.artifacts import write_json
 from spar_core.errors import SparError
 from spar_core.settings import Settings
 from spar_core.training.checkpoints import CurveRow
+from spar_core.training.tensors import write_tensors
 
 WEIGHTS, METRICS, CURVES = "weights.safetensors", "metrics.json", "curves.csv"
+DIVERGED = (
+    "the fit diverged: look for odd bounds, rewards or observations in the data's manifest.json, or lower the "
+    "learning_rate"
+)
 
 
 @dataclass
@@ -55,8 +60,32 @@ class Fitted:
         arrays = {k: v.numpy() for k, v in self.tensors.items()}
         return _rebuild, (arrays, self.metrics, self.curves, self.documents)
 
+    def check_finite(self) -> None:
+        """Make sure that the fit did not diverge. A metric may be NaN, which means that it was not measured.
+
+        Raises:
+            SparError: a point of a curve or a weight is NaN or infinite, or a metric is infinite; the line names the
+                first one.
+        """
+        for step, seed, metric, value in sorted(self.curves, key=lambda row: row[0]):
+            if not math.isfinite(value):
+                raise SparError(f"'{metric}' of seed {seed} is {value} at step {step}", DIVERGED)
+        for name, tensor in self.tensors.items():
+            for number, row in enumerate(tensor if tensor.is_floating_point() else ()):
+                if not row.isfinite().all():
+                    raise SparError(f"'{name}' of seed number {number} of the group is not finite", DIVERGED)
+        for name, values in self.metrics.items():
+            for number, value in enumerate(values):
+                if value is not None and math.isinf(value):
+                    raise SparError(f"'{name}' of seed number {number} of the group is {value}", DIVERGED)
+
     def write(self, folder: Path) -> None:
-        """Write ``weights.safetensors``, ``metrics.json``, ``curves.csv`` and the documents into ``folder``."""
+        """Write ``weights.safetensors``, ``metrics.json``, ``curves.csv`` and the documents into ``folder``.
+
+        Raises:
+            SparError: the fit diverged (:meth:`check_finite`).
+        """
+        self.check_finite()
         save_tensors(folder / WEIGHTS, self.tensors)
         write_json(folder / METRICS, self.metrics)
         for name, values in self.documents.items():
@@ -99,8 +128,8 @@ def write_curves(path: Path, rows: Sequence[CurveRow]) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file without metadata, because the bytes of several metadata keys are not reproducible."""
-    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, path)
+    """Write a safetensors file, its tensors sorted by name."""
+    write_tensors(path, {name: tensors[name].contiguous() for name in sorted(tensors)})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -26,9 +26,10 @@ from stages.entry import stage_main
 from stages.layout import Layout
 from stages.parallel import child, workspace
 from stages.parallel.child import dvc_environment
-from stages.parallel.graph import read_graph, restrict
+from stages.parallel.graph import check_place, read_graph, restrict
 from stages.parallel.schedule import Schedule
 from stages.parallel.sweep import log_of, plan_first, say_ended, summary
+from stages.parallel.warm import ask
 from stages.parallel.workspace import Outcome, Task, fetch, merge_lock, packed, remote_section, run_task
 
 # Seconds that one wait for a task takes, at most.
@@ -149,6 +150,7 @@ def run(argv: list[str] | None = None) -> None:
     parser.add_argument("--retries", type=int, default=3, help="repeats of a cell whose worker was killed (default: 3)")
     args = parser.parse_args(argv)
     layout = Layout()
+    ask(check_place, layout.root.resolve())
     plan_first(layout)
     folder = Path(args.folder or Path(tempfile.gettempdir()) / "spar-ray")
     schedule = cluster(

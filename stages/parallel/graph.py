@@ -9,6 +9,7 @@ from pathlib import Path
 import networkx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from spar_core.errors import SparError
 
@@ -47,6 +48,16 @@ def to_run(root: Path, targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
         return without_unchanged(restrict(_graph_of(repo), targets), set(repo.status()))
 
 
+def check_place(root: Path) -> None:
+    """Make sure that DVC works in the project's folder.
+
+    Raises:
+        SparError: it does not, and the line says how it would.
+    """
+    with _opened(root):
+        pass
+
+
 @contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
     """The project as DVC sees it.
@@ -57,6 +68,11 @@ def _opened(root: Path) -> Iterator[Repo]:
     try:
         with Repo(str(root)) as repo:
             yield repo
+    except SCMError as error:
+        raise SparError(
+            f"DVC needs a git repository ({error})",
+            "run `git init` in the project's folder, or `dvc config --local core.no_scm true` to do without",
+        ) from None
     except DvcException as error:
         raise SparError(f"DVC cannot read the pipeline: {error}") from None
 

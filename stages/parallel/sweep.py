@@ -26,7 +26,7 @@ from spar_core.training.interrupts import stop_on_signal
 from stages.entry import stage_main
 from stages.layout import Layout
 from stages.parallel.child import dvc_environment
-from stages.parallel.graph import PLAN, to_run
+from stages.parallel.graph import PLAN, check_place, to_run
 from stages.parallel.schedule import Schedule
 from stages.parallel.warm import ask, start_repro
 from stages.table import STAGES
@@ -63,8 +63,10 @@ def launch(layout: Layout, name: str, workers: int) -> Running:
 def reason(log: Path) -> str:
     """The line of a log that tells why a cell failed."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error:")] or [line for line in lines if "ERROR" in line] or lines
-    return told[0] if told else "it printed nothing"
+    if told := [line for line in lines if line.startswith("error:")] or [line for line in lines if "ERROR" in line]:
+        return told[0]
+    # Where a process ended with a traceback, its last line names the error.
+    return lines[-1] if lines else "it printed nothing"
 
 
 def sweep(layout: Layout, targets: Sequence[str], jobs: int, workers: int) -> tuple[Schedule, dict[str, float]]:
@@ -184,6 +186,7 @@ def run(argv: list[str] | None = None) -> None:
     if args.jobs is not None and args.jobs < 1:
         raise SparError(f"--jobs {args.jobs} runs no cell", "set it to 1 or more")
     layout, begun = Layout(), time.monotonic()
+    ask(check_place, layout.root.resolve())
     plan_first(layout)
     cores = len(os.sched_getaffinity(0))
     jobs = args.jobs or default_jobs(cores)

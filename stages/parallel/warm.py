@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,7 @@ from typing import Any
 
 from spar_core.errors import SparError
 from stages.entry import stage_main
+from stages.failures import DEBUG, line_of
 from stages.table import STAGES
 
 # Modules that the server imports. Those that may be the main module are left out, since a forked process imports its
@@ -47,7 +49,7 @@ def ask(question: Callable[..., Any], *arguments: Any) -> Any:
     """The answer of a module-level function that runs in a process forked from the server.
 
     Raises:
-        SparError: as the function does.
+        SparError: the function raised an error; the line says which.
     """
     context = server()
     answers, theirs = context.Pipe(duplex=False)
@@ -57,7 +59,7 @@ def ask(question: Callable[..., Any], *arguments: Any) -> Any:
     try:
         answer = answers.recv()
     except EOFError:
-        raise RuntimeError(f"{question.__name__} gave no answer; its traceback is above") from None
+        raise SparError(f"the process of '{question.__name__}' was killed", "most often memory ran out") from None
     finally:
         process.join()
     if isinstance(answer, SparError):
@@ -68,8 +70,10 @@ def ask(question: Callable[..., Any], *arguments: Any) -> Any:
 def _answer(answers: Connection, question: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         answers.send(question(*arguments))
-    except SparError as error:
-        answers.send(error)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        answers.send(SparError(line_of(error)))
 
 
 def start_repro(root: Path, name: str, log: Path, variables: Mapping[str, str]) -> BaseProcess:

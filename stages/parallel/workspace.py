@@ -69,14 +69,16 @@ def packed(root: Path) -> bytes:
     """An archive of the project's own files as they are now, tracked or new, and of what plan wrote.
 
     The bytes of the archive depend only on the names, contents and modes of the files.
+
+    Raises:
+        SparError: git, which knows the files, does not answer.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        check=True,
-    ).stdout.split(b"\0")
-    names = {os.fsdecode(name) for name in listed if name} - {LOCK}
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        raise SparError("git cannot list the project's files", "run `git init` in the project's folder") from None
+    names = {os.fsdecode(name) for name in listed.split(b"\0") if name} - {LOCK}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in sorted({*names, "artifacts/plan.json"}):

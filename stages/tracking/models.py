@@ -150,27 +150,33 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
     mean = np.asarray(description["scaler"]["observation_mean"], np.float32)
     actions = len(description["scaler"]["action_low"])
     single = np.dtype(np.float32)
+    # Without a schema of the input: MLflow would refuse observations of another type of numbers, such as Gymnasium's.
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, mean.size))]),
-        Schema([TensorSpec(single, (-1, actions))]),
+        outputs=Schema([TensorSpec(single, (-1, actions))]),
         # A negative seed is the committee of the first group.
-        ParamSchema([ParamSpec("seed", DataType.long, -1)]),
+        params=ParamSchema([ParamSpec("seed", DataType.long, -1)]),
     )
     target = folder / "model"
-    # The keys are sorted when the model is loaded.
-    artifacts = {f"group_{number:03}": str(policy.resolve()) for number, policy in enumerate(policies)}
+    # The keys are sorted when the model is loaded. MLflow takes a path for an address, so it is given copies of the
+    # policies: the project's path may hold characters that have a meaning there, such as `?`.
+    artifacts = {
+        f"group_{number:03}": folder / "policies" / str(number) / one.name for number, one in enumerate(policies)
+    }
+    for policy, copy in zip(policies, artifacts.values(), strict=True):
+        shutil.copytree(policy, copy)
     model = Model(model_uuid=model_id, model_id=model_id, run_id=run_id)
     with _quiet():
         mlflow.pyfunc.save_model(
             str(target),
             python_model=str(SCRIPT),
-            artifacts=artifacts,
+            artifacts={key: str(copy) for key, copy in artifacts.items()},
             code_paths=[str(_acting_code(folder / "code", policies))],
             signature=signature,
             input_example=mean[None],
             # Without a list, MLflow would load the model in another process to see what it imports.
             pip_requirements=requirements(policies),
             mlflow_model=model,
+            metadata={"input": f"a batch of raw observations [B, {mean.size}], of any type of numbers"},
         )
     # Remove the paths of this machine.
     flavor = model.flavors["python_function"]

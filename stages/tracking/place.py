@@ -10,19 +10,13 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 from spar_core.artifacts import digest_bytes
+from stages.layout import main_root
 
-_EXPERIMENTS_DIR = (".dvc", "tmp", "exps")
-
-
-def main_root(root: Path) -> Path:
-    """The project's root, also for the worktrees of ``dvc exp run --temp`` and ``--queue``."""
-    parts = root.resolve().parts
-    for index in range(len(parts) - 2):
-        if parts[index : index + 3] == _EXPERIMENTS_DIR:
-            return Path(*parts[:index])
-    return root.resolve()
+DATABASE = "mlflow.db"
+_SQLITE = "sqlite:///"
 
 
 def tracking_uri(root: Path) -> str:
@@ -33,14 +27,22 @@ def tracking_uri(root: Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     base = main_root(root)
     if not uri:
-        return f"sqlite:///{base / 'mlflow.db'}"
+        return sqlite_uri(base / DATABASE)
     path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{base / path}"
+    if path is None:
+        return uri
+    _, mark, options = uri.partition("?")
+    return sqlite_uri(base / path) + mark + options
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite URI; None for a shared store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])) if uri.startswith(_SQLITE) else None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite file, in which SQLAlchemy decodes ``%`` and takes what follows ``?`` for options."""
+    return _SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def is_server(uri: str) -> bool:

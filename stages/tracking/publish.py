@@ -173,7 +173,7 @@ def _readable_errors(root: Path) -> Iterator[None]:
 def summary(tally: Tally, root: Path) -> str:
     """The lines that tell the user what was published and where to look."""
     uri = without_password(tracking_uri(root))
-    look = uri if is_server(uri) else f"mlflow ui --backend-store-uri {uri}"
+    look = uri if is_server(uri) else "make ui"
     return "\n".join(
         [
             *(f"note: {line}" for line in tally.notes),

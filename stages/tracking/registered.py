@@ -1,8 +1,10 @@
 """The model registry: one registered model for each dataset, whose aliases point to policies.
 
-The alias ``champion`` is the rule whose interval of the mean return has the highest lower end in the study's report.
-The alias ``anchor`` is the cloned policy that the champion started from. A rule without rollouts, or without an
-interval, is never a champion.
+The champion of a study is the rule whose interval of the mean return has the highest lower end in the study's report,
+and its anchor is the cloned policy that the champion started from. A rule without rollouts, or without an interval (a
+single seed has none), is never a champion. Every study has the aliases ``champion-<study>`` and ``anchor-<study>``,
+which no other study touches. The aliases ``champion`` and ``anchor`` are those of the last published study that has a
+champion.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from stages.tracking.store import Store, pages
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 CHAMPION, ANCHOR = "champion", "anchor"
+# On a registered model: the study that has set the aliases without a study's name.
+HOLDER_TAG = "spar.champion_study"
 # Columns of the report's table that become tags of a version.
 _NUMBERS = ("return_mean", "return_low", "return_high", "gain_over_anchor", "gain_low", "gain_high")
 
@@ -67,15 +71,43 @@ def register(store: Store, dataset: str, models: Models, study: Study, layout: L
         tally.note(f"no champion of {dataset}: the report has no interval of a mean return")
     with store.lock():
         registered = _registered(store, name)
-        if registered.tags.get(STUDY_TAG) == study.name and CHAMPION not in chosen and CHAMPION in registered.aliases:
-            store.client.delete_registered_model_alias(name, CHAMPION)
-        versions = _versions(store, name)
-        for alias, key in chosen.items():
-            version = _ensure_version(store, name, key, models[key], rows.get(key, {}), versions, study)
-            if registered.aliases.get(alias) != str(version.version):
-                store.client.set_registered_model_alias(name, alias, version.version)
+        holds = holds_plain(registered, study, chosen)
+        if not holds:
+            other = _holder(registered)
+            tally.note(f"the aliases '{CHAMPION}' and '{ANCHOR}' of {dataset} stay those of study '{other}'")
+        wanted = {alias_of(alias, study): key for alias, key in chosen.items()}
+        wanted |= chosen if holds else {}
+        ours = {alias_of(alias, study) for alias in (CHAMPION, ANCHOR)} | ({CHAMPION, ANCHOR} if holds else set())
+        for alias in sorted(ours & registered.aliases.keys() - wanted.keys()):
+            store.client.delete_registered_model_alias(name, alias)
+        versions, held = _versions(store, name), {}
+        for alias, key in wanted.items():
+            if key not in held:
+                held[key] = _ensure_version(store, name, key, models[key], rows.get(key, {}), versions, study)
+            if registered.aliases.get(alias) != str(held[key].version):
+                store.client.set_registered_model_alias(name, alias, held[key].version)
         # Last, so that a killed publication leaves the old description.
-        _describe(store, registered, dataset, study, chosen)
+        _describe(store, name, dataset, study, holds)
+
+
+def alias_of(alias: str, study: Study) -> str:
+    """An alias with the name of its study. MLflow forbids the slashes of study names."""
+    return f"{alias}-{study.name.replace('/', '--')}"
+
+
+def holds_plain(registered: Any, study: Study, chosen: Mapping[str, Key]) -> bool:
+    """Whether the aliases without a study's name are to be this study's.
+
+    They are if it has a champion, if it has set them before, or if no other study has.
+    """
+    return CHAMPION in chosen or _holder(registered) in (None, study.name)
+
+
+def _holder(registered: Any) -> str | None:
+    """The study that has set the aliases without a study's name."""
+    # An older store names only the study that was published last.
+    holder: str | None = registered.tags.get(HOLDER_TAG) or registered.tags.get(STUDY_TAG)
+    return holder
 
 
 def _registered(store: Store, name: str) -> Any:
@@ -189,29 +221,34 @@ def _version_text(key: Key, tags: Mapping[str, str], row: Mapping[str, str], stu
     return text
 
 
-def _describe(store: Store, registered: Any, dataset: str, study: Study, chosen: Mapping[str, Key]) -> None:
-    name = registered.name
-    said = {
-        CHAMPION: "the rule whose interval of the mean return has the highest lower end",
-        ANCHOR: "the cloned policy that the rules start from",
-    }
+def _describe(store: Store, name: str, dataset: str, study: Study, holds: bool) -> None:
+    """Bring the description and the tags of a registered model up to date with its aliases."""
+    registered = _registered(store, name)
+    versions = {str(version.version): version for version in _versions(store, name)}
+    holder = study.name if holds else str(_holder(registered))
+    tags = {STUDY_TAG: study.name, HOLDER_TAG: holder, "dataset": dataset}
+    served = CHAMPION if CHAMPION in registered.aliases else ANCHOR
     lines = [
         f"Policies trained offline on `{dataset}`. Input: a batch of raw observations. Output: actions in the "
         "environment's units: the mean of the actions of all seeds of the first group. The param `seed` chooses one of "
         "the trained seeds instead; no seed was selected by its evaluation.",
         "",
-        f"Aliases, by the report of study `{study.name}`:",
+        "The champion of a study is the rule whose interval of the mean return has the highest lower end in its "
+        "report, and its anchor is the cloned policy that the rules start from. "
+        f"`{CHAMPION}` and `{ANCHOR}` are those of study `{holder}`. Aliases:",
         "",
-        *(
-            f"- `{alias}`: `{key.improvement}` on `{key.anchor}` and `{key.critic}`, {said[alias]}"
-            for alias, key in chosen.items()
-        ),
+        *(f"- `{alias}`: {_rule_of(versions[at].tags)}" for alias, at in sorted(registered.aliases.items())),
         "",
-        f"Serve it: `mlflow models serve -m models:/{name}@{next(iter(chosen), ANCHOR)} --env-manager local`",
+        f"Serve it: `mlflow models serve -m models:/{name}@{served} --env-manager local`",
     ]
     text = "\n".join(lines)
     if registered.description != text:
         store.client.update_registered_model(name, text)
-    for tag, value in {STUDY_TAG: study.name, "dataset": dataset}.items():
+    for tag, value in tags.items():
         if registered.tags.get(tag) != value:
             store.client.set_registered_model_tag(name, tag, value)
+
+
+def _rule_of(tags: Mapping[str, str]) -> str:
+    """The rule of a version, by the version's tags."""
+    return f"`{tags.get('improvement')}` on `{tags.get('anchor')}` and `{tags.get('critic')}`"

@@ -35,13 +35,14 @@ class ServedPolicy(PythonModel):
         # It is loaded now, so that a damaged model fails before the first request.
         self._committee = load_policy(folders[0])
 
-    # MLflow reads the type hint of `model_input`, and checks inputs by the model's signature.
+    # The signature describes no input: MLflow would refuse all numbers but those of one type, and Gymnasium's are often
+    # float64. The policy itself checks what it is given.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         try:
             return self._policy(int((params or {}).get("seed", -1))).act(np.asarray(model_input))
-        except SparError as error:
+        except (SparError, TypeError, ValueError) as error:
             # The server answers 400 with this line. For any other error it would send a traceback.
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 

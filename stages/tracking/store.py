@@ -273,6 +273,11 @@ def _client(uri: str) -> Any:
         from mlflow import MlflowClient
     except ImportError:
         raise SparError("mlflow is not installed", "pip install -r requirements.txt") from None
+    if sqlite_path(uri) and "%" in uri:
+        from mlflow.store.db import utils
+
+        # MLflow would make the folder of the database, and takes its name as the address spells it, `%3F` and all.
+        utils._make_parent_dirs_if_sqlite = lambda _: None
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # This logger prints the traceback of every database error, which the caller turns into one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -11,11 +11,10 @@ Dictionary observations become one vector (see :mod:`spar_core.data.environments
 from __future__ import annotations
 
 import difflib
-import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.environments import adroit
+from spar_core.data.environments.actions import space_bounds
 from spar_core.data.environments.flatten import observation_layout
-from spar_core.errors import SparError
+from spar_core.data.environments.ids import bare, in_module, module_of, register, resolved
+from spar_core.errors import SparError, others_code
 
 if TYPE_CHECKING:
     import gymnasium
@@ -46,8 +46,6 @@ FAMILIES = {
 }
 OLD_VERSIONS = {1, 2, 3}  # versions that Gymnasium no longer contains
 SUCCESSOR_OF_OLD = 4  # the version that reproduces them
-# gymnasium-robotics 1.2.1 changed the rewards of these environments without changing their ids.
-CHANGED_REWARDS = ("AdroitHandDoor", "AdroitHandHammer", "AdroitHandRelocate")
 
 Equivalence = Literal["none", "same", "documented", "mismatch", "unverified"]
 
@@ -97,7 +95,7 @@ def make_env(
     try:
         layout = observation_layout(env.observation_space, observation_keys, f"'{env_id}'")
     except SparError:
-        env.close()
+        close(env)
         raise
     if layout.plain:
         return env
@@ -112,30 +110,17 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
         raise SparError("this dataset has no environment", "set 'env_id' in its entry to evaluate policies")
     import gymnasium
 
-    if env_id not in gymnasium.registry:
-        _register_robotics(env_id)
-        if env_id.startswith(adroit.NAMESPACE):
-            adroit.register()
-    try:
-        with warnings.catch_warnings():
-            # D4RL data needs old versions of environments, so hide the advice to use a newer one.
-            warnings.filterwarnings("ignore", message=".*is out of date.*")
+    register(env_id)
+    cannot = f"the environment '{env_id}' cannot be made"
+    with others_code(cannot, "check 'env_id' and 'env_kwargs' in the dataset's entry"), warnings.catch_warnings():
+        # D4RL data needs old versions of environments, so hide the advice to use a newer one.
+        warnings.filterwarnings("ignore", message=".*is out of date.*")
+        try:
             env = gymnasium.make(env_id, **dict(kwargs or {}))
-    except gymnasium.error.UnregisteredEnv:
-        close = difflib.get_close_matches(env_id, sorted(gymnasium.registry), n=1, cutoff=0.8)
-        hint = f"did you mean '{close[0]}'?" if close else "install the package that registers it"
-        raise SparError(f"the environment '{env_id}' is not registered with Gymnasium", hint) from None
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # The message says what to install.
-        raise SparError(f"the environment '{env_id}' cannot be made: {error}") from None
-    except SparError:
-        raise
-    except Exception as error:  # An environment that refuses its arguments may raise anything.
-        lines = str(error).splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        raise SparError(
-            f"the environment '{env_id}' cannot be made: {reason}",
-            "check 'env_id' and 'env_kwargs' in the dataset's entry",
-        ) from None
+        except gymnasium.error.UnregisteredEnv:
+            raise _unregistered(env_id) from None
+        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:  # The message says what to install.
+            raise SparError(f"{cannot}: {error}") from None
     # A maze writes its model into the temporary folder, reads it once, and would leave it there.
     leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if leftover is not None:
@@ -143,24 +128,27 @@ def _make(env_id: str | None, kwargs: Mapping[str, Any] | None) -> gymnasium.Env
     return env
 
 
-def _register_robotics(env_id: str) -> None:
-    """Register the mazes, Adroit and the kitchen by importing gymnasium-robotics.
+def close(env: Any) -> None:
+    """Close an environment. An error that it raises then is ignored, since it changes no result."""
+    with suppress(Exception, SystemExit):
+        env.close()
 
-    The import prints a notice about the rewards of ``CHANGED_REWARDS``, which is hidden for other environments.
-    """
-    quiet = nullcontext() if env_id.startswith(CHANGED_REWARDS) else redirect_stderr(io.StringIO())
-    try:
-        with quiet:
-            import gymnasium_robotics
-    except ImportError as error:
-        raise SparError(
-            f"the environment '{env_id}' is not registered with Gymnasium, and gymnasium-robotics cannot be "
-            f"imported ({error})",
-            "run `pip install gymnasium-robotics`, or correct 'env_id' in the dataset's entry",
-        ) from None
+
+def _unregistered(env_id: str) -> SparError:
     import gymnasium
 
-    gymnasium.register_envs(gymnasium_robotics)
+    module = module_of(env_id)
+    close = difflib.get_close_matches(bare(env_id), sorted(gymnasium.registry), n=1, cutoff=0.8)
+    if close:
+        hint = f"did you mean '{in_module(module, close[0])}'?"
+    elif module:
+        hint = f"`import {module}` does not register it: correct 'env_id' or 'env_module' in the dataset's entry"
+    else:
+        hint = (
+            "install the package that registers it, and set 'env_module: MODULE' in the dataset's entry, or "
+            f"'env_id: MODULE:{env_id}', with the module that does so when it is imported"
+        )
+    return SparError(f"the environment '{env_id}' is not registered with Gymnasium", hint)
 
 
 def environment_facts(
@@ -170,34 +158,19 @@ def environment_facts(
 
     Raises:
         SparError: the environment cannot be made, its observations do not fit into one vector, or its actions are not a
-            bounded vector.
+            vector of floats. The bounds of the actions may be infinite.
     """
     env = _make(env_id, kwargs)
     try:
         layout = observation_layout(env.observation_space, observation_keys, f"'{env_id}'")
-        low, high = action_bounds(env, env_id)
+        low, high = space_bounds(env.action_space, f"'{env_id}'")
         limit = env.spec.max_episode_steps if env.spec else None
     finally:
-        env.close()
+        close(env)
     parts = None if layout.plain else layout.to_list()
-    return EnvironmentFacts(env_id, dict(kwargs or {}), layout.size, low, high, limit, parts)
-
-
-def action_bounds(env: gymnasium.Env[Any, Any], env_id: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lower and upper bounds [A] of an environment's actions.
-
-    Raises:
-        SparError: the actions are not a bounded vector.
-    """
-    from gymnasium.spaces import Box
-
-    actions = env.action_space
-    if not isinstance(actions, Box) or len(actions.shape) != 1 or not actions.is_bounded():
-        raise SparError(
-            f"the actions of '{env_id}' are {actions}, not a bounded vector",
-            "choose an environment whose actions are a bounded vector: no other is supported",
-        )
-    return actions.low.astype(np.float32), actions.high.astype(np.float32)
+    # A name without a version is written with it, because its meaning changes with the next version.
+    found = in_module(module_of(env_id), resolved(env_id))
+    return EnvironmentFacts(found, dict(kwargs or {}), layout.size, low, high, limit, parts)
 
 
 def equivalence(data_env_id: str | None, env_id: str | None, allow_mismatch: bool) -> Equivalence:
@@ -209,7 +182,8 @@ def equivalence(data_env_id: str | None, env_id: str | None, allow_mismatch: boo
         allow_mismatch: whether the entry accepts another environment.
 
     Returns:
-        ``none``: the dataset has no environment. ``same``: the ids are equal, or ``data_env_id`` is not known.
+        ``none``: the dataset has no environment. ``same``: the ids name one environment, or ``data_env_id`` is not
+        known.
         ``documented``: ``env_id`` is the version that reproduces D4RL's old locomotion environment. ``mismatch``: the
         ids differ, and the entry allows that. ``unverified``: the ids differ outside the locomotion families, where
         only the data can show whether the environments agree.
@@ -219,7 +193,11 @@ def equivalence(data_env_id: str | None, env_id: str | None, allow_mismatch: boo
     """
     if env_id is None:
         return "none"
-    if data_env_id is None or data_env_id == env_id:
+    if data_env_id is None:
+        return "same"
+    # As Gymnasium reads them, whichever module registers them.
+    data_env_id, env_id = resolved(data_env_id), resolved(env_id)
+    if data_env_id == env_id:
         return "same"
     if matching_env(data_env_id) == env_id:
         return "documented"
@@ -267,15 +245,15 @@ def check_shapes(facts: EnvironmentFacts, observation_size: int, action_size: in
         )
 
 
-def check_bounds(facts: EnvironmentFacts, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-    """Make sure that a dataset's action bounds ``low`` and ``high`` [A] are those of the environment.
+def check_time_limit(facts: EnvironmentFacts, longest: int) -> None:
+    """Make sure that every episode of a policy ends; ``longest`` is the number of steps of the data's longest episode.
 
     Raises:
-        SparError: they differ by more than 1e-6.
+        SparError: the environment has no time limit.
     """
-    if not (np.allclose(facts.action_low, low, atol=1e-6) and np.allclose(facts.action_high, high, atol=1e-6)):
+    if facts.max_episode_steps is None:
         raise SparError(
-            f"the data's action bounds {np.round(low, 4).tolist()} to {np.round(high, 4).tolist()} are not "
-            f"those of '{facts.env_id}'",
-            "correct 'env_id' or 'env_kwargs' in the dataset's entry",
+            f"'{facts.env_id}' has no time limit, so an episode of a policy might never end",
+            "set 'env_kwargs: {max_episode_steps: N}' in the dataset's entry (the longest episode of the data has "
+            f"{longest} steps)",
         )

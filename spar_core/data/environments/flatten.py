@@ -23,6 +23,7 @@ from spar_core.settings import nearest
 if TYPE_CHECKING:
     from gymnasium import Space
 
+NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 MOST_AXES = 2  # A box of floats with more axes counts as an image.
 
 
@@ -119,10 +120,13 @@ class ObservationLayout:
                     f"the observation has no part '{part.path}'", "correct 'observation_keys' in the dataset's entry"
                 )
             value = value[name]
-        array = np.asarray(value, dtype=np.float32)
+        array = np.asarray(value)
+        where = f"part '{part.path}' of the observation" if part.path else "the observation"
+        if array.dtype.kind not in NUMBERS:
+            raise SparError(f"{where} has the type {array.dtype}", "it must hold real numbers")
+        array = array.astype(np.float32, copy=False)
         axes = array.ndim - len(part.shape)
         if axes < 0 or array.shape[axes:] != part.shape:
-            where = f"part '{part.path}' of the observation" if part.path else "the observation"
             raise SparError(
                 f"{where} has the shape {array.shape}, which does not end in {part.shape}",
                 "check that data and environment belong together",

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spar_core.data.environments.adroit import PALM_WEIGHT, palm_distance
-from spar_core.data.environments.environment import check_shapes, environment_facts, make_env
+from spar_core.data.environments.environment import check_shapes, close, environment_facts, make_env
+from spar_core.data.environments.ids import bare
 from spar_core.data.environments.replay_report import OBSERVATION_TOLERANCE, Errors, ReplayReport, in_words
 from spar_core.data.environments.replay_states import NEEDED, RecordedStates, recorded_arrays
-from spar_core.errors import SparError
+from spar_core.data.names import AS_USUAL, Naming
+from spar_core.errors import SparError, others_code
 from spar_core.evenly import evenly
 
 # Largest 95% quantile of reward errors with which rewards agree, in standard deviations of the recorded rewards. It is
@@ -47,6 +49,7 @@ def replay_check(
     *,
     steps: int = 500,
     terminals_are_truncations: bool = False,
+    naming: Naming = AS_USUAL,
 ) -> ReplayReport | None:
     """Replay evenly spread steps of a D4RL file in an environment.
 
@@ -57,6 +60,7 @@ def replay_check(
         steps: how many steps to replay; 500 take about a second.
         terminals_are_truncations: whether the file's ``terminals`` mark cuts, at which the environment need not
             terminate.
+        naming: what the dataset's entry says about the names of arrays.
 
     Returns:
         The comparison; None if the file holds no usable simulator states, or the environment has no way to set one
@@ -71,14 +75,15 @@ def replay_check(
     try:
         if not all(hasattr(env.unwrapped, name) for name in NEEDED):
             return None
-        env.reset(seed=0)  # Adroit's pen sets its length at the first reset.
-        with recorded_arrays(path) as arrays:
+        with others_code(f"'{env_id}' cannot be reset", "check 'env_id' and 'env_kwargs' in the dataset's entry"):
+            env.reset(seed=0)  # Adroit's pen sets its length at the first reset.
+        with recorded_arrays(path, naming) as arrays:
             if arrays is None:
                 return None
             check_shapes(facts, arrays["observations"].shape[1], arrays["actions"].shape[1])
             return _judge(env_id, RecordedStates(env, arrays), steps, terminals_are_truncations)
     finally:
-        env.close()
+        close(env)
 
 
 def _judge(env_id: str, states: RecordedStates, steps: int, cuts: bool) -> ReplayReport | None:
@@ -162,7 +167,7 @@ def _other_sign(env_id: str, seen: NDArray[np.float64], reward_error: NDArray[np
     Returns:
         None if the reward has no such term.
     """
-    distance = palm_distance(env_id.partition("-")[0], seen)
+    distance = palm_distance(bare(env_id).partition("-")[0], seen)
     return None if distance is None else _summary(reward_error - 2.0 * PALM_WEIGHT * distance)
 
 

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.d4rl_file import Arrays, open_d4rl, read_flags
-from spar_core.errors import SparError
+from spar_core.data.d4rl_file import Arrays, names_of, open_d4rl
+from spar_core.data.ends import read_ends
+from spar_core.data.names import AS_USUAL, Naming
+from spar_core.errors import SparError, others_code
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ SCENES: dict[str, tuple[ScenePart, ...]] = {
 STATES = ("infos/qpos", "infos/qvel")
 # Attributes of an environment that setting a state needs. Kitchen and the mazes hide or lack them.
 NEEDED = ("set_state", "_get_obs", "model", "data")
+NO_REPLAY = "correct 'env_id' in the dataset's entry, or set 'allow_environment_mismatch: true' to replay nothing"
 DOWN = 1e-6 - 1.0  # A direction whose z component is not above this points straight down.
 # MuJoCo's own limit (mjMAXVAL). Beyond it, MuJoCo resets its state and writes a log into the working directory.
 HUGE = 1e10
 
 
 @contextmanager
-def recorded_arrays(path: Path) -> Iterator[Arrays | None]:
+def recorded_arrays(path: Path, naming: Naming = AS_USUAL) -> Iterator[Arrays | None]:
     """Yield the arrays of an open D4RL file by name, simulator states as ``infos/...``.
 
     Yields None if the file lacks the simulator's positions or velocities, or holds something else under their names.
@@ -75,7 +78,7 @@ def recorded_arrays(path: Path) -> Iterator[Arrays | None]:
         SparError: see :func:`spar_core.data.d4rl_file.open_d4rl`.
     """
     parts = [part.array for parts in SCENES.values() for part in parts if part.recorded]
-    with open_d4rl(path, (*STATES, *parts)) as arrays:
+    with open_d4rl(path, (*STATES, *parts), naming) as arrays:
         yield arrays if all(name in arrays for name in STATES) else None
 
 
@@ -109,10 +112,9 @@ class RecordedStates:
         self.parts = SCENES.get(self.family, ())
         self._check_parts()
         self.rewards = np.asarray(arrays["rewards"][()], dtype=np.float64).reshape(-1)
-        terminals, timeouts = read_flags(arrays, "terminals"), read_flags(arrays, "timeouts")
-        assert terminals is not None  # open_d4rl requires them.
-        self.terminals = terminals
-        self.ends = terminals.copy() if timeouts is None else terminals | timeouts
+        ends = read_ends(arrays, names_of(arrays), Path(arrays["rewards"].file.filename).name, len(self.rewards))
+        self.terminals = ends.terminals
+        self.ends = ends.marked.copy()
         self.ends[-1] = True
         self.starts = np.concatenate([[0], np.flatnonzero(self.ends)[:-1] + 1])
         self._scenes: dict[int, list[NDArray[np.float64]]] = {}
@@ -185,14 +187,17 @@ class RecordedStates:
 
     def set(self, qpos: NDArray[np.floating], qvel: NDArray[np.floating]) -> NDArray[np.float64]:
         """Set positions and velocities, and return the observation [D] of this state."""
-        self.env.data.qacc_warmstart[:] = 0.0  # Otherwise the result depends on the row that was replayed before.
-        self.env.set_state(np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64))
-        return np.array(self.env._get_obs(), dtype=np.float64)
+        with others_code("the environment cannot be set to a recorded state", NO_REPLAY):
+            self.env.data.qacc_warmstart[:] = 0.0  # Otherwise the result depends on the row that was replayed before.
+            self.env.set_state(np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64))
+            return np.array(self.env._get_obs(), dtype=np.float64)
 
     def step(self, row: int) -> tuple[NDArray[np.float64], float, bool]:
         """Take a row's action, and return the observation [D], the reward, and whether the environment terminates."""
-        seen, reward, terminated, *_ = self._wrapped.step(self.row("actions", row))
-        return np.array(seen, dtype=np.float64), float(np.squeeze(reward)), bool(terminated)
+        action = self.row("actions", row)
+        with others_code("the environment cannot take a step from a recorded state", NO_REPLAY):
+            seen, reward, terminated, *_ = self._wrapped.step(action)
+            return np.array(seen, dtype=np.float64), float(np.squeeze(reward)), bool(terminated)
 
     def step_as_recorded(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
         """Take a row's action from the current state, and again from a float32 copy of that state.

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from spar_core.data.environments.environment import action_bounds, environment_facts, make_env
+from spar_core.data.environments.actions import space_bounds
+from spar_core.data.environments.environment import environment_facts, make_env
 from spar_core.data.episodes import Episode
 from spar_core.data.generators.rollouts import Roll, collect_episodes, on_grid, run_episode
 from spar_core.errors import SparError
@@ -139,7 +140,7 @@ class _Recipe:
     def prepare(self) -> Roll:
         """Load the policies and the environment, in a worker."""
         env = make_env(self.env_id, self.env_kwargs)
-        low, high = action_bounds(env, self.env_id)
+        low, high = space_bounds(env.action_space, f"'{self.env_id}'")
         actors = [load_actor(Path(file)) for file in self.files]
 
         def roll(number: int) -> Episode:

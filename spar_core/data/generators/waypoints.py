@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.environments.environment import action_bounds, make_env
+from spar_core.data.environments.actions import space_bounds
+from spar_core.data.environments.environment import make_env
 from spar_core.data.episodes import Episode
 from spar_core.data.generators.maze_plan import Cell, MazePlan
 from spar_core.data.generators.rollouts import Roll, collect_episodes, on_grid, run_episode
@@ -71,7 +72,7 @@ class _Recipe:
         env = make_env(self.env_id, self.env_kwargs, self.observation_keys)
         task: Any = env.unwrapped
         plan = MazePlan(task.maze.maze_map)
-        low, high = action_bounds(env, self.env_id)
+        low, high = space_bounds(env.action_space, f"'{self.env_id}'")
 
         def roll(number: int) -> Episode:
             rng = np.random.default_rng([self.seed, number])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from spar_core.data.readers.minari_io import check_minari, local_ids
+from spar_core.data.readers.minari_check import check_minari, local_ids
 from spar_core.errors import SparError
 from spar_core.settings import nearest
 

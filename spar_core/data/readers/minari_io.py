@@ -7,21 +7,24 @@ depends on that environment variable and needs the names of authors.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.ends import flags
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
+from spar_core.data.environments.ids import stored_spec
 from spar_core.data.episodes import Episode, Episodes
-from spar_core.data.limits import check_claim, check_inside
+from spar_core.data.hdf5 import NUMBERS
+from spar_core.data.limits import check_claim
+from spar_core.data.names import check_continuous
+from spar_core.data.readers.minari_check import MAIN, check_arrays, check_minari, damaged
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class MinariFacts:
         action_high: upper bounds [A] of the actions.
         inner_terminations: number of steps marked as terminal that are not the last of their episode; these marks are
             ignored.
+        inner_truncations: the same for truncations.
         observation_layout: which columns of the vector hold which part of its dictionary observations, for the
             manifest; None if its observations are vectors.
     """
@@ -59,8 +63,19 @@ class MinariFacts:
     max_episode_steps: int | None
     action_low: NDArray[np.float32]
     action_high: NDArray[np.float32]
-    inner_terminations: int
-    observation_layout: list[dict[str, Any]] | None
+    inner_terminations: int = 0
+    inner_truncations: int = 0
+    observation_layout: list[dict[str, Any]] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about marks that are ignored."""
+        found = (("terminations", self.inner_terminations), ("truncations", self.inner_truncations))
+        return tuple(
+            f"{count} {name} inside episodes are ignored: an episode of Minari ends with its last step"
+            for name, count in found
+            if count
+        )
 
 
 def write_minari(
@@ -99,12 +114,7 @@ def write_minari(
     from minari.dataset.minari_storage import MinariStorage
 
     _check_room(folder, episodes)
-    spec = None
-    if env_id is not None:
-        registered, kwargs = gymnasium.spec(env_id), dict(env_kwargs or {})
-        # The time limit is an argument of `gymnasium.make`, not of the environment itself.
-        limit = kwargs.pop("max_episode_steps", registered.max_episode_steps)
-        spec = dataclasses.replace(registered, kwargs={**registered.kwargs, **kwargs}, max_episode_steps=limit)
+    spec = None if env_id is None else stored_spec(env_id, env_kwargs or {})
     storage = MinariStorage.new(
         (folder / "data").resolve(),  # Minari 0.5.4 joins a relative path to itself.
         observation_space=gymnasium.spaces.Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
@@ -144,7 +154,9 @@ def _check_room(folder: Path, episodes: Sequence[Episode] | Episodes) -> None:
         )
 
 
-def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) -> tuple[Episodes, MinariFacts]:
+def read_minari(
+    folder: Path, *, observation_keys: Sequence[str] | None = None, ours: bool = False
+) -> tuple[Episodes, MinariFacts]:
     """Read a Minari dataset.
 
     Dictionary observations become vectors (see :mod:`spar_core.data.environments.flatten`). Episodes are read one at a
@@ -153,82 +165,31 @@ def read_minari(folder: Path, *, observation_keys: Sequence[str] | None = None) 
     Args:
         folder: folder of the dataset, such as ``<root>/mujoco/hopper/medium-v0``, in which Minari keeps ``data``.
         observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
+        ours: whether the project wrote the dataset, so that its files may be links to DVC's cache.
 
     Raises:
         SparError: the dataset does not exist, is damaged, was written by a newer version of Minari, contains a link to
-            a file outside its folder, or declares more than it can hold; or its observations or actions are not vectors
-            of numbers.
+            a file outside its folder (unless it is ``ours``), or declares more than it can hold; or its observations or
+            actions are not vectors of numbers.
     """
     data = folder / "data"
     if not data.is_dir():
         raise SparError(f"there is no Minari dataset in {folder}", "check its id or 'path', or fetch it again")
-    check_minari(folder)
+    check_minari(folder, ours)
     from minari import MinariDataset
 
     name = folder.name
-    with _damaged(name):
+    with damaged(name, data):
+        check_arrays(data / MAIN)
         dataset = MinariDataset(data)
         name = dataset.spec.dataset_id
         steps, count = int(dataset.total_steps), int(dataset.total_episodes)
     layout = _layout(dataset, observation_keys)
-    with _damaged(name):
+    with damaged(name, data):
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
-        episodes, inner = _fill(dataset, layout, steps, count)
-    return episodes, _facts(dataset, inner, layout)
-
-
-def check_minari(folder: Path) -> None:
-    """Make sure that a dataset's folder may be opened.
-
-    Raises:
-        SparError: its metadata is missing or broken, it was written by a newer version of Minari, or it contains a link
-            to a file outside the folder.
-    """
-    import minari
-    from packaging.version import InvalidVersion, Version
-
-    for file in (folder / "data").rglob("*"):
-        check_inside(file, folder)
-    with _damaged(folder.name):
-        try:
-            metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
-            written = Version(str(metadata.get("minari_version", "0")))
-        except (InvalidVersion, AttributeError) as error:
-            raise ValueError(f"its metadata is not Minari's ({error})") from None
-    if written > Version(minari.__version__):
-        raise SparError(
-            f"Minari dataset '{metadata.get('dataset_id', folder.name)}' was written by Minari {written}, but "
-            f"Minari {minari.__version__} is installed",
-            f"run `pip install minari=={written}`, or use a dataset written by an older version",
-        )
-
-
-def local_ids(root: Path) -> list[str]:
-    """Ids of the Minari datasets below ``root``, sorted."""
-    return sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("data/metadata.json"))
-
-
-@contextmanager
-def _damaged(dataset_id: str) -> Iterator[None]:
-    from gymnasium.error import Error as GymnasiumError
-
-    try:
-        yield
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        AssertionError,
-        GymnasiumError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SparError(
-            f"Minari dataset '{dataset_id}' cannot be read: {reason}", "delete its folder and fetch it again"
-        ) from None
+        episodes, *inner = _fill(dataset, layout, steps, count)
+    return episodes, replace(_facts(dataset, *inner), observation_layout=None if layout.plain else layout.to_list())
 
 
 def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:
@@ -242,35 +203,51 @@ def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> O
             f"the actions of Minari dataset '{name}' are {kind}, not one vector",
             "choose a dataset whose actions are vectors: no other is supported",
         )
+    check_continuous(f"the action space of Minari dataset '{name}'", actions.dtype)
     return observation_layout(dataset.observation_space, observation_keys, f"Minari dataset '{name}'")
 
 
-def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int]:
-    """Read all episodes, and count the steps marked as terminal that are not the last of their episode."""
+def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int, int]:
+    """Read all episodes, and count terminations and truncations that are not at the last step of their episode."""
     observations = np.empty((steps + count, layout.size), np.float32)
     actions = np.empty((steps, dataset.action_space.shape[0]), np.float32)
     rewards = np.empty(steps, np.float32)
-    lengths, terminated, inner, at = [], [], 0, 0
+    lengths, terminated, inner, at = [], [], [0, 0], 0
     for number, stored in enumerate(_stored(dataset)):
-        terminations = np.asarray(stored.terminations, bool)
+        terminations = flags(np.asarray(stored.terminations), f"'terminations' of episode {number}")
+        truncations = flags(np.asarray(stored.truncations), f"'truncations' of episode {number}")
         seen, length = layout.flatten(stored.observations), len(stored.rewards)
-        found = (len(seen), len(stored.actions), len(terminations))
-        if found != (length + 1, length, length) or at + length > steps or number >= count:
+        for name in ("observations", "actions", "rewards"):
+            for kind in _kinds(getattr(stored, name)):
+                if kind.kind not in NUMBERS:
+                    raise ValueError(f"the {name} of episode {number} hold {kind}, not numbers")
+        found = (len(seen), len(stored.actions), len(terminations), len(truncations))
+        if found != (length + 1, length, length, length) or at + length > steps or number >= count:
             raise ValueError(
-                f"episode {number} holds {found[0]} observations, {found[1]} actions, {length} rewards and "
-                f"{found[2]} terminations, or more than its metadata says"
+                f"episode {number} holds {found[0]} observations, {found[1]} actions, {length} rewards, "
+                f"{found[2]} terminations and {found[3]} truncations, or more than its metadata says"
             )
         observations[at + number : at + number + length + 1] = seen
         actions[at : at + length] = stored.actions
         rewards[at : at + length] = np.asarray(stored.rewards).reshape(length)
         lengths.append(length)
         terminated.append(bool(length and terminations[-1]))
-        inner += int(terminations[:-1].sum())
+        inner[0] += int(terminations[:-1].sum())
+        inner[1] += int(truncations[:-1].sum())
         at += length
     if at != steps or len(lengths) != count:
         raise ValueError(f"it holds {at} steps in {len(lengths)} episodes, but its metadata says {steps} in {count}")
     ends = np.array(lengths, np.int64), np.array(terminated, bool), np.ones(count, bool)
-    return Episodes(observations, actions, rewards, *ends), inner
+    return Episodes(observations, actions, rewards, *ends), inner[0], inner[1]
+
+
+def _kinds(values: Any) -> Iterator[np.dtype[Any]]:
+    """The NumPy types of an array, or of all arrays in a dictionary or tuple of them."""
+    if isinstance(values, (Mapping, tuple)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _kinds(value)
+    else:
+        yield np.asarray(values).dtype
 
 
 def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
@@ -279,7 +256,7 @@ def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
         yield from dataset.iterate_episodes(range(start, min(start + READ, count)))
 
 
-def _facts(dataset: MinariDataset, inner_terminations: int, layout: ObservationLayout) -> MinariFacts:
+def _facts(dataset: MinariDataset, inner_terminations: int, inner_truncations: int) -> MinariFacts:
     space, spec = dataset.action_space, dataset.env_spec
     named = _named_environment(dataset.storage.metadata)
     return MinariFacts(
@@ -290,7 +267,7 @@ def _facts(dataset: MinariDataset, inner_terminations: int, layout: ObservationL
         np.asarray(space.low, dtype=np.float32),
         np.asarray(space.high, dtype=np.float32),
         inner_terminations,
-        None if layout.plain else layout.to_list(),
+        inner_truncations,
     )
 
 

@@ -153,12 +153,13 @@ class _Drawing:
 
     def __init__(self, job: Job) -> None:
         from spar_core.data.environments.environment import FAMILIES, make_env
+        from spar_core.data.environments.ids import bare
         from spar_core.reporting.film.pictures import HEIGHT, WIDTH
 
         self._make = partial(make_env, job.env_id, observation_keys=job.observation_keys)
         self._kwargs = job.env_kwargs
         pictured = {**job.env_kwargs, "render_mode": "rgb_array"}
-        self._runs_far = job.env_id.split("-v")[0] in FAMILIES
+        self._runs_far = bare(job.env_id).split("-v")[0] in FAMILIES
         if self._runs_far:
             # Gymnasium's default camera does not move, and a running body soon leaves its view.
             pictured = {"camera_name": "track", **pictured}

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spar_core.errors import SparError
+from spar_core.evaluation.episode import reward_of
 from spar_core.evaluation.rollouts import Block, EpisodeResult, roll_out
 
 Array = npt.NDArray[Any]
@@ -61,7 +62,7 @@ class _Watched:
     def step(self, action: Array) -> tuple[Any, ...]:
         assert self.take is not None
         outcome: tuple[Any, ...] = self._env.step(action)
-        self.take.totals.append(self.take.totals[-1] + float(outcome[1]))
+        self.take.totals.append(self.take.totals[-1] + reward_of(outcome[1]))
         self._draw(self.take)
         return outcome
 

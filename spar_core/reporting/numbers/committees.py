@@ -18,6 +18,8 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import KEYS, Rule, Setting
 from spar_core.reporting.numbers.harm import LOST
 
+# Return by environment seed of the policy of each seed group.
+Policies = Mapping[str, Mapping[int, float]]
 COLUMNS = [*KEYS, "seeds", "members", "episodes", "return_mean", "normalised_score", "gain", "lowest_member"]
 
 
@@ -53,6 +55,7 @@ class CommitteeSummary:
 
     Attributes:
         returns, gain: mean over the committees, or of the one committee, with the interval over ``unit``.
+        improvement_part: gain over the committees of the repair rule; None without them, or for the repair rule itself.
         unit: what intervals are over: the committees, or the episodes of the only one.
     """
 
@@ -63,6 +66,7 @@ class CommitteeSummary:
     of_group: dict[str, Committee]
     returns: Estimate
     gain: Estimate | None
+    improvement_part: Estimate | None
     unit: Literal["committees", "episodes"]
 
     @property
@@ -116,10 +120,25 @@ def committees_of(rules: Sequence[Rule], settings: ReportSettings) -> list[Commi
     for rule in rules:
         ours = returns[(*rule.setting, rule.improvement)]
         if ours:
-            baseline = returns.get((*rule.setting, settings.baseline), {})
+            baseline, repair = (returns.get((*rule.setting, name), {}) for name in (settings.baseline, settings.repair))
             compared = baseline if rule.improvement != settings.baseline else {}
-            found.append(_summary(rule, ours, compared, settings.confidence))
+            split = repair if rule.improvement not in (settings.baseline, settings.repair) else {}
+            found.append(_summary(rule, ours, compared, split, settings.confidence))
     return found
+
+
+def difference(ours: Policies, other: Policies, confidence: float) -> Estimate | None:
+    """Mean difference over the groups that both have, with its interval; None without a common group.
+
+    With one common group the interval is over the episodes that both have, paired by environment seed.
+    """
+    common = [group for group in ours if group in other]
+    if len(common) == 1:
+        first, second = ours[common[0]], other[common[0]]
+        shared = set(first) & set(second)
+        return paired_difference({e: first[e] for e in shared}, {e: second[e] for e in shared}, confidence)
+    gains = [_mean(ours[group]) - _mean(other[group]) for group in common]
+    return mean_interval(gains, confidence) if gains else None
 
 
 def _returns(rule: Rule) -> dict[str, dict[int, float]]:
@@ -131,9 +150,7 @@ def _returns(rule: Rule) -> dict[str, dict[int, float]]:
     }
 
 
-def _summary(
-    rule: Rule, ours: Mapping[str, dict[int, float]], baseline: Mapping[str, dict[int, float]], confidence: float
-) -> CommitteeSummary:
+def _summary(rule: Rule, ours: Policies, baseline: Policies, repair: Policies, confidence: float) -> CommitteeSummary:
     reference = rule.context.get("reference")
     alone = seed_means(rule.episodes["seed"], rule.episodes["return"])
     of_group = {}
@@ -141,16 +158,18 @@ def _summary(
         value, members = _mean(returns), [alone[seed] for seed in rule.groups[group]]
         over = value - _mean(baseline[group]) if group in baseline else None
         score = normalised_score(value, reference["min"], reference["max"]) if reference else None
-        of_group[group] = Committee(len(members), returns, value, score, over, min(members))
-    gains = [one.gain for one in of_group.values() if one.gain is not None]
-    if len(of_group) > 1:
-        mean = mean_interval([one.value for one in of_group.values()], confidence)
-        gain = mean_interval(gains, confidence) if gains else None
-        return CommitteeSummary(*rule.setting, rule.improvement, of_group, mean, gain, "committees")
-    (group,) = of_group
-    mean = mean_interval(list(ours[group].values()), confidence)
-    gain = paired_difference(ours[group], baseline[group], confidence) if gains else None
-    return CommitteeSummary(*rule.setting, rule.improvement, of_group, mean, gain, "episodes")
+        of_group[group] = Committee(len(members), dict(returns), value, score, over, min(members))
+    several = len(of_group) > 1
+    values = [one.value for one in of_group.values()] if several else list(next(iter(ours.values())).values())
+    return CommitteeSummary(
+        *rule.setting,
+        rule.improvement,
+        of_group,
+        mean_interval(values, confidence),
+        difference(ours, baseline, confidence),
+        difference(ours, repair, confidence),
+        "committees" if several else "episodes",
+    )
 
 
 def _mean(returns: Mapping[int, float]) -> float:

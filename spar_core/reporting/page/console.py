@@ -95,8 +95,8 @@ def console_table(
     """Plain text of fixed width: one block per dataset, anchor and critic, one line per rule.
 
     The committees of a setting come first, then its single seeds. A gain whose paired interval excludes zero is marked
-    ``better`` or ``worse``. Rules that were not rolled out come last, in blocks whose label says so, and without these
-    marks.
+    ``better`` or ``worse``, or ``repair`` where the rule is not shown to beat cloning again. Rules that were not rolled
+    out come last, in blocks whose label says so, and without these marks.
     """
     together, blocks = by_setting(committees), []
     for setting, rules in by_setting(summaries).items():
@@ -138,9 +138,16 @@ def _lines_of_returns(
     lines = [header]
     for rule in rules:
         line = [rule.improvement, number(rule.returns.value, digits), number(rule.score, 1)]
-        verdict = {1: "better", -1: "worse", 0: ""}[rule.gain.direction if rule.gain else 0]
-        lines.append([*line, gain_text(rule.gain, digits), verdict] if has_gain else line)
+        lines.append([*line, gain_text(rule.gain, digits), _mark(rule)] if has_gain else line)
     return lines
+
+
+def _mark(rule: Summary | CommitteeSummary) -> str:
+    """``better`` or ``worse`` where the gain is shown; ``repair`` if the critic is not shown to add to the gain."""
+    direction = rule.gain.direction if rule.gain else 0
+    if direction > 0 and rule.improvement_part is not None and rule.improvement_part.direction <= 0:
+        return "repair"
+    return {1: "better", -1: "worse", 0: ""}[direction]
 
 
 def _estimates_block(rules: Sequence[OfflineSummary], settings: ReportSettings) -> str:

@@ -35,6 +35,7 @@ from spar_core.reporting.numbers.pairs import pairs_frame
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.numbers.regret import overall_regrets, regret_frame, regrets
 from spar_core.reporting.page import templating
+from spar_core.reporting.page.answer import PARAGRAPHS, answer, console_answer
 from spar_core.reporting.page.console import (
     NOTHING,
     console_table,
@@ -62,7 +63,7 @@ class Report:
     Attributes:
         files: name to bytes.
         figures: name below ``figures/`` to bytes.
-        console: the table that `make run` prints.
+        console: the answer and the table, as `make run` prints them.
     """
 
     files: dict[str, bytes]
@@ -127,6 +128,7 @@ def build_report(
     if by_critic is not None:
         figures[HARM] = by_critic
     regretted = regrets(numbers.rules, numbers.summaries, settings)
+    answers, health = answer(rules, numbers, settings)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -134,6 +136,9 @@ def build_report(
         .render(
             study=study,
             settings=settings,
+            answers=answers,
+            health=health,
+            paragraphs=PARAGRAPHS,
             sections=sections,
             overview=[table for section in sections for table in section["tables"]],
             rules=list(dict.fromkeys(s.improvement for s in numbers.every if s.gain is not None)),
@@ -176,7 +181,13 @@ def build_report(
         "harm.csv": to_csv(harm_frame(harmed)),
         "regret.csv": to_csv(regret_frame(regretted)),
     }
-    return Report(files, figures, console_table(numbers.summaries, settings, numbers.offline, numbers.committees))
+    return Report(files, figures, console_text(rules, numbers, settings))
+
+
+def console_text(rules: Sequence[Rule], numbers: Numbers, settings: ReportSettings) -> str:
+    """The answer, then the table."""
+    table = console_table(numbers.summaries, settings, numbers.offline, numbers.committees)
+    return f"{console_answer(*answer(rules, numbers, settings))}\n\n{table}"
 
 
 def _inside(
