@@ -6,18 +6,21 @@ be copied to another machine and used with NumPy, Torch and this package alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from spar_core.artifacts import read_json, read_meta, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen, Improvement
+from spar_core.interface import Interface
 from spar_core.parts import load_part, restore_anchor, restore_critic, restore_residual
 from spar_core.registry import load_member
 from spar_core.residual import ResidualSettings
@@ -27,6 +30,12 @@ from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors, only,
 KIND, POLICY = "policy", "policy.json"
 # Kinds of the artifacts that a policy is made from.
 FROZEN = ("anchor", "residual", "critic")
+# Standard deviations of the training data from their mean, beyond which an observation is far outside of them.
+FAR = 20.0
+
+
+class FarFromData(UserWarning):
+    """An observation lies far outside the training data: its units or its order may be wrong."""
 
 
 class Policy:
@@ -35,42 +44,59 @@ class Policy:
     Attributes:
         rule: of the members side by side.
         scaler: of the dataset.
-        observation_size: D.
+        interface: what observations hold, and in which order.
         members: number of seeds that act together.
         device: where the networks run.
     """
 
     def __init__(
-        self, rule: Improvement, scaler: Scaler, observation_size: int, device: str = "cpu", members: int = 1
+        self, rule: Improvement, scaler: Scaler, interface: Interface, device: str = "cpu", members: int = 1
     ) -> None:
-        self.rule, self.scaler, self.observation_size = rule, scaler, observation_size
+        self.rule, self.scaler, self.interface = rule, scaler, interface
         self.device, self.members = device, members
+        self._warned = False
 
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """Actions for raw observations.
+    @property
+    def observation_size(self) -> int:
+        """D."""
+        return self.interface.observation_size
+
+    def act(self, observation: ArrayLike | Mapping[str, Any]) -> np.ndarray:
+        """Actions for raw observations. An observation far outside the training data gives one warning a policy.
 
         Args:
-            observation: [D], or a batch [B, D], in the environment's own units.
+            observation: [D], or a batch [B, D], in the environment's own units. A policy that was trained on
+                dictionaries also takes those, with leaves [*shape] or [B, *shape].
 
         Returns:
             Deterministic actions, [A] or [B, A] float32, within the environment's bounds.
 
         Raises:
-            SparError: the observation has another size, or holds NaN or infinity.
+            SparError: the observation does not fit (see :meth:`spar_core.interface.Interface.vectors`).
         """
-        array = np.asarray(observation, dtype=np.float32)
-        if array.ndim not in (1, 2) or array.shape[-1] != self.observation_size:
-            raise SparError(
-                f"observation of shape {array.shape} given",
-                f"this policy takes [{self.observation_size}] or a batch of it",
-            )
-        if not np.isfinite(array).all():
-            raise SparError("the observation holds NaN or infinity", "check where it comes from")
-        batch = torch.from_numpy(self.scaler.standardise(np.atleast_2d(array))).to(self.device)
+        array = self.interface.vectors(observation)
+        standardised = self.scaler.standardise(np.atleast_2d(array))
+        self._warn_if_far(standardised)
+        batch = torch.from_numpy(standardised).to(self.device)
         each = self.rule.act(batch.expand(self.members, -1, -1))
         # The mean of one action is that action, to the last bit.
         actions = self.scaler.actions_from_unit(each.mean(dim=0).cpu().numpy())
         return actions if array.ndim == 2 else actions[0]
+
+    def _warn_if_far(self, standardised: NDArray[np.float32]) -> None:
+        """Warn, once, of standardised observations [B, D] beyond ``FAR``."""
+        if self._warned or not standardised.size:
+            return
+        away = np.abs(standardised)
+        if away.max() > FAR:
+            self._warned = True
+            column = int(away.max(axis=0).argmax())
+            warnings.warn(
+                f"{self.interface.names()[column]} of the observation lies {away[:, column].max():.0f} standard "
+                "deviations from the mean of the training data; check its units and the order of the vector",
+                FarFromData,
+                stacklevel=3,
+            )
 
 
 def save_policy(
@@ -80,7 +106,7 @@ def save_policy(
     fitted: Fitted,
     seeds: tuple[int, ...],
     scaler: Scaler,
-    observation_size: int,
+    interface: Interface,
 ) -> Fitted:
     """Write weights and description into ``folder``.
 
@@ -90,7 +116,7 @@ def save_policy(
         fitted: metrics and curves of the rule; its tensors are those of ``parts["improvement"]``.
         seeds: the group, in the order of the tensors' first dimension.
         scaler: of the dataset.
-        observation_size: D.
+        interface: of the dataset. It is written if observations are dictionaries; of vectors the size says all.
 
     Returns:
         The whole policy as one :class:`Fitted`, for its shapes.
@@ -109,8 +135,10 @@ def save_policy(
         },
         "seeds": list(seeds),
         "scaler": scaler.to_dict(),
-        "observation_size": observation_size,
+        "observation_size": interface.observation_size,
     }
+    if interface.layout is not None:
+        description["interface"] = interface.to_dict()
     write_json(folder / POLICY, description)
     return whole
 
@@ -137,7 +165,9 @@ def load_policy(path: str | Path, seed: int | None = None, device: str = "cpu") 
     tensors = {name: value[rows] for name, value in load_tensors(folder / WEIGHTS).items()}
     rule = _restore(description["parts"], tensors, device)
     scaler = Scaler.from_dict(description["scaler"])
-    return Policy(rule, scaler, description["observation_size"], device, len(seeds) if seed is None else 1)
+    size, told = description["observation_size"], description.get("interface")
+    interface = Interface(size) if told is None else Interface.from_dict(told)
+    return Policy(rule, scaler, interface, device, len(seeds) if seed is None else 1)
 
 
 def load_frozen(folders: Mapping[str, Path], seeds: Sequence[int], device: str) -> Frozen:

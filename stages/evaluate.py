@@ -14,6 +14,7 @@ import csv
 import itertools
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ from spar_core.evaluation.rollouts import (
     over_blocks,
     roll_out,
 )
-from spar_core.policy import FROZEN, KIND, load_policy
+from spar_core.policy import FROZEN, KIND, FarFromData, load_policy
 from spar_core.provenance import changed_settings
 from spar_core.training.fitted import CURVES, METRICS
 from spar_core.training.reporter import Reporter
@@ -63,6 +64,8 @@ class Evaluate:
 
     def __call__(self, share: Sequence[Block], report: Reporter) -> list[EpisodeResult]:
         results = []
+        # States far from the data are part of what an evaluation finds out.
+        warnings.simplefilter("ignore", FarFromData)
         for seed, mine in itertools.groupby(share, lambda block: block.seed):
             policy = load_policy(self.policy, seed, self.device)
             for block in mine:

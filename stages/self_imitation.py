@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import read_json
-from spar_core.data.loading import SCALER
+from spar_core.data.loading import MANIFEST, SCALER
 from spar_core.data.scaler import Scaler
 from spar_core.improvement.gradients import GradientReporter
+from spar_core.interface import Interface
 from spar_core.parts import load_part
 from spar_core.policy import FROZEN, KIND, load_frozen, save_policy
 from spar_core.registry import parse_variant, variant_kind
@@ -78,10 +79,11 @@ def run(argv: list[str] | None = None) -> None:
                 # The policy carries the metrics of its parts, so that evaluation and report need no other artifact.
                 fitted.metrics.update(read_json(path / METRICS))
             parts["improvement"] = Part(kind, settings, fitted.tensors)
-            scaler = Scaler.from_dict(read_json(layout.data(cell.dataset) / SCALER))
-            size = len(scaler.observation_mean)
+            data = layout.data(cell.dataset)
+            scaler = Scaler.from_dict(read_json(data / SCALER))
+            interface = Interface.of_manifest(read_json(data / MANIFEST))
             policy = save_policy(
-                folder, parts=parts, fitted=fitted, seeds=frame.seeds, scaler=scaler, observation_size=size
+                folder, parts=parts, fitted=fitted, seeds=frame.seeds, scaler=scaler, interface=interface
             )
             return Written.of(policy)
 

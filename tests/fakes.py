@@ -23,6 +23,7 @@ from spar_core.data.dataset import Dataset
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
 from spar_core.improvement.base import Frozen, Improvement
+from spar_core.interface import Interface
 from spar_core.policy import KIND as POLICY_KIND
 from spar_core.policy import save_policy
 from spar_core.registry import load_member
@@ -105,7 +106,7 @@ def kinds(family: str) -> list[str]:
     return sorted(registry.FAMILIES[family])
 
 
-def tiny_settings(member: Any, **values: Any) -> Any:
+def tiny_settings(member: Any, /, **values: Any) -> Any:
     """Settings of a member, with budgets of a few steps wherever it has such a key."""
     small = {key: value for key, value in TINY.items() if key in member.Settings.model_fields}
     if "callable" in member.Settings.model_fields and "onnx" not in values:
@@ -168,10 +169,11 @@ def save_rule(
     dataset: Dataset,
     scaler: Scaler,
     names: tuple[int, ...] | None = None,
+    interface: Interface | None = None,
 ) -> Improvement:
     """Fit a rule on frozen parts for a few steps, write the policy artifact, and return the rule.
 
-    The artifact calls the seeds ``names``, or what they are.
+    The artifact calls the seeds ``names``, or what they are. Without ``interface`` observations are vectors.
     """
     member, seeds = load_member("improvement", kind), parts.seeds
     settings = tiny_settings(member)
@@ -184,9 +186,9 @@ def save_rule(
     if member.acts_with_critic(settings):
         saved["critic"] = Part("iql", parts.settings("critic"), parts.critic.tensors)
     folder.mkdir(parents=True)
-    size = dataset.observation_size
+    takes = interface or Interface(dataset.observation_size)
     called = names or seeds
-    whole = save_policy(folder, parts=saved, fitted=fitted, seeds=called, scaler=scaler, observation_size=size)
+    whole = save_policy(folder, parts=saved, fitted=fitted, seeds=called, scaler=scaler, interface=takes)
     write_meta(folder, POLICY_KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(called))
     return member.restore(parts.frozen(seeds), settings, fitted.tensors)
 

@@ -285,6 +285,8 @@ def test_editing_logging_progress_or_the_runner_changes_nothing(tree):
         "stages.tracking.publish",
         "stages.run",
         "stages.view",
+        "stages.export",
+        "spar_core.export_policy",
         "stages.closure",
         "stages.plan",
         "stages.tracking.store",

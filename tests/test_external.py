@@ -15,6 +15,7 @@ from spar_core.anchors.external import ExternalAnchor, ExternalAnchorSettings
 from spar_core.artifacts import write_meta
 from spar_core.errors import SparError
 from spar_core.improvement.anchor import AnchorAlone
+from spar_core.interface import Interface
 from spar_core.policy import KIND, save_policy
 from spar_core.registry import parse_variant
 from spar_core.residual import ResidualSettings, fit_residual
@@ -103,9 +104,8 @@ def test_a_policy_artifact_is_whole(way, here):
     }
     folder = here / "policy"
     folder.mkdir()
-    whole = save_policy(
-        folder, parts=parts, fitted=Fitted(), seeds=SEEDS, scaler=SCALER, observation_size=OBSERVATION_SIZE
-    )
+    interface = Interface(OBSERVATION_SIZE)
+    whole = save_policy(folder, parts=parts, fitted=Fitted(), seeds=SEEDS, scaler=SCALER, interface=interface)
     write_meta(folder, KIND, params={}, inputs={}, shapes=whole.shapes(), seeds=list(SEEDS))
     if way != "callable":
         for path in chosen.files():

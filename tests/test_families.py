@@ -153,6 +153,18 @@ def test_minari_dataset(layout, dataset, data_format):
         assert paths == wanted.get(observations, ["observation", "desired_goal"])
 
 
+def test_dictionaries_of_data_without_an_environment_keep_their_layout(layout):
+    """Policies of a robot's logs are given its dictionaries, and there is no environment that says their order."""
+    minari_id = load_entry(layout.dataset_entry("minari/pointmaze-umaze-v2")).dataset
+    families.minari_dataset(minari_id, "PointMaze_UMaze-v3", continuing_task=True)
+    layout.dataset_entry("mine/maze-v0").parent.mkdir()
+    entry = f"title: t\nsource: minari\ndataset: {minari_id}\nnot_evaluated: no simulator\n"
+    layout.dataset_entry("mine/maze-v0").write_text(entry)
+    environment = download(layout, "mine/maze-v0", 1)["environment"]
+    paths = [part["path"] for part in environment["observation_layout"]]
+    assert environment["env_id"] is None and paths == ["achieved_goal", "desired_goal", "observation"]
+
+
 def test_a_mixed_pair_is_refused_or_labelled(layout):
     """Minari's -v5 data in -v4: refused by default, and marked in the manifest where the entry allows it."""
     families.minari_dataset("mujoco/walker2d/medium-v0", "Walker2d-v5")

@@ -71,6 +71,10 @@ def test_a_policy_comes_back_and_was_judged(project, dataset):
     seen = np.random.default_rng(0).normal(size=(3, observations))
     acted = policy.act(seen)
     assert acted.shape == (3, actions) and np.abs(acted).max() <= 1.0
+    if policy.interface.layout is not None:
+        assert policy.interface.dataset == dataset
+        assert np.array_equal(policy.act(policy.interface.layout.unflatten(seen)), acted)
+    assert (policy.interface.layout is not None) == dataset.startswith("minari/")
     rows = (Layout().artifact("evaluation", *cell) / "episodes.csv").read_text().splitlines()[1:]
     context = json.loads((Layout().artifact("evaluation", *cell) / "context.json").read_text())
     if dataset == NOT_EVALUATED:

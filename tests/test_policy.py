@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from spar_core import load_policy
 from spar_core.artifacts import META, read_json, write_json
 from spar_core.data.scaler import Scaler
 from spar_core.errors import SparError
-from spar_core.policy import POLICY
+from spar_core.interface import Interface
+from spar_core.policy import FAR, POLICY, FarFromData
 from spar_core.registry import load_member
 from spar_core.training.fitted import WEIGHTS, load_tensors, save_tensors
 from tests.fakes import ACTION_SIZE, OBSERVATION_SIZE, ROOT, kinds, row_of, save_rule, tiny_settings, toy_dataset
@@ -62,6 +64,7 @@ def test_single_and_batched_observations_give_the_same_actions(policies, kind):
 
 
 @every_rule
+@pytest.mark.filterwarnings("ignore::spar_core.policy.FarFromData")
 def test_actions_stay_within_the_bounds_of_the_environment(policies, kind):
     for seed in (None, *SEEDS):
         actions = load_policy(policies[0] / kind, seed).act(1e4 * RAW)
@@ -187,6 +190,98 @@ def test_every_rule_acts_with_the_light_install_alone(policies, tmp_path):
     for kind in kinds("improvement"):
         here = load_policy(policies[0] / kind, seed=3).act(RAW)
         assert np.array_equal(np.load(tmp_path / f"{kind}.npy"), here), "another process acts the same"
+
+
+# --- dictionaries ---
+
+PARTS = (("achieved/hand", 0, 1, ()), ("achieved/object", 1, 3, (2,)), ("state", 3, 5, (2,)))
+MANIFEST = {
+    "dataset": "mine/hand-v0",
+    "digest": "0123",
+    "observation_size": OBSERVATION_SIZE,
+    "environment": {
+        "env_id": "Hand-v0",
+        "observation_keys": None,
+        "observation_layout": [dict(zip(("path", "start", "stop", "shape"), part, strict=True)) for part in PARTS],
+    },
+}
+
+
+def as_dictionary(vectors):
+    """The dictionary of these vectors [..., 5], in another order than the layout's."""
+    hand, thing, state = vectors[..., 0], vectors[..., 1:3], vectors[..., 3:]
+    return {"state": state, "achieved": {"object": thing, "hand": hand}}
+
+
+@pytest.fixture(scope="module")
+def hand(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("hand") / "policy"
+    save_rule(folder, "spar_mlp", parts, toy_dataset(), SCALER, interface=Interface.of_manifest(MANIFEST))
+    return folder
+
+
+def test_a_policy_of_dictionaries_takes_them_in_any_order_of_keys_alone_and_in_batches(hand):
+    policy = load_policy(hand)
+    assert np.array_equal(policy.act(as_dictionary(RAW)), policy.act(RAW))
+    assert np.array_equal(policy.act(as_dictionary(RAW[2])), policy.act(RAW[2]))
+    assert policy.act(as_dictionary(RAW[2])).shape == (ACTION_SIZE,)
+    assert policy.interface == Interface.of_manifest(MANIFEST) and policy.interface.env_id == "Hand-v0"
+
+
+TAKES = r"this policy takes 'achieved/hand' \[\], 'achieved/object' \[2\], 'state' \[2\]"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: o.pop("state"), f"no part 'state'; {TAKES}"),
+        (lambda o: o["achieved"].pop("hand"), f"no part 'achieved/hand'; {TAKES}"),
+        (lambda o: o.update(goal=np.zeros(2)), f"an unknown part 'goal'; {TAKES}"),
+        (lambda o: o.update(state=np.zeros(3)), rf"part 'state' of the observation has the shape \[3\]; {TAKES}"),
+        (
+            lambda o: o.update(state=np.zeros((4, 2))),
+            r"the batch shape \[\], and part 'state' \[4\]",
+        ),
+        (
+            lambda o: o.update(state="left"),
+            "part 'state' of the observation is not an array of numbers",
+        ),
+        (lambda o: o.update(state=[0.0, np.nan]), r"NaN or infinity \('state'\[1\]\)"),
+    ],
+)
+def test_a_dictionary_that_does_not_fit_is_refused_in_one_line(hand, change, message):
+    observation = as_dictionary(RAW[0])
+    change(observation)
+    with pytest.raises(SparError, match=message) as caught:
+        load_policy(hand).act(observation)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_the_datasets_entry_did_not_choose_may_be_in_the_dictionary(tmp_path, parts):
+    chosen = MANIFEST | {"environment": MANIFEST["environment"] | {"observation_keys": ["achieved", "state"]}}
+    save_rule(tmp_path / "p", "anchor", parts, toy_dataset(), SCALER, interface=Interface.of_manifest(chosen))
+    more = {**as_dictionary(RAW), "camera": np.zeros((7, 64))}
+    assert np.array_equal(load_policy(tmp_path / "p").act(more), load_policy(tmp_path / "p").act(RAW))
+
+
+def test_a_policy_of_vectors_refuses_dictionaries_and_text_in_one_line(policies):
+    policy = load_policy(policies[0] / "spar_mlp")
+    with pytest.raises(SparError, match=r"a dictionary is given, and this policy takes vectors \[5\]"):
+        policy.act({"state": RAW[0]})
+    with pytest.raises(SparError, match="the observation is not an array of numbers"):
+        policy.act("left")
+    assert "interface" not in read_json(policies[0] / "spar_mlp" / POLICY), "the size says all of a vector"
+
+
+def test_an_observation_far_outside_the_training_data_gives_one_warning(hand):
+    policy, far = load_policy(hand), RAW.copy()
+    far[3, 4] = SCALER.observation_mean[4] + 1.5 * FAR * SCALER.observation_std[4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.act(RAW)
+        with pytest.raises(FarFromData, match=r"'state'\[1\] of the observation lies 30 standard deviations"):
+            policy.act(far)
+        policy.act(far)
 
 
 # --- the scaler ---

@@ -19,6 +19,7 @@ from spar_core.evolving.distillation import check_student, distil, passed_on, re
 from spar_core.evolving.reanchoring import Evidence, ReanchoringSettings, View, decide, gather
 from spar_core.evolving.rounds import Round, chains
 from spar_core.improvement.spar_mlp import SparMLP
+from spar_core.interface import Interface
 from spar_core.policy import KIND, load_policy, save_policy
 from spar_core.registry import parse_variant
 from spar_core.reporting.config import ReportSettings
@@ -267,8 +268,8 @@ class Project:
             "improvement": Part("spar_mlp", settings, weights),
         }
         whole = Fitted(weights)
-        size = self.toy.observation_size
-        save_policy(folder, parts=saved, fitted=whole, seeds=(0, 3, 5), scaler=self.toy.scaler, observation_size=size)
+        interface = Interface(self.toy.observation_size)
+        save_policy(folder, parts=saved, fitted=whole, seeds=(0, 3, 5), scaler=self.toy.scaler, interface=interface)
         write_meta(folder, KIND, params={}, inputs={}, seeds=[0, 3, 5])
 
     def run(self, anchor: str, of: str) -> dict[int, dict]:

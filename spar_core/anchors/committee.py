@@ -166,7 +166,9 @@ def together(actions: Tensor, how: Literal["mean", "median", "medoid"]) -> Tenso
     if how == "mean":
         return actions.mean(dim=1)
     if how == "median":
-        return actions.quantile(0.5, dim=1)
+        # As `quantile` does to the last bit, in operations that ONNX has.
+        ordered, m = actions.sort(dim=1).values, actions.shape[1]
+        return torch.lerp(ordered[:, (m - 1) // 2], ordered[:, m // 2], 0.5)
     apart = (actions.unsqueeze(1) - actions.unsqueeze(2)).norm(dim=-1).sum(dim=1)
     return of_member(actions, apart.argmin(dim=1))
 

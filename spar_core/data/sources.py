@@ -167,7 +167,7 @@ def _minari(entry: MinariEntry, *roots: Path) -> Collected:
     data_bounds = facts.action_low, facts.action_high
     if env_id is None:
         verdict = _verdict(entry, facts.env_id, None)
-        environment = _no_environment(episodes, data_bounds)
+        environment = replace(_no_environment(episodes, data_bounds), observation_layout=facts.observation_layout)
     else:
         # Raise an error that the ids alone show before the environment is made.
         equivalence(facts.env_id, env_id, entry.allow_environment_mismatch)

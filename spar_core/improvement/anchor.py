@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from spar_core.improvement.base import Frozen, Improvement
@@ -32,4 +33,4 @@ class AnchorAlone(Improvement):
         return cls(frozen, settings)
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
-        return base.new_zeros(base.shape)
+        return torch.zeros_like(base)

@@ -56,8 +56,8 @@ class BestOfN(Improvement):
 
     def correction(self, observations: Tensor, base: Tensor) -> Tensor:
         (seeds, batch), n = base.shape[:2], self.latents.shape[1]
-        wide = observations.repeat_interleave(n, dim=1)
-        wide_base = base.repeat_interleave(n, dim=1)
+        wide = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+        wide_base = base.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
         candidates = clipped_candidates(self.frozen, wide, wide_base, self.latents.repeat(1, batch, 1))
         values = self.frozen.values.q(wide, wide_base + candidates).view(seeds, batch, n)
         best = values.argmax(dim=-1, keepdim=True).unsqueeze(-1)

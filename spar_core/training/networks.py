@@ -96,11 +96,11 @@ class Stack:
     def __call__(self, x: Tensor) -> Tensor:
         """Map inputs [n, B, inputs] to outputs [n, B, outputs]."""
         p, last = self.leaves, len(self.shape.hidden)
-        x = _pad(x)
+        x = _pad(x, self.shape.inputs)
         for i, width in enumerate(self.shape.hidden):
             x = torch.baddbmm(p[f"{i}.bias"], x, p[f"{i}.weight"])
             if self.shape.layer_norm:
-                x = _pad(F.layer_norm(x[..., :width], (width,)))
+                x = _pad(F.layer_norm(x[..., :width], (width,)), width)
             x = F.relu_(x)
         return torch.baddbmm(p[f"{last}.bias"], x, p[f"{last}.weight"])[..., : self.shape.outputs]
 
@@ -166,9 +166,10 @@ class Stack:
         return stack
 
 
-def _pad(x: Tensor) -> Tensor:
-    """Append zeros to the last axis, up to a whole number of vector registers."""
-    missing = padded(x.shape[-1]) - x.shape[-1]
+def _pad(x: Tensor, size: int) -> Tensor:
+    """Append zeros to the last axis, of the given size, up to a whole number of vector registers."""
+    # The size of a tensor that an exporter follows is a symbol, and ONNX divides negative integers otherwise.
+    missing = padded(size) - size
     return F.pad(x, (0, missing)) if missing else x
 
 

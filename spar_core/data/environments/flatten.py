@@ -106,6 +106,11 @@ class ObservationLayout:
         """The parts as plain values, for JSON."""
         return [{"path": p.path, "start": p.start, "stop": p.stop, "shape": list(p.shape)} for p in self.parts]
 
+    @classmethod
+    def from_list(cls, values: Sequence[Mapping[str, Any]]) -> ObservationLayout:
+        """The inverse of :meth:`to_list`."""
+        return cls(tuple(Part(v["path"], v["start"], v["stop"], tuple(v["shape"])) for v in values))
+
     def _leaf(self, observation: Any, part: Part) -> NDArray[np.float32]:
         """One part of an observation, [..., stop - start]."""
         value = observation

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class MinariFacts:
         inner_terminations: number of steps marked as terminal that are not the last of their episode; these marks are
             ignored.
         inner_truncations: the same for truncations.
+        observation_layout: which columns of the vector hold which part of its dictionary observations, for the
+            manifest; None if its observations are vectors.
     """
 
     dataset_id: str
@@ -63,6 +65,7 @@ class MinariFacts:
     action_high: NDArray[np.float32]
     inner_terminations: int = 0
     inner_truncations: int = 0
+    observation_layout: list[dict[str, Any]] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -186,7 +189,7 @@ def read_minari(
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
         episodes, *inner = _fill(dataset, layout, steps, count)
-    return episodes, _facts(dataset, *inner)
+    return episodes, replace(_facts(dataset, *inner), observation_layout=None if layout.plain else layout.to_list())
 
 
 def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -92,10 +93,11 @@ def film(job: Job, folder: Path) -> None:
     """
     import yaml
 
-    from spar_core.policy import load_policy
+    from spar_core.policy import FarFromData, load_policy
     from spar_core.reporting.film import pictures
     from spar_core.reporting.film.takes import check_same, check_start, take
 
+    warnings.simplefilter("ignore", FarFromData)  # states far from the data are part of what the film shows
     policies = {name: load_policy(path, job.seed) for name, path in job.policies}
     block = Block(job.seed, 0, tuple(job.env_seeds))
     drawing = _Drawing(job)
