@@ -67,6 +67,7 @@ def rule(name, committees, seeds=None, *, groups=("0-3",), spread=30.0, setting=
 def estimated(name, values):
     """A rule of a dataset without an environment: a fitted-Q value of each seed."""
     context = {"not_evaluated": "no simulator", "label": "estimates", "dataset": {"episodes": 200}}
+    context["offline"] = {"rewards": "logged"}
     offline = {"fqe": dict(enumerate(values))}
     seeds = tuple(range(len(values)))
     return Rule(*SETTING, name, pd.DataFrame(columns=COLUMNS), context, offline=offline, groups={"0-3": seeds})
