@@ -36,26 +36,25 @@ class Check:
 
     Attributes:
         part: one of :data:`PARTS`.
-        name: what the number is, as the subject of a sentence.
         amber, red: limits; beyond them the part is amber or red. Where ``red < amber``, small values are bad.
-        wrong: what is wrong beyond the limits, as a clause.
-        advice: what to do.
+        found: what a value beyond the limits means, as a sentence with a field for the ``value`` or its ``size``.
+        advice: what to do, as a sentence.
         read: the number from the medians over seeds of a setting's diagnostics; None where they lack it.
     """
 
     part: str
-    name: str
     amber: float
     red: float
-    wrong: str
+    found: str
     advice: str
     read: Callable[[Mapping[str, float]], float | None]
 
     def state(self, value: float) -> State:
         """Where the value lies."""
         sign = 1.0 if self.red > self.amber else -1.0
-        beyond = [sign * value >= sign * limit for limit in (self.red, self.amber)]
-        return State.RED if beyond[0] else State.AMBER if beyond[1] else State.GREEN
+        if sign * value >= sign * self.red:
+            return State.RED
+        return State.AMBER if sign * value >= sign * self.amber else State.GREEN
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,11 @@ class Finding:
     setting: Setting
     check: Check
     value: float
+
+    @property
+    def text(self) -> str:
+        """What was found, as a sentence."""
+        return self.check.found.format(value=self.value, size=abs(self.value))
 
     @property
     def state(self) -> State:
@@ -88,137 +92,127 @@ def _ratio(above: str, below: str) -> Callable[[Mapping[str, float]], float | No
 CHECKS = (
     Check(
         "data",
-        "number of episodes",
         20,
         5,
-        "held-out measures rest on few episodes",
-        "add episodes",
+        "The dataset has {value:.0f} episodes, so held-out measures rest on very few.",
+        "Add episodes.",
         _value("episodes"),
     ),
     Check(
         "data",
-        "share of the changes of observations that actions of another row explain beyond those of their own",
         LEAD,
         0.1,
-        "observations and actions look shifted against each other",
-        "check that each row of the log holds the action that was taken at its observation",
+        "Actions of another row explain {value:.0%} more of the changes of observations than those of the same row: "
+        "rows of the log look shifted.",
+        "See the note of `download`, which says by how many rows, and correct the log.",
         _value("misaligned"),
     ),
     Check(
         "data",
-        "share of states in which the data act in two ways",
         0.2,
         1.1,
-        "an anchor of one action averages two behaviours there",
-        "try an anchor that keeps modes, such as `mixture` or `flow`",
+        "The data act in two ways in {value:.0%} of the states, where an anchor of one action takes the mean of both.",
+        "Try an anchor that keeps modes, such as `mixture` or `flow`.",
         _value("anchor/bimodal_share"),
     ),
     Check(
         "anchor",
-        "error on held-out episodes over error in training",
         1.5,
         3.0,
-        "the anchor memorises its training episodes",
-        "add data or weight decay, or train for fewer steps",
+        "The anchor's error on held-out episodes is {value:.2g} times that in training: it memorises.",
+        "Add data or weight decay, or train it for fewer steps.",
         _ratio("anchor/heldout_mse", "anchor/train_mse"),
     ),
     Check(
         "residual model",
-        "length of held-out residuals over that of training residuals",
         1.2,
         2.0,
-        "the radius is too small for new states, since the anchor memorises",
-        "see the anchor",
+        "Held-out residuals are {value:.2g} times as long as those of training, because the anchor memorises.",
+        "Mend the anchor; a larger radius does not help.",
         _ratio("residual/norm_heldout", "residual/norm_train"),
     ),
     Check(
         "residual model",
-        "share of residuals beyond the radius",
         0.05,
         0.2,
-        "the data's own actions are out of reach",
-        "raise `residual.radius_quantile`",
+        "{value:.0%} of the data's residuals lie beyond the radius, where no candidate reaches.",
+        "Raise `residual.radius_quantile`.",
         _value("residual/clipped_share"),
     ),
     Check(
         "residual model",
-        "information of the latent in nats",
         0.1,
         0.01,
-        "all candidates of a state are alike, so that there is nothing to choose from",
-        "lower `residual.beta`, or train for more steps",
+        "The latent carries {value:.2g} nats: all candidates of a state are alike, so that there is nothing to choose.",
+        "Lower `residual.beta`, or train the residual model for more steps.",
         _value("residual/kl"),
     ),
     Check(
         "critic",
-        "spread of its values among candidates over the smallest spread that is told apart",
         2.0,
         1.01,
-        "it values all actions of a state alike, so that no rule can improve",
-        "train the critic for more steps, and check that rewards depend on actions",
+        "The critic's values of the candidates of a state differ by {value:.2g} times the smallest difference that "
+        "counts: it values all actions alike.",
+        "Train the critic for more steps, and check that rewards depend on actions.",
         _value("spread"),
     ),
     Check(
         "critic",
-        "mean weight of a logged action in advantage-weighted regression",
         0.1,
         0.01,
-        "nearly no logged action counts",
-        "raise the temperature of `awr`, or train the critic for more steps",
+        "The mean weight of a logged action in `awr` is {value:.2g}: nearly none counts.",
+        "Lower `inverse_temperature` of `awr`, or train the critic for more steps.",
         _value("improvement/weight_mean"),
     ),
     Check(
         "critic",
-        "rank correlation with observed returns",
         0.5,
         0.2,
-        "it does not rank held-out states and actions as their returns do",
-        "train it for more steps",
+        "The critic's values of held-out steps have a rank correlation of {value:.2g} with the observed returns.",
+        "Train the critic for more steps.",
         _value("critic/rank_correlation"),
     ),
     Check(
         "critic",
-        "its value of the best tenth of the episodes minus the observed return, in standard deviations",
         0.5,
         1.0,
-        "it overrates what it has seen, so that it may have diverged",
-        "lower its learning rate or its discount",
+        "The critic values the best tenth of the episodes {size:.2g} standard deviations of the returns above what "
+        "they returned: it may have diverged.",
+        "Lower its learning rate or its discount.",
         _value("critic/gap_best_tenth"),
     ),
     Check(
         "critic",
-        "its value of the best tenth of the episodes minus the observed return, in standard deviations",
         -0.5,
         -1.0,
-        "it underrates good behaviour",
-        "train it for more steps, or raise `expectile`",
+        "The critic values the best tenth of the episodes {size:.2g} standard deviations of the returns below what "
+        "they returned: it underrates good behaviour.",
+        "Train the critic for more steps; if that does not help, raise its `expectile`.",
         _value("critic/gap_best_tenth"),
     ),
     Check(
         "critic",
-        "its value just before a termination minus the observed return, in standard deviations",
         0.5,
         1.0,
-        "it does not foresee terminations",
-        "train it for more steps, and check that the data mark terminations as such",
+        "Just before terminations the critic's values lie {value:.2g} standard deviations of the returns above what "
+        "followed: it does not foresee them.",
+        "Train the critic for more steps, and check that the data mark terminations as such.",
         _value("critic/gap_before_termination"),
     ),
     Check(
         "estimates",
-        "share of states in which fitted-Q evaluation leaves what the rewards allow",
         0.1,
         0.5,
-        "the estimate runs away where the policy leaves the data",
-        "choose by returns, or by the critic's estimate",
+        "Fitted-Q evaluation leaves what rewards allow in {value:.0%} of the states.",
+        "Choose by returns, or by the critic's estimate.",
         _value("fqe/clipped_share"),
     ),
     Check(
         "estimates",
-        "rank correlation of fitted-Q evaluation with returns over policies",
         0.5,
         0.1,
-        "the estimate does not rank these policies as their returns do",
-        "choose by returns",
+        "Fitted-Q evaluation has a rank correlation of {value:.2g} with the returns of these policies.",
+        "Choose by returns.",
         _value("agreement"),
     ),
 )

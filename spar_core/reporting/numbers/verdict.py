@@ -23,14 +23,18 @@ from spar_core.reporting.numbers.harm import LOST
 Unit = Literal["committees", "seeds", "episodes", "estimates"]
 
 
+# A gain of more than this share of the anchor's return is worth a new policy.
+WORTH = 0.05
+
+
 class Decision(StrEnum):
     """What to do with the policies of a setting."""
 
     DEPLOY = "deploy"  # a rule is shown to beat the anchor
     REPAIR = "deploy the repair"  # the gain is shown, but nothing beyond repair
-    KEEP = "keep your policy"  # no gain is shown
+    KEEP = "keep your policy"  # no gain is shown, and none that is worth a new policy is possible
     TRY = "try beside your policy"  # a gain of estimates is shown, and there is no simulator
-    OPEN = "not decided"  # nothing has an interval
+    OPEN = "not decided"  # no gain is shown, but one that is worth a new policy is possible
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class Verdict:
         rules: number of rules that were compared with the anchor.
         unit, units: what intervals are over, and the number of these.
         lost: return of each single seed of the rule that ends more than a tenth below the anchor, by seed.
-        best_case: highest upper end of a gain.
         label: a warning about the environment that returns come from; None without one.
     """
 
@@ -70,7 +73,6 @@ class Verdict:
     unit: Unit
     units: int
     lost: Mapping[int, float]
-    best_case: float | None
     label: str | None
 
     @property
@@ -117,7 +119,7 @@ def _verdict(setting: Setting, named: Mapping[str, Rule], settings: ReportSettin
     group = _group_of(rule, max(ours, key=lambda name: _mean(ours[name])))
     return Verdict(
         setting,
-        _decision(picked, shown, gains, settings.repair, estimated),
+        _decision(picked, shown, gains, settings.repair, estimated, WORTH * abs(anchor)),
         picked or None,
         group,
         members=len(rule.groups[group]),
@@ -132,7 +134,6 @@ def _verdict(setting: Setting, named: Mapping[str, Rule], settings: ReportSettin
         unit="estimates" if estimated else _unit(rule, common),
         units=len(next(iter(common.values()))) if len(common) == 1 else len(common),
         lost={} if estimated or not picked else _lost(rule, anchor),
-        best_case=max((gain.high for gain in gains.values() if gain.high is not None), default=None),
         label=rule.context.get("mismatch"),
     )
 
@@ -145,15 +146,13 @@ def _pick(gains: Mapping[str, Estimate], shown: Sequence[str]) -> str:
 
 
 def _decision(
-    picked: str, shown: Sequence[str], gains: Mapping[str, Estimate], repair: str, estimated: bool
+    picked: str, shown: Sequence[str], gains: Mapping[str, Estimate], repair: str, estimated: bool, worth: float
 ) -> Decision:
-    if all(gain.low is None for gain in gains.values()):
-        return Decision.OPEN
-    if not shown:
-        return Decision.KEEP
-    if estimated:
-        return Decision.TRY
-    return Decision.REPAIR if picked == repair else Decision.DEPLOY
+    if shown:
+        return Decision.TRY if estimated else Decision.REPAIR if picked == repair else Decision.DEPLOY
+    highs = [gain.high for gain in gains.values()]
+    possible = not highs or any(high is None or high > worth for high in highs)
+    return Decision.OPEN if possible else Decision.KEEP
 
 
 def _tied(ours: Policies, other: Policies, confidence: float) -> bool:
