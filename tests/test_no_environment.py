@@ -252,7 +252,8 @@ def test_the_console_shows_them_last_and_says_what_they_are(project, capsys):
     report.print_table(Layout())
     text = capsys.readouterr().out
     blocks = text.split("\n\n")
-    committee, seeds, offline, *_ = blocks
+    verdicts, committee, seeds, offline, *_ = blocks
+    assert verdicts.index(DATASET) < verdicts.index(LOGS) and "\nHealth: " in verdicts
     assert committee.startswith(DATASET) and "1 committee of 2 seeds" in committee.splitlines()[0]
     assert seeds.startswith(DATASET) and offline.startswith(LOGS)
     assert offline.splitlines()[1] == f"not evaluated: {ESTIMATE}"

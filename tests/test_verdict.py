@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spar_core.improvement.self_imitation import SelfImitationSettings
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.flat import numbers_of
@@ -249,3 +250,7 @@ def test_the_console_calls_a_gain_repair_where_the_critic_is_not_shown_to_add_to
     lines = console_table(numbers.summaries, SETTINGS, committees=numbers.committees).splitlines()
     marks = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("uniform", "awr", "spar_mlp"))}
     assert marks == {"uniform": "better", "awr": "repair", "spar_mlp": "better"}
+
+
+def test_the_floor_of_the_spread_is_that_of_the_rules():
+    assert SelfImitationSettings.model_fields["spread_floor"].default == FLOOR

@@ -79,8 +79,8 @@ def _answers(study: Study, layout: Layout) -> list[Answer]:
 
     The report's settings are those of params.yaml, or the defaults in a folder without one.
     """
-    settings = section(layout, "report", ReportSettings) if layout.params.is_file() else ReportSettings()
     try:
+        settings = section(layout, "report", ReportSettings) if layout.params.is_file() else ReportSettings()
         return [answer_of(verdict, settings) for verdict in verdicts(load_rules(study, folders_of(layout)), settings)]
     except SparError:
         return []

@@ -73,7 +73,7 @@ def health_of(found: Sequence[Finding]) -> list[PartHealth]:
             failed = [finding for finding in bad if finding.check is check]
             state = worst(failed)
             first = next(finding for finding in failed if finding.state is state)
-            text = first.text if settings == 1 else f"{first.text} ({_where(failed, first)})"
+            text = first.text if settings == 1 else f"{first.text.removesuffix('.')} ({_where(failed, first)})."
             lines.append(PartHealth(part, state, text, check.advice))
         if ours and not bad:
             count = len({finding.check for finding in ours})
