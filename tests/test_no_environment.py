@@ -253,7 +253,7 @@ def test_the_console_shows_them_last_and_says_what_they_are(project, capsys):
     text = capsys.readouterr().out
     blocks = text.split("\n\n")
     verdicts, committee, seeds, offline, *_ = blocks
-    assert verdicts.index(DATASET) < verdicts.index(LOGS) and "\nHealth: " in verdicts
+    assert all(f"{name}, anchor mlp" in verdicts for name in (DATASET, LOGS)) and "\nHealth: " in verdicts
     assert committee.startswith(DATASET) and "1 committee of 2 seeds" in committee.splitlines()[0]
     assert seeds.startswith(DATASET) and offline.startswith(LOGS)
     assert offline.splitlines()[1] == f"not evaluated: {ESTIMATE}"
