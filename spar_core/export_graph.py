@@ -94,7 +94,7 @@ class PolicyGraph(torch.nn.Module):
         """The anchor's actions [S, B, A]. A committee is asked once, because all seeds share it."""
         if not isinstance(self.anchor, CommitteeAnchor):
             return self.anchor.act(wide)
-        # The same as `act` of the committee, in operations whose sizes the ONNX exporter can follow.
+        # This repeats `CommitteeAnchor.act` in operations whose sizes the ONNX exporter can follow.
         each = self.anchor.members.act(standardised.unsqueeze(0).expand(self.anchor.size, -1, -1))
         return together(each.unsqueeze(0), self.anchor.settings.act).expand(self.members, -1, -1)
 

@@ -13,7 +13,6 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,13 @@ from spar_core.errors import SparError
 from spar_core.registry import variant_kinds
 from spar_core.training.checkpoints import Checkpoints
 from stages.cells import Cell
-from stages.closure import code_digest, member_module
+from stages.closure import member_module
 from stages.entry import device
 from stages.layout import Layout
 from stages.params import read_params
+from stages.planned import running_digest
 
 SECONDS = 30.0
-# The checkout whose code runs.
-HERE = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -89,4 +87,4 @@ def identity(layout: Layout, cell: Cell, params: Mapping[str, Any], inputs: Mapp
         torch.backends.cpu.get_cpu_capability(),
         name if name == "cpu" else f"{name}: {torch.cuda.get_device_name(name)}",
     ]
-    return digest_value([params, inputs, code_digest(HERE, modules), runs_on])
+    return digest_value([params, inputs, running_digest(modules), runs_on])

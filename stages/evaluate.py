@@ -24,10 +24,9 @@ from typing import Any
 from spar_core.artifacts import META, read_json, read_meta, write_json
 from spar_core.choice import CHOICE
 from spar_core.curves import condense
-from spar_core.data.environments.environment import make_env
+from spar_core.data.environments.environment import SET_LIMIT, make_env
 from spar_core.data.loading import MANIFEST
 from spar_core.errors import SparError
-from spar_core.evaluation.episode import NO_END
 from spar_core.evaluation.rollouts import (
     MOST_STEPS,
     Block,
@@ -162,7 +161,7 @@ def rollouts(
     """All episodes of a cell, in the order of its blocks; ``on_steps`` hears of environment steps as they are done."""
     env_id, keys, limit = (environment[key] for key in ("env_id", "observation_keys", "max_episode_steps"))
     if limit is None:
-        raise SparError(f"'{env_id}' of dataset '{cell.dataset}' has no time limit", NO_END)
+        raise SparError(f"'{env_id}' of dataset '{cell.dataset}' has no time limit", SET_LIMIT)
     work = blocks(settings, env_id, cell.seed_numbers)
     name = f"'{env_id}' of dataset '{cell.dataset}'"
     job = Evaluate(policy, env_id, environment["env_kwargs"], device(), keys, limit, name)

@@ -12,10 +12,9 @@ import traceback
 from pathlib import Path
 
 from spar_core.errors import Interrupted, SparError
+from stages.layout import HERE
 
 DEBUG = "SPAR_DEBUG"
-# The checkout whose code runs.
-HERE = Path(__file__).resolve().parent.parent
 _LONGEST = 300
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+# The checkout whose code runs.
+HERE = Path(__file__).resolve().parent.parent
 _EXPERIMENTS_DIR = (".dvc", "tmp", "exps")
 
 

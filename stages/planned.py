@@ -8,7 +8,7 @@ would stand in DVC's cache under settings that it was not made with.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from spar_core.artifacts import digest_value, read_json
 from spar_core.data.entry import Entry, source_digest
 from spar_core.errors import SparError
 from stages.cells import Cell
-from stages.closure import code_digest
-from stages.layout import Layout
+from stages.closure import Known, code_digest
+from stages.layout import HERE, Layout
 from stages.table import FAMILIES
 
 # Set by DVC for the commands of stages alone. A stage that a person runs takes params.yaml as it is.
 VARIABLE = "DVC_STAGE"
-# The checkout whose code runs.
-HERE = Path(__file__).resolve().parent.parent
+_KNOWN = Known()
+
+
+def running_digest(modules: Sequence[str]) -> str:
+    """Digest of the code that modules reach in the checkout that runs; a process reads each module once."""
+    return code_digest(HERE, modules, _KNOWN)
 
 
 def data_digest(entry: Entry, *roots: Path) -> str:
@@ -87,7 +91,7 @@ def _planned(settings: Mapping[str, Any], cell: Cell, name: str) -> Any:
 
 
 def _check_code(plan: Mapping[str, Any], stage: str) -> None:
-    _check(f"the code of the stage '{stage}'", plan["code"]["stage"].get(stage), code_digest(HERE, [f"stages.{stage}"]))
+    _check(f"the code of the stage '{stage}'", plan["code"]["stage"].get(stage), running_digest([f"stages.{stage}"]))
 
 
 def _check(what: str, planned: Any, found: Any) -> None:

@@ -21,6 +21,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
+from spar_core.reporting.page.answer import answer
 from spar_core.reporting.page.present import present_part
 from spar_core.reporting.page.render import Report, build_report, console_text
 from spar_core.study import Study
@@ -85,7 +86,8 @@ def print_table(layout: Layout) -> None:
     """Print the study's answer and table, and the path of its report."""
     study, settings = read_study(layout)
     rules = load_rules(study, folders_of(layout))
-    print(console_text(rules, numbers_of(rules, settings), settings))
+    numbers = numbers_of(rules, settings)
+    print(console_text(*answer(rules, numbers.agreements, settings), numbers, settings))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from spar_core.artifacts import new_artifact
 from spar_core.data.environments.actions import check_bounds, narrowed_bounds
-from spar_core.data.environments.environment import check_time_limit, environment_facts, make_env
+from spar_core.data.environments.environment import environment_facts, make_env, require_time_limit
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block, roll_out
 from stages.cells import Cell
@@ -156,7 +156,7 @@ def evaluate(plan: Plan, folder: Path) -> list[dict[str, str]]:
     if plan.limit is not None:
         kwargs["max_episode_steps"] = plan.limit
     facts = environment_facts("tests.odd_envs:Odd-v0", kwargs)
-    check_time_limit(facts, 5)
+    require_time_limit(facts, 5)
     bounds = narrowed_bounds((facts.action_low, facts.action_high), (None, None), str(facts.env_id))
     check_bounds(bounds, np.random.default_rng(0).uniform(-1, 1, (9, ACTIONS)).astype(np.float32), str(facts.env_id))
     assert facts.max_episode_steps is not None

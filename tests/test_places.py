@@ -181,7 +181,7 @@ def test_a_worktree_takes_data_that_git_does_not_hold_from_the_main_project(here
     monkeypatch.chdir(work)
     plan.run([])
     assert download(Layout(), DATASET, 1)["steps"] == 160
-    # The same as in the main project, to the byte.
+    # The worktree writes the same bytes as the main project does.
     of_worktree = {name: (work / f"artifacts/data/{DATASET}" / name).read_bytes() for name in (META, "manifest.json")}
     main = write_project(here)
     download(main, DATASET, 1)

@@ -137,7 +137,7 @@ def test_a_gain_that_is_possible_but_not_shown_is_not_decided():
 def test_lost_seeds_of_a_good_committee_are_named():
     rules = [rule("anchor", [3000]), rule("spar_mlp", [3300], seeds=[3250, 880, 3200, 760])]
     assert the(rules).lost == pytest.approx({1: 880, 3: 760})
-    line = answer(rules, numbers_of(rules, SETTINGS), SETTINGS)[1][-1]
+    line = answer(rules, [], SETTINGS)[1][-1]
     assert (line.part, line.state) == ("single seeds", State.AMBER)
     assert line.found.startswith("Alone, seed 1 returns 880, seed 3 returns 760, and the anchor 3000")
 
@@ -234,7 +234,7 @@ def test_the_console_has_a_line_for_every_setting_and_names_only_parts_at_fault(
         setting = (f"made/data{number}-v0", "mlp", "iql")
         broken = {"critic__rank_correlation": 0.1} if number == 2 else {}
         rules += [rule("anchor", [1000], setting=setting, **broken), rule("awr", [2000], setting=setting, **broken)]
-    said = console_answer(*answer(rules, numbers_of(rules, SETTINGS), SETTINGS)).splitlines()
+    said = console_answer(*answer(rules, [], SETTINGS)).splitlines()
     assert said[0] == "made/data0-v0, anchor mlp, critic iql: Deploy awr."
     assert said[PARAGRAPHS + 1] == "Health: data green, anchor green, residual model green, critic red."
     assert said[PARAGRAPHS + 2].startswith(

@@ -13,7 +13,7 @@ an action works with a delay (position targets of a slow arm, say), neighbours e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class Alignment:
         return self.lead > LEAD
 
 
-def alignment(episodes: Sequence[Episode]) -> Alignment | None:
+def alignment(episodes: Iterable[Episode]) -> Alignment | None:
     """How well actions of each offset explain the change of observations; None if there are too few steps.
 
     Steps are taken evenly from those that have two more steps of their episode on either side.
@@ -75,10 +75,10 @@ def alignment(episodes: Sequence[Episode]) -> Alignment | None:
     if not spread.any():
         return None
     change = change[:, spread > 0] / spread[spread > 0]
-    explained = {}
+    explained, seen = {}, _scaled(before)
     for offset in OFFSETS:
         actions = np.concatenate([episode.actions[steps + offset] for episode, steps in kept]).astype(np.float64)
-        explained[offset] = _explained(np.hstack([_scaled(before), _scaled(actions)]), change)
+        explained[offset] = _explained(np.hstack([seen, _scaled(actions)]), change)
     return Alignment(explained)
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spar_core.data.hdf5 import NUMBERS, array_names, array_of, check_written, chunk_bytes, open_hdf5
+from spar_core.data.hdf5 import array_names, array_of, check_written, chunk_bytes, open_hdf5
 from spar_core.data.limits import check_claim
-from spar_core.data.names import AS_USUAL, FLAGS, Naming, check_continuous, listed, unusual
+from spar_core.data.names import AS_USUAL, FLAGS, NUMBERS, Naming, check_continuous, listed, unusual
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spar_core.data.hdf5 import NUMBERS
+from spar_core.data.names import NUMBERS
 from spar_core.errors import SparError
 
 

@@ -10,12 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spar_core.data.names import NUMBERS
 from spar_core.errors import SparError
 
 if TYPE_CHECKING:
     import h5py
-
-NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 
 
 @contextmanager

@@ -32,6 +32,7 @@ USUAL = {
 MEANS = {name: meaning for meaning, names in USUAL.items() for name in names}
 # Groups and arrays that D4RL's and OGBench's files hold beside the episodes; nothing is trained on them.
 BESIDE = ("infos", "metadata", "qpos", "qvel")
+NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 SHOWN = 6  # names that an error line lists
 
 

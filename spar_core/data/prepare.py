@@ -98,7 +98,7 @@ def _misaligned(entry: Entry, episodes: Episodes) -> dict[str, Any]:
     """The offset whose actions explain observations better than those of the same row, where there is one."""
     if not isinstance(entry, FileEntry | MinariEntry):
         return {}
-    found = alignment(list(episodes))
+    found = alignment(episodes)
     if found is None or not found.misaligned:
         return {}
     explained = {str(offset): round(value, 4) for offset, value in found.explained.items()}

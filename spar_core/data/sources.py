@@ -26,9 +26,9 @@ from spar_core.data.environments.actions import Bounds, check_bounds, joined_bou
 from spar_core.data.environments.environment import (
     EnvironmentFacts,
     check_shapes,
-    check_time_limit,
     environment_facts,
     equivalence,
+    require_time_limit,
 )
 from spar_core.data.environments.ids import in_module, register, resolved
 from spar_core.data.environments.replay import replay_check
@@ -334,5 +334,5 @@ def _finish(
     check_bounds((low, high), usable.actions, owner)
     bounded, actions = bound_actions(usable, low, high, entry.out_of_bounds_actions)
     if verdict.not_evaluated is None:
-        check_time_limit(environment, int(usable.lengths.max(initial=0)))
+        require_time_limit(environment, int(usable.lengths.max(initial=0)))
     return Collected(bounded, environment, verdict, actions, dropped, provenance, inputs, notes)

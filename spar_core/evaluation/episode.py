@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.environments.environment import SET_LIMIT
+from spar_core.data.names import NUMBERS
 from spar_core.errors import SparError, reason_of
 
 BOOLEANS = (bool, np.bool_)
-NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 HINT = "nothing of this evaluation is kept; mend the environment, or its arguments in the dataset's entry"
-NO_END = "set 'env_kwargs: {max_episode_steps: N}' in the dataset's entry"
 
 
 class _Odd(SparError):
@@ -83,7 +83,7 @@ class RunningEpisode:
         except _Odd as error:
             raise self._error(str(error)) from None
         if not self.ended and self.length >= self._limit:
-            raise SparError(f"{self._where} has not ended after {self._limit} steps", NO_END)
+            raise SparError(f"{self._where} has not ended after {self._limit} steps", SET_LIMIT)
 
     def refuse_infinite(self) -> None:
         """Make sure that the observation is finite; callers check many at a time, which is faster.

@@ -20,9 +20,9 @@ from typing import Any
 from spar_core.artifacts import digest_file, read_json
 from spar_core.errors import SparError
 from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.agreement import agreements
 from spar_core.reporting.numbers.reading import load_rules
-from spar_core.reporting.numbers.verdict import verdicts
-from spar_core.reporting.page.answer import Answer, answer_of
+from spar_core.reporting.page.answer import Answer, answer
 from spar_core.settings import load_yaml, parse
 from spar_core.study import Study
 from stages.layout import Layout
@@ -81,9 +81,11 @@ def _answers(study: Study, layout: Layout) -> list[Answer]:
     """
     try:
         settings = section(layout, "report", ReportSettings) if layout.params.is_file() else ReportSettings()
-        return [answer_of(verdict, settings) for verdict in verdicts(load_rules(study, folders_of(layout)), settings)]
+        rules = load_rules(study, folders_of(layout))
     except SparError:
         return []
+    rolled = [rule for rule in rules if rule.not_evaluated is None]
+    return answer(rules, agreements(rolled), settings)[0]
 
 
 def attach(study: Study, layout: Layout) -> None:

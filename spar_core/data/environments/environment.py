@@ -47,6 +47,8 @@ FAMILIES = {
 OLD_VERSIONS = {1, 2, 3}  # versions that Gymnasium no longer contains
 SUCCESSOR_OF_OLD = 4  # the version that reproduces them
 
+SET_LIMIT = "set 'env_kwargs: {max_episode_steps: N}' in the dataset's entry"  # what to do about a missing time limit
+
 Equivalence = Literal["none", "same", "documented", "mismatch", "unverified"]
 
 
@@ -245,7 +247,7 @@ def check_shapes(facts: EnvironmentFacts, observation_size: int, action_size: in
         )
 
 
-def check_time_limit(facts: EnvironmentFacts, longest: int) -> None:
+def require_time_limit(facts: EnvironmentFacts, longest: int) -> None:
     """Make sure that every episode of a policy ends; ``longest`` is the number of steps of the data's longest episode.
 
     Raises:
@@ -254,6 +256,5 @@ def check_time_limit(facts: EnvironmentFacts, longest: int) -> None:
     if facts.max_episode_steps is None:
         raise SparError(
             f"'{facts.env_id}' has no time limit, so an episode of a policy might never end",
-            "set 'env_kwargs: {max_episode_steps: N}' in the dataset's entry (the longest episode of the data has "
-            f"{longest} steps)",
+            f"{SET_LIMIT} (the longest episode of the data has {longest} steps)",
         )

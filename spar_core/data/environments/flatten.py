@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.names import NUMBERS
 from spar_core.errors import SparError
 from spar_core.settings import nearest
 
 if TYPE_CHECKING:
     from gymnasium import Space
 
-NUMBERS = "fiub"  # NumPy's kinds: float, integer, unsigned integer, boolean
 MOST_AXES = 2  # A box of floats with more axes counts as an image.
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,8 @@ from spar_core.data.ends import flags
 from spar_core.data.environments.flatten import ObservationLayout, observation_layout
 from spar_core.data.environments.ids import stored_spec
 from spar_core.data.episodes import Episode, Episodes
-from spar_core.data.hdf5 import NUMBERS
 from spar_core.data.limits import check_claim
-from spar_core.data.names import check_continuous
+from spar_core.data.names import NUMBERS, check_continuous
 from spar_core.data.readers.minari_check import MAIN, check_arrays, check_minari, damaged
 from spar_core.errors import SparError
 
@@ -189,7 +188,7 @@ def read_minari(
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
         episodes, *inner = _fill(dataset, layout, steps, count)
-    return episodes, replace(_facts(dataset, *inner), observation_layout=None if layout.plain else layout.to_list())
+    return episodes, _facts(dataset, layout, *inner)
 
 
 def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> ObservationLayout:
@@ -217,10 +216,10 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         terminations = flags(np.asarray(stored.terminations), f"'terminations' of episode {number}")
         truncations = flags(np.asarray(stored.truncations), f"'truncations' of episode {number}")
         seen, length = layout.flatten(stored.observations), len(stored.rewards)
-        for name in ("observations", "actions", "rewards"):
-            for kind in _kinds(getattr(stored, name)):
-                if kind.kind not in NUMBERS:
-                    raise ValueError(f"the {name} of episode {number} hold {kind}, not numbers")
+        for name in ("actions", "rewards"):
+            kind = np.asarray(getattr(stored, name)).dtype
+            if kind.kind not in NUMBERS:
+                raise ValueError(f"the {name} of episode {number} hold {kind}, not numbers")
         found = (len(seen), len(stored.actions), len(terminations), len(truncations))
         if found != (length + 1, length, length, length) or at + length > steps or number >= count:
             raise ValueError(
@@ -241,22 +240,15 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
     return Episodes(observations, actions, rewards, *ends), inner[0], inner[1]
 
 
-def _kinds(values: Any) -> Iterator[np.dtype[Any]]:
-    """The NumPy types of an array, or of all arrays in a dictionary or tuple of them."""
-    if isinstance(values, (Mapping, tuple)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _kinds(value)
-    else:
-        yield np.asarray(values).dtype
-
-
 def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:
     count = dataset.total_episodes
     for start in range(0, count, READ):
         yield from dataset.iterate_episodes(range(start, min(start + READ, count)))
 
 
-def _facts(dataset: MinariDataset, inner_terminations: int, inner_truncations: int) -> MinariFacts:
+def _facts(
+    dataset: MinariDataset, layout: ObservationLayout, inner_terminations: int, inner_truncations: int
+) -> MinariFacts:
     space, spec = dataset.action_space, dataset.env_spec
     named = _named_environment(dataset.storage.metadata)
     return MinariFacts(
@@ -268,6 +260,7 @@ def _facts(dataset: MinariDataset, inner_terminations: int, inner_truncations: i
         np.asarray(space.high, dtype=np.float32),
         inner_terminations,
         inner_truncations,
+        None if layout.plain else layout.to_list(),
     )
 
 

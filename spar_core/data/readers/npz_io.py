@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from spar_core.data.ends import Ends, read_ends
 from spar_core.data.episodes import Episodes
-from spar_core.data.hdf5 import NUMBERS
 from spar_core.data.limits import check_claim, check_inside
-from spar_core.data.names import AS_USUAL, FLAGS, NEEDED, Naming, check_continuous
+from spar_core.data.names import AS_USUAL, FLAGS, NEEDED, NUMBERS, Naming, check_continuous
 from spar_core.data.readers.flat import cut
 from spar_core.errors import SparError
 

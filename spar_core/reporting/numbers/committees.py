@@ -16,7 +16,7 @@ import pandas as pd
 from spar_core.evaluation.statistics import Estimate, mean_interval, normalised_score, paired_difference, seed_means
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import KEYS, Rule, Setting
-from spar_core.reporting.numbers.harm import LOST
+from spar_core.reporting.numbers.harm import is_lost
 
 # Return by environment seed of the policy of each seed group.
 Policies = Mapping[str, Mapping[int, float]]
@@ -46,7 +46,7 @@ class Committee:
     @property
     def lost(self) -> bool:
         """Whether it ends more than a tenth of the return of the anchor's committee below that return."""
-        return self.gain is not None and self.gain < -LOST * abs(self.value - self.gain)
+        return self.gain is not None and is_lost(self.value, self.value - self.gain)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class CommitteeSummary:
 
 def committees_of(rules: Sequence[Rule], settings: ReportSettings) -> list[CommitteeSummary]:
     """One entry per rule that has committees, in the study's order. A group of one seed has none."""
-    returns = {(*rule.setting, rule.improvement): _returns(rule) for rule in rules}
+    returns = {(*rule.setting, rule.improvement): returns_of(rule) for rule in rules}
     found = []
     for rule in rules:
         ours = returns[(*rule.setting, rule.improvement)]
@@ -137,12 +137,12 @@ def difference(ours: Policies, other: Policies, confidence: float) -> Estimate |
         first, second = ours[common[0]], other[common[0]]
         shared = set(first) & set(second)
         return paired_difference({e: first[e] for e in shared}, {e: second[e] for e in shared}, confidence)
-    gains = [_mean(ours[group]) - _mean(other[group]) for group in common]
+    gains = [mean_return(ours[group]) - mean_return(other[group]) for group in common]
     return mean_interval(gains, confidence) if gains else None
 
 
-def _returns(rule: Rule) -> dict[str, dict[int, float]]:
-    """Return of each episode, by group and environment seed."""
+def returns_of(rule: Rule) -> dict[str, dict[int, float]]:
+    """Return of each episode of the rule's committees, by seed group and environment seed."""
     frame = rule.committees
     return {
         str(group): dict(zip(map(int, rows["env_seed"]), map(float, rows["return"]), strict=True))
@@ -155,8 +155,8 @@ def _summary(rule: Rule, ours: Policies, baseline: Policies, repair: Policies, c
     alone = seed_means(rule.episodes["seed"], rule.episodes["return"])
     of_group = {}
     for group, returns in ours.items():
-        value, members = _mean(returns), [alone[seed] for seed in rule.groups[group]]
-        over = value - _mean(baseline[group]) if group in baseline else None
+        value, members = mean_return(returns), [alone[seed] for seed in rule.groups[group]]
+        over = value - mean_return(baseline[group]) if group in baseline else None
         score = normalised_score(value, reference["min"], reference["max"]) if reference else None
         of_group[group] = Committee(len(members), dict(returns), value, score, over, min(members))
     several = len(of_group) > 1
@@ -172,7 +172,8 @@ def _summary(rule: Rule, ours: Policies, baseline: Policies, repair: Policies, c
     )
 
 
-def _mean(returns: Mapping[int, float]) -> float:
+def mean_return(returns: Mapping[int, float]) -> float:
+    """Mean return of a policy over its episodes."""
     return sum(returns.values()) / len(returns)
 
 

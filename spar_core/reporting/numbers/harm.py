@@ -20,6 +20,11 @@ COLUMNS = ["improvement", "settings", "below", "above", "below_share", "seeds", 
 LOST = 0.1
 
 
+def is_lost(value: float, anchor: float) -> bool:
+    """Whether a policy of this return is lost against an anchor of that return."""
+    return value < anchor - LOST * abs(anchor)
+
+
 @dataclass(frozen=True)
 class Harm:
     """One rule over all settings in which its gain has an interval.
@@ -59,7 +64,7 @@ def harms(summaries: Sequence[Summary]) -> list[Harm]:
         lost, worst = 0, rows[0]
         for row in rows:
             for seed, gain in row.gains.items():
-                lost += gain < -LOST * abs(row.per_seed[seed] - gain)
+                lost += is_lost(row.per_seed[seed], row.per_seed[seed] - gain)
             if _relative(row) < _relative(worst):
                 worst = row
         found.append(

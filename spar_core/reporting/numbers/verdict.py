@@ -17,8 +17,8 @@ from typing import Literal
 from spar_core.evaluation.statistics import Estimate, seed_means
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Rule, Setting, by_setting
-from spar_core.reporting.numbers.committees import Policies, difference
-from spar_core.reporting.numbers.harm import LOST
+from spar_core.reporting.numbers.committees import Policies, difference, mean_return, returns_of
+from spar_core.reporting.numbers.harm import is_lost
 
 Unit = Literal["committees", "seeds", "episodes", "estimates"]
 
@@ -116,7 +116,7 @@ def _verdict(setting: Setting, named: Mapping[str, Rule], settings: ReportSettin
     common = {group: values for group, values in base.items() if group in ours}
     anchor = _mean_of(common)
     estimated = rule.not_evaluated is not None
-    group = _group_of(rule, max(ours, key=lambda name: _mean(ours[name])))
+    group = _group_of(rule, max(ours, key=lambda name: mean_return(ours[name])))
     return Verdict(
         setting,
         _decision(picked, shown, gains, settings.repair, estimated, WORTH * abs(anchor)),
@@ -164,10 +164,7 @@ def _policies(rule: Rule) -> dict[str, dict[int, float]]:
     """The policies that can be loaded; of a seed group without a committee, each seed."""
     if rule.not_evaluated is not None:
         return {str(seed): {seed: value} for seed, value in rule.offline["fqe"].items()}
-    together = {
-        str(group): dict(zip(map(int, rows["env_seed"]), map(float, rows["return"]), strict=True))
-        for group, rows in rule.committees.groupby("seeds", sort=False)
-    }
+    together = returns_of(rule)
     held = {seed for group in together for seed in rule.groups[group]}
     alone = rule.episodes[~rule.episodes["seed"].isin(held)]
     return together | {
@@ -189,13 +186,9 @@ def _unit(rule: Rule, base: Policies) -> Unit:
 
 def _lost(rule: Rule, anchor: float) -> dict[int, float]:
     alone = seed_means(rule.episodes["seed"], rule.episodes["return"])
-    return {seed: value for seed, value in alone.items() if value < anchor - LOST * abs(anchor)}
-
-
-def _mean(values: Mapping[int, float]) -> float:
-    return sum(values.values()) / len(values)
+    return {seed: value for seed, value in alone.items() if is_lost(value, anchor)}
 
 
 def _mean_of(policies: Policies) -> float:
     """Mean over policies of their mean values."""
-    return sum(map(_mean, policies.values())) / len(policies)
+    return sum(map(mean_return, policies.values())) / len(policies)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from spar_core.evaluation.statistics import Estimate
 from spar_core.reporting.config import ReportSettings
+from spar_core.reporting.numbers.agreement import Agreement
 from spar_core.reporting.numbers.cells import Rule, Setting
-from spar_core.reporting.numbers.flat import Numbers
 from spar_core.reporting.numbers.health import PARTS, Finding, State, findings, worst
 from spar_core.reporting.numbers.verdict import Decision, Verdict, verdicts
 from spar_core.reporting.page.console import WIDTH, digits_of, gain_text, number
@@ -46,9 +46,11 @@ class PartHealth:
     advice: str
 
 
-def answer(rules: Sequence[Rule], numbers: Numbers, settings: ReportSettings) -> tuple[list[Answer], list[PartHealth]]:
-    """Verdicts and health of a study, in words."""
-    found = findings(rules, numbers.agreements, settings.repair)
+def answer(
+    rules: Sequence[Rule], agreements: Sequence[Agreement], settings: ReportSettings
+) -> tuple[list[Answer], list[PartHealth]]:
+    """Verdicts and health of a study, in words; ``agreements`` as in :func:`findings`."""
+    found = findings(rules, agreements, settings.repair)
     answers = [answer_of(verdict, settings, found) for verdict in verdicts(rules, settings)]
     return answers, [*health_of(found), *_lost_seeds([answer.verdict for answer in answers])]
 

@@ -35,7 +35,7 @@ from spar_core.reporting.numbers.pairs import pairs_frame
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.numbers.regret import overall_regrets, regret_frame, regrets
 from spar_core.reporting.page import templating
-from spar_core.reporting.page.answer import PARAGRAPHS, answer, console_answer
+from spar_core.reporting.page.answer import PARAGRAPHS, Answer, PartHealth, answer, console_answer
 from spar_core.reporting.page.console import (
     NOTHING,
     console_table,
@@ -128,7 +128,7 @@ def build_report(
     if by_critic is not None:
         figures[HARM] = by_critic
     regretted = regrets(numbers.rules, numbers.summaries, settings)
-    answers, health = answer(rules, numbers, settings)
+    answers, health = answer(rules, numbers.agreements, settings)
     named = {summary.improvement for summary in numbers.every}
     page = (
         _environment()
@@ -181,13 +181,15 @@ def build_report(
         "harm.csv": to_csv(harm_frame(harmed)),
         "regret.csv": to_csv(regret_frame(regretted)),
     }
-    return Report(files, figures, console_text(rules, numbers, settings))
+    return Report(files, figures, console_text(answers, health, numbers, settings))
 
 
-def console_text(rules: Sequence[Rule], numbers: Numbers, settings: ReportSettings) -> str:
+def console_text(
+    answers: Sequence[Answer], health: Sequence[PartHealth], numbers: Numbers, settings: ReportSettings
+) -> str:
     """The answer, then the table."""
     table = console_table(numbers.summaries, settings, numbers.offline, numbers.committees)
-    return f"{console_answer(*answer(rules, numbers, settings))}\n\n{table}"
+    return f"{console_answer(answers, health)}\n\n{table}"
 
 
 def _inside(
