@@ -47,7 +47,8 @@ def _place(error: BaseException) -> str:
     """The innermost line of this project that an error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(HERE)]
-    inside = [frame for frame in ours if ".venv" not in Path(frame.filename).parts]
+    # A virtual environment inside the checkout, whatever its name, holds other projects' code.
+    inside = [frame for frame in ours if "site-packages" not in Path(frame.filename).parts]
     if not inside:
         return "no line of this project"
     return f"{Path(inside[-1].filename).relative_to(HERE)}, line {inside[-1].lineno}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -278,6 +279,20 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_can_be_had(m
     )
 
 
+def test_the_place_of_an_error_is_never_inside_a_virtual_environment_of_the_checkout(tmp_path, monkeypatch):
+    package = tmp_path / "my-env" / "lib" / "site-packages" / "other.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("def fail():\n    raise KeyError('key')\n")
+    (tmp_path / "mine.py").write_text("import other\n\n\ndef run(_):\n    other.fail()\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(failures, "HERE", tmp_path)
+    mine = importlib.import_module("mine")
+    with pytest.raises(KeyError) as caught:
+        mine.run(None)
+    assert failures.line_of(caught.value).startswith("KeyError: 'key' (mine.py, line 5)")
+
+
 def test_an_error_in_a_forked_process_reaches_the_user_as_one_line():
     sent: list[SparError] = []
     pipe = type("Pipe", (), {"send": lambda _, value: sent.append(value)})()
@@ -352,5 +367,7 @@ def test_make_ui_opens_the_store_of_a_folder_with_any_name(tmp_path, monkeypatch
         ui.run([])
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
-    done = subprocess.run(["make", "-n", "ui"], cwd=folder, capture_output=True, text=True)
+    # Under ``make test``, a second make would also say which folder it enters and leaves.
+    command = ["make", "--no-print-directory", "-n", "ui"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1].endswith("python -m stages.tracking.ui"), done.stderr
