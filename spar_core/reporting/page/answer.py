@@ -35,6 +35,9 @@ class Answer:
     gain: str
     policy: str
 
+    def __str__(self) -> str:
+        return " ".join([self.headline, *self.sentences])
+
 
 @dataclass(frozen=True)
 class PartHealth:
