@@ -94,8 +94,7 @@ def improve(
     own = None if policy is None else external(policy)
     of_entry = dataset.entry.settings if isinstance(dataset, Source) else None
     settings = settings_for_call(budget, params or {}, members, own, of_entry)
-    group = f"0-{seeds - 1}" if isinstance(seeds, int) and seeds > 1 else "0" if seeds == 1 else str(seeds)
-    parse_seeds(group)
+    group = group_of(seeds)
     if workers < 1:
         raise SparError(f"workers={workers} is not a number of processes", "give 1 or more")
     keys = {**({} if env_id is None else {"env_id": env_id}), **(entry or {})}
@@ -109,6 +108,20 @@ def improve(
         call = _Call(Places(folder), settings, group, workers, device)
         call.run(dataset, name, keys, members)
     return load_result(target, kept)
+
+
+def group_of(seeds: int | str) -> str:
+    """The group of that many seeds, or the group that a text names.
+
+    Raises:
+        SparError: the number is below 1, or the text names no group.
+    """
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise SparError(f"seeds={seeds} is not a number of seeds", 'give 1 or more, or a group such as "0-3"')
+        return f"0-{seeds - 1}" if seeds > 1 else "0"
+    parse_seeds(seeds)
+    return seeds
 
 
 def check_out(target: Path) -> None:

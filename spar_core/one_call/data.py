@@ -78,6 +78,8 @@ def source_of(data: Data, scratch: Path, name: str | None = None, keys: Mapping[
         SparError: nothing of this kind can be read, an array is no array of numbers, or a key is wrong.
     """
     if isinstance(data, Source):
+        if name or keys:
+            raise SparError(f"{data.dataset} has an entry already", "leave out the name and further keys")
         return data
     if "settings" in (keys or {}):
         raise SparError("entry: 'settings' has no effect here", "give these settings as params")

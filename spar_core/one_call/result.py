@@ -24,7 +24,7 @@ from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.answer import Answer, PartHealth, answer
 from spar_core.reporting.page.page import Extra, build_page
 from spar_core.reporting.page.render import console_text
-from spar_core.settings import nearest
+from spar_core.settings import nearest, parse
 from spar_core.study import EvaluationCell, Study
 
 
@@ -163,7 +163,7 @@ def load_result(folder: str | Path, kept: tempfile.TemporaryDirectory[str] | Non
     places = Places(Path(folder))
     if not places.study.is_file():
         raise SparError(f"{folder} holds no result of `spar improve`", "name the folder that was --out")
-    study = Study.model_validate(read_json(places.study))
+    study = parse(Study, read_json(places.study), str(places.study))
     settings = ReportSettings()
     rules = load_rules(study, places.reported)
     numbers = numbers_of(rules, settings)

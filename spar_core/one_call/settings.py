@@ -13,7 +13,8 @@ from typing import Any
 from spar_core.effective import FAMILIES, MODELS, SECTIONS, checked
 from spar_core.errors import SparError
 from spar_core.params import Layer, Params, Tree
-from spar_core.registry import ANCHORS, CRITICS, IMPROVEMENTS, parse_variant
+from spar_core.registry import FAMILIES as REGISTERED
+from spar_core.registry import load_member, parse_variant
 from spar_core.settings import load_yaml, nearest
 
 BUDGETS = Path(__file__).parent / "budgets.yaml"
@@ -24,15 +25,15 @@ OWN = "policy"
 
 def default_params() -> dict[str, Any]:
     """One variant of every member, and every section, at its defaults; an external anchor needs a policy."""
-    variants: dict[str, dict[str, Any]] = {
-        "anchors": {kind: {} for kind in ANCHORS if kind != "external"},
-        "critics": {kind: {} for kind in CRITICS},
-        "improvements": {kind: {} for kind in IMPROVEMENTS},
-    }
+    variants: dict[str, dict[str, Any]] = {}
+    for family, section in FAMILIES.items():
+        kinds = [kind for kind in REGISTERED[family] if kind not in ("external", "committee", "auto")]
+        variants[section] = {kind: load_member(family, kind).Settings().model_dump(mode="json") for kind in kinds}
+    # As in params.yaml, settings of `mlp` reach the committee's member, and those of a rule the candidates of `auto`.
     variants["anchors"]["committee"] = {"member": {"like": "mlp"}}
-    variants["improvements"]["uniform"] = {"kind": "spar_mlp", "weighting": "equal"}
-    candidates = {rule: {"like": rule} for rule in ("spar_proj", "spar_mlp")}
-    variants["improvements"]["auto"] = {"candidates": candidates}
+    rules = variants["improvements"]
+    rules["uniform"] = {**rules["spar_mlp"], "kind": "spar_mlp", "weighting": "equal"}
+    rules["auto"] = {"candidates": {rule: {"like": rule} for rule in ("spar_proj", "spar_mlp")}}
     return {**variants, **{section: {} for section in MODELS}}
 
 

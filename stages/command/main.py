@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from spar_core.training.memory import keep_freed_memory
 from stages import export
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``spar``; errors are one line. Returns the exit status."""
     args = parser().parse_args(argv)
     keep_freed_memory()
+    # Policies and environments of one's own are modules of the current folder, as for `python -m stages...`.
+    sys.path.insert(0, str(Path.cwd()))
     try:
         log_to_terminal(args.log)
         args.run(args)

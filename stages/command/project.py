@@ -130,7 +130,7 @@ def _write(layout: Layout, dataset: str, entry: Mapping[str, Any], args: argpars
     known = budgets()
     if args.budget not in known:
         raise SparError(f"there is no budget '{args.budget}'", nearest(args.budget, list(known)))
-    used = {"anchors": ("mlp", "committee"), "critics": ("iql",), "improvements": RULES}
+    used = {"anchors": ("mlp",), "critics": ("iql",), "improvements": RULES}
     params: dict[str, Any] = {
         section: {name: values[name] for name in used.get(section, values) if name in values}
         for section, values in known[args.budget].items()
