@@ -110,8 +110,9 @@ def test_a_project_needs_no_data_of_ones_own_and_is_made_whole_or_not_at_all(log
     assert main(["init", "maze"]) == 0
     assert load_yaml(logs / "maze/datasets/builtin/pointmaze-umaze-v0.yaml")["source"] == "waypoints"
     assert "is not empty" in refused(capsys, "init", "maze")
-    for words in (["none"], ["logs", "--budget", "qick"], ["logs", "--policy", "mine.onnx"], ["logs", "--seeds", "x"]):
-        refused(capsys, "init", "new", *words)
+    wrong = ("none", "--env-id Reacher-v5", "logs --seeds 0", "logs --budget qick", "logs --policy mine.onnx")
+    for words in (*wrong, "logs --seeds x"):
+        refused(capsys, "init", "new", *words.split())
     assert sorted(path.name for path in logs.iterdir()) == ["logs", "maze"]
 
 

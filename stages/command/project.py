@@ -16,7 +16,7 @@ import yaml
 from spar_core.data.entry import load_entry
 from spar_core.effective import check
 from spar_core.errors import SparError
-from spar_core.settings import load_yaml
+from spar_core.settings import load_yaml, nearest
 from spar_core.study import NAME
 from stages.command.calls import add_data, keys_of
 from stages.layout import Layout
@@ -39,7 +39,7 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="the project's folder, which must be empty or not exist")
     add_data(parser, optional=True)
     parser.add_argument("--policy", help="your own policy as the anchor: an ONNX file, which is copied")
-    parser.add_argument("--seeds", default="0-3", help='group of seeds (default: "0-3")')
+    parser.add_argument("--seeds", default="4", help='number of seeds, or a group such as "0-3" (default: 4)')
     parser.add_argument("--budget", default="default", help="quick, default or paper")
 
 
@@ -116,6 +116,8 @@ def _entry(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     from spar_core.one_call.data import source_of
 
     if args.data is None:
+        if args.name or args.env_id or args.entry:
+            raise SparError("--name, --env-id and --entry are about data, and none are given", "name a file behind DIR")
         return MAZE, load_yaml(FILES / "pointmaze-umaze-v0.yaml")
     text = str(Path(args.data).expanduser().resolve()) if Path(args.data).expanduser().exists() else args.data
     source = source_of(text, Path(), args.name, keys_of(args))
@@ -124,8 +126,8 @@ def _entry(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 def _write(layout: Layout, dataset: str, entry: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Fill an empty folder."""
+    from spar_core.one_call.call import group_of
     from spar_core.one_call.settings import budgets
-    from spar_core.settings import nearest
 
     known = budgets()
     if args.budget not in known:
@@ -149,7 +151,7 @@ def _write(layout: Layout, dataset: str, entry: Mapping[str, Any], args: argpars
         "anchors": [POLICY if args.policy else "committee"],
         "critics": ["iql"],
         "improvements": RULES,
-        "seeds": [args.seeds],
+        "seeds": [group_of(int(args.seeds) if args.seeds.isdigit() else args.seeds)],
         "estimated": [] if entry.get("env_id") or entry["source"] == "minari" else [dataset],
         **({"params": params} if params else {}),
     }
