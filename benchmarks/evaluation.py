@@ -73,7 +73,7 @@ def run_stage(folder: Path, cell: Any, workers: int) -> int:
 def job_of(folder: Path, cell: Any) -> tuple[Any, dict[str, Any]]:
     """The work of one cell, and the environment as its dataset's manifest has it."""
     from spar_core.artifacts import read_json
-    from stages.evaluate import Evaluate
+    from spar_core.making.evaluations import Evaluate
     from stages.layout import Layout
 
     layout = Layout(folder)

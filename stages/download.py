@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import check_room, new_artifact, write_json, write_meta
+from spar_core.artifacts import check_room
 from spar_core.data.entry import load_entry
-from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT
 from spar_core.data.prepare import prepare
-from spar_core.data.readers.minari_io import write_minari
 from spar_core.data.sources import collect
-from spar_core.data.summary import reading
+from spar_core.data.summary import reading, summary
+from spar_core.making.datasets import write_dataset
+from stages.datasets import place_of
 from stages.entry import stage_main, workers
 from stages.layout import Layout
 from stages.machine import differences
@@ -65,24 +65,7 @@ def download(
 
             data = collect(entry, *layout.roots, workers=n_workers, report=report)
     prepared = prepare(entry, dataset, data)
-    with new_artifact(layout.minari_root / dataset) as minari, new_artifact(layout.data(dataset)) as folder:
-        write_minari(
-            minari,
-            dataset,
-            data.episodes,
-            action_low=data.environment.action_low,
-            action_high=data.environment.action_high,
-            env_id=data.environment.env_id,
-            env_kwargs=data.environment.env_kwargs,
-            # A dataset's description stays in its entry, so that rewording it retrains nothing.
-            description=f"see datasets/{dataset}.yaml",
-        )
-        write_json(folder / SPLIT, prepared.split)
-        write_json(folder / SCALER, prepared.scaler.to_dict())
-        write_json(folder / MANIFEST, prepared.manifest)
-        shapes = {name: prepared.manifest[name] for name in ("episodes", "steps", "observation_size", "action_size")}
-        params = entry.recipe("not_evaluated")
-        write_meta(folder, KIND, params=params, inputs=data.inputs, shapes=shapes)
+    write_dataset(place_of(layout, dataset), entry, data, prepared)
     for line in reading(data, prepared.manifest) if steps is None else ():
         say(line)
     return prepared.manifest
@@ -122,20 +105,14 @@ def run(argv: list[str] | None = None) -> None:
     layout = Layout(args.root)
     lines: list[str] = []
     manifest = download(layout, args.dataset, workers(), lines.append)
-    returns = manifest["returns"]
-    print(
-        f"{args.dataset}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
-        f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
-    )
+    about, *more = summary(manifest)
+    print(about)
     for line in lines:
         print(line)
     if note := other_digest(layout, args.dataset, manifest["digest"]):
         print(note)
-    environment = manifest["environment"]
-    if environment["not_evaluated"]:
-        print(f"policies will not be rolled out: {environment['not_evaluated']}")
-    elif environment["replay"]:
-        print(f"replayed in {environment['env_id']}: {environment['replay']['reading']}")
+    for line in more:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -59,17 +59,22 @@ def guard_of(layout: Layout, policy: Path, dataset: str | None, limit: float | N
     return fit_guard(dataset_of(layout, dataset), limit)
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Entry point of ``python -m stages.export``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("policy", type=Path, help="folder of a policy")
+def add_options(parser: argparse.ArgumentParser, policy: str = "folder of a policy") -> None:
+    """The options of an export; ``policy`` is the help of its one argument."""
+    parser.add_argument("policy", type=Path, help=policy)
     parser.add_argument("--format", choices=sorted(FORMATS), default="onnx", help="onnx, or torch: TorchScript")
     parser.add_argument("--seed", type=int, help="one seed of the group; without it, the committee of all")
     parser.add_argument("--output", type=Path, help="the file to write")
     parser.add_argument("--distance", action="store_true", help="also give how far an observation lies from the data")
     parser.add_argument("--guard", type=float, metavar="LIMIT", help="... and let the anchor act beyond this distance")
-    args = parser.parse_args(argv)
-    layout = Layout()
+
+
+def export(layout: Layout, args: argparse.Namespace) -> None:
+    """Export what the options say, and print what was written.
+
+    Raises:
+        SparError: there is no such policy, or it cannot be exported.
+    """
     read_meta(args.policy, KIND)
     if args.output is not None and args.output.resolve().is_relative_to(layout.artifact().resolve()):
         raise SparError(f"{args.output} lies below {layout.artifact()}, which DVC tracks", "name another place")
@@ -79,6 +84,13 @@ def run(argv: list[str] | None = None) -> None:
     origin = vars(Interface.of_manifest(read_json(layout.data(dataset) / MANIFEST))) if dataset else None
     output = args.output or output_of(layout, args.policy, dataset, args.format, args.seed)
     print(told(export_policy(args.policy, output, args.format, args.seed, guard, origin)))
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m stages.export``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    export(Layout(), parser.parse_args(argv))
 
 
 def told(exported: Exported) -> str:

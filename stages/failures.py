@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from spar_core.errors import Interrupted, SparError
@@ -16,6 +17,8 @@ from stages.layout import HERE
 
 DEBUG = "SPAR_DEBUG"
 _LONGEST = 300
+OURS = ("spar_core", "stages")
+PACKAGES = "site-packages"  # the folder of installed packages
 
 
 def tell(error: BaseException) -> int:
@@ -34,6 +37,8 @@ def line_of(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no half-written artifact is left, and `dvc repro` starts this stage anew"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in OURS:
+        return f"the package '{error.name}' is not installed; run `pip install 'spar-core[pipeline]'`"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'no path given'}); free space and rerun"
     if isinstance(error, OSError) and error.filename is not None:
@@ -47,8 +52,15 @@ def _place(error: BaseException) -> str:
     """The innermost line of this project that an error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(HERE)]
-    # A virtual environment inside the checkout, whatever its name, holds other projects' code.
-    inside = [frame for frame in ours if "site-packages" not in Path(frame.filename).parts]
+    inside = [frame for frame in ours if _is_ours(Path(frame.filename).relative_to(HERE).parts)]
     if not inside:
         return "no line of this project"
     return f"{Path(inside[-1].filename).relative_to(HERE)}, line {inside[-1].lineno}"
+
+
+def _is_ours(parts: Sequence[str]) -> bool:
+    """Whether a path below ``HERE``, in parts, holds this project's code."""
+    if HERE.name == PACKAGES:  # installed: other packages lie beside this project's
+        return parts[0] in OURS
+    # A virtual environment inside the checkout, whatever its name, holds other projects' code.
+    return PACKAGES not in parts

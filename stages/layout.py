@@ -6,9 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# The checkout whose code runs.
+# The checkout whose code runs, or the folder of the installed package.
 HERE = Path(__file__).resolve().parent.parent
 _EXPERIMENTS_DIR = (".dvc", "tmp", "exps")
+
+
+def code_root(root: Path) -> Path:
+    """The folder of the code that a project runs: its own, or that of the installed package."""
+    return root if (root / "spar_core").is_dir() else HERE
 
 
 def main_root(root: Path) -> Path:

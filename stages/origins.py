@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spar_core.params import FILE, LIKE, Layer, Tree, merge, over
 from spar_core.study import Study
-from stages.params import FILE, LIKE, Layer, Tree, merge, over
 
 
 def origins_of(layers: Sequence[Layer], study: Study) -> dict[str, Any]:

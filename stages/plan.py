@@ -24,7 +24,9 @@ import yaml
 from spar_core.anchors.base import AnchorSettings
 from spar_core.artifacts import META, digest_file, digest_value, write_json
 from spar_core.data.entry import Entry, load_entry
+from spar_core.effective import FAMILIES, check, check_entry, settings_of
 from spar_core.errors import SparError
+from spar_core.params import FILE, Params, Tree, layers_of, merge, over
 from spar_core.registry import parse_variant, variant_kinds
 from spar_core.reporting.config import ReportSettings
 from spar_core.settings import load_yaml, parse
@@ -34,12 +36,10 @@ from spar_core.theory.rules import RULES
 from spar_core.theory.settings import TheorySettings
 from stages.cells import study_cells
 from stages.closure import Known, closure, code_digest, member_module
-from stages.effective import FAMILIES, check, check_entry, settings_of
 from stages.entry import stage_main
 from stages.keeping import keep_policies
-from stages.layout import Layout
+from stages.layout import Layout, code_root
 from stages.origins import origins_of
-from stages.params import FILE, Params, Tree, layers_of, merge, over
 from stages.planned import data_digest
 from stages.table import STAGES
 
@@ -109,12 +109,12 @@ def _check_environment(study: Study, dataset: str, entry: Entry) -> None:
 
 def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], study: Study) -> dict[str, Any]:
     """Digests of the code behind stages, variants and claims; the files that an anchor is made of count as its code."""
-    known = Known()
-    code: dict[str, Any] = {"stage": {name: code_digest(root, [f"stages.{name}"], known) for name in CODE_STAGES}}
+    home, known = code_root(root), Known()
+    code: dict[str, Any] = {"stage": {name: code_digest(home, [f"stages.{name}"], known) for name in CODE_STAGES}}
     for family, section in FAMILIES.items():
         kinds = {name: variant_kinds(name, values) for name, values in params[section].items()}
         modules = {of: [member_module(family, kind) for kind in of] for of in set(kinds.values())}
-        digest_of = {of: code_digest(root, names, known) for of, names in modules.items()}
+        digest_of = {of: code_digest(home, names, known) for of, names in modules.items()}
         code[family] = {name: digest_of[of] for name, of in kinds.items()}
     for name in study.anchors:
         anchors = [parse_variant("anchor", values["anchors"], name)[1] for values in by_dataset.values()]
@@ -122,7 +122,7 @@ def code_digests(root: Path, params: Params, by_dataset: Mapping[str, Params], s
         if files:
             code["anchor"][name] = digest_value([code["anchor"][name], [_file_digest(root, file) for file in files]])
     # Every claim, whichever claims theory.yaml asks for.
-    code["theory"] = {name: claim_digest(root, module, known) for name, module in CLAIMS.items()}
+    code["theory"] = {name: claim_digest(home, module, known) for name, module in CLAIMS.items()}
     return code
 
 
@@ -217,7 +217,9 @@ def run(argv: list[str] | None = None) -> None:
     refuse_links(layout)
     params = load_yaml(layout.params)
     study = check(params)
-    parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")
+    # A project that `spar init` made has no claims.
+    if layout.theory_params.is_file():
+        parse(TheorySettings, load_yaml(layout.theory_params), "theory.yaml")
     refuse_hidden_edits(layout, params)
     content = plan_of(layout, params, study)
     for folder in prune(layout, study):

@@ -7,6 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from stages.logs import quiet
+
 
 class Progress:
     """A tqdm bar on standard error. Without a terminal, a line is printed every ten seconds at most."""
@@ -22,6 +24,7 @@ class Progress:
             ncols=None if terminal else 100,
             mininterval=0.2 if terminal else 10.0,
             file=sys.stderr,
+            disable=quiet(),
         )
 
     def __enter__(self) -> Progress:

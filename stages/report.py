@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spar_core.artifacts import new_artifact
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, StudyLists
 from spar_core.reporting.numbers.flat import numbers_of
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.page.answer import answer
 from spar_core.reporting.page.present import present_part
-from spar_core.reporting.page.render import Report, build_report, console_text
+from spar_core.reporting.page.render import build_report, console_text
+from spar_core.reporting.page.writing import write_report
 from spar_core.study import Study
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -89,18 +89,6 @@ def print_table(layout: Layout) -> None:
     numbers = numbers_of(rules, settings)
     print(console_text(*answer(rules, numbers.agreements, settings), numbers, settings))
     print(f"\nReport: {layout.report(study.name) / 'report.md'}")
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Write a report into ``folder``; each file, and the folder of figures, appears complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with new_artifact(folder / "figures") as draft:
-        for name, data in report.figures.items():
-            (draft / name).write_bytes(data)
-    for name, data in report.files.items():
-        draft_file = folder / f".{name}.draft"
-        draft_file.write_bytes(data)
-        draft_file.replace(folder / name)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

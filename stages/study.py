@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from spar_core.effective import check
 from spar_core.errors import SparError
 from spar_core.settings import load_yaml, nearest
-from stages.effective import check
 from stages.entry import stage_main
 from stages.keeping import keep_policies
 from stages.layout import Layout

@@ -345,7 +345,7 @@ def test_partial_report_says_what_is_missing(layout):
 
 
 def test_partial_stage_leaves_the_report_alone(layout, monkeypatch, capsys):
-    from stages.effective import SECTIONS
+    from spar_core.effective import SECTIONS
     from stages.entry import stage_main
     from stages.report import run
 

@@ -196,7 +196,7 @@ def test_npz_refused(tmp_path, replace, message):
 
 
 def test_npz_folders_and_files(tmp_path):
-    refused(lambda: read_npz(tmp_path / "none"), "is not a folder")
+    refused(lambda: read_npz(tmp_path / "none"), "is neither a folder nor an .npz file")
     (tmp_path / "empty").mkdir()
     refused(lambda: read_npz(tmp_path / "empty"), "holds no .npz file")
     folder = write_npz(tmp_path / "mine")

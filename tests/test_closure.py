@@ -14,7 +14,9 @@ import yaml
 
 from spar_core import registry
 from spar_core.data.entry import load_entry
+from spar_core.effective import FAMILIES, check
 from spar_core.errors import SparError
+from spar_core.params import layers_of, merge
 from spar_core.registry import variant_kind
 from spar_core.study import Study
 from spar_core.theory.claims import CLAIMS
@@ -28,9 +30,7 @@ from stages.closure import (
     member_module,
     module_file,
 )
-from stages.effective import FAMILIES, check
 from stages.layout import Layout
-from stages.params import layers_of, merge
 from stages.plan import CODE_STAGES, code_digests, data_digest
 from tests.fakes import ROOT
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from spar_core.artifacts import new_artifact
+from spar_core.effective import SECTIONS
 from spar_core.errors import SparError
 from spar_core.study import Study
 from stages.cells import Cell
 from stages.cost import Spent, cost_table, spent, write_cost
-from stages.effective import SECTIONS
 from stages.layout import Layout
 from stages.tracking.tracked import peak_memory, tracked
 from tests.fakes import ROOT

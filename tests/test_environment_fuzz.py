@@ -22,8 +22,8 @@ from spar_core.data.environments.actions import check_bounds, narrowed_bounds
 from spar_core.data.environments.environment import environment_facts, make_env, require_time_limit
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block, roll_out
+from spar_core.making.evaluations import write_episodes
 from stages.cells import Cell
-from stages.evaluate import write_episodes
 from tests.odd_envs import (
     ACTIONS,
     FLAGS,

@@ -11,6 +11,8 @@ from spar_core.artifacts import write_json
 from spar_core.data.environments.environment import make_env
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block, EvaluationSettings, roll_out
+from spar_core.making.evaluations import rollouts
+from spar_core.making.frame import Frame
 from spar_core.reporting.film.takes import take
 from stages import evaluate
 from stages.cells import Cell
@@ -207,11 +209,11 @@ def test_a_time_limit_of_the_entry_is_in_the_manifest(tmp_path):
 
 def test_a_manifest_without_a_time_limit_is_refused_at_evaluation(tmp_path):
     environment = {"env_id": "X-v0", "env_kwargs": {}, "observation_keys": None, "max_episode_steps": None}
-    cell = Cell("evaluate", "mine/toy-v0", "mlp", "iql", "anchor", "0")
+    frame = Frame(tmp_path / "evaluation", (0,), {}, {}, workers=1, device="cpu")
     with pytest.raises(
         SparError, match=r"'X-v0' of dataset 'mine/toy-v0' has no time limit; set 'env_kwargs: {max_epi"
     ):
-        evaluate.rollouts(cell, tmp_path, environment, EvaluationSettings(), lambda steps: None)
+        rollouts(tmp_path, "mine/toy-v0", environment, EvaluationSettings(), frame)
 
 
 # --- through the stage ---

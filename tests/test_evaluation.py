@@ -12,8 +12,8 @@ import yaml
 from spar_core.errors import SparError
 from spar_core.evaluation import rollouts as evaluation
 from spar_core.evaluation.rollouts import BLOCK, Block, EvaluationSettings, blocks, env_seeds, over_blocks, roll_out
+from spar_core.making.evaluations import Evaluate
 from spar_core.settings import parse
-from stages.evaluate import Evaluate
 from tests.fakes import ROOT, fit_parts, save_rule, toy_dataset
 
 STEPS = 20
@@ -194,12 +194,12 @@ class LinearPolicy:
 
 
 def test_an_evaluated_block_is_the_same_alone_and_beside_others(tmp_path, monkeypatch):
+    from spar_core.making import evaluations
     from spar_core.training.reporter import Reporter
-    from stages import evaluate
 
-    monkeypatch.setattr(evaluate, "load_policy", LinearPolicy)
+    monkeypatch.setattr(evaluations, "load_policy", LinearPolicy)
     work = blocks(EvaluationSettings(episodes=23), "Hopper-v5", (0, 3))
-    job = evaluate.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
+    job = evaluations.Evaluate(tmp_path, "Hopper-v5", {"max_episode_steps": STEPS}, "cpu", None)
     together = job(work, Reporter(work))
     for cut in range(1, len(work)):
         shares = [row for share in (work[:cut], work[cut:]) for row in job(share, Reporter(share))]
@@ -267,7 +267,7 @@ def test_a_misspelt_key_names_the_nearest():
 
 @pytest.mark.parametrize("reference", [None, {"min": 0, "max": 1, "source": "D4RL", "family": "hopper"}])
 def test_the_context_says_whose_environment_it_is(reference):
-    from stages.evaluate import MISMATCH, context_of
+    from spar_core.making.evaluations import MISMATCH, context_of
 
     manifest = {
         "environment": {
@@ -292,8 +292,8 @@ def test_the_context_says_whose_environment_it_is(reference):
 
 
 def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
+    from spar_core.making import evaluations
     from spar_core.training.reporter import Reporter
-    from stages import evaluate
 
     asked = []
 
@@ -305,8 +305,8 @@ def test_observation_keys_reach_the_environment(tmp_path, monkeypatch):
         def act(self, observations):
             return np.zeros((len(observations), 1))
 
-    monkeypatch.setattr(evaluate, "load_policy", lambda path, seed, device: FakePolicy())
-    monkeypatch.setattr(evaluate, "make_env", make)
+    monkeypatch.setattr(evaluations, "load_policy", lambda path, seed, device: FakePolicy())
+    monkeypatch.setattr(evaluations, "make_env", make)
     for keys in (None, ["a", "b/c"]):
-        evaluate.Evaluate(tmp_path, "X-v0", {}, "cpu", keys)([Block(0, 0, (3,))], Reporter((0,)))
+        evaluations.Evaluate(tmp_path, "X-v0", {}, "cpu", keys)([Block(0, 0, (3,))], Reporter((0,)))
     assert asked == [("X-v0", {}, None), ("X-v0", {}, ["a", "b/c"])]

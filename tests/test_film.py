@@ -13,6 +13,7 @@ from PIL import Image
 
 from spar_core.artifacts import write_json
 from spar_core.data.environments.environment import make_env
+from spar_core.effective import SECTIONS
 from spar_core.errors import SparError
 from spar_core.evaluation.rollouts import Block, EvaluationSettings, blocks, roll_out
 from spar_core.policy import load_policy
@@ -21,7 +22,6 @@ from spar_core.reporting.film.offscreen import Offscreen, find_offscreen, last_l
 from spar_core.reporting.film.takes import Take, check_same, check_start, take
 from spar_core.study import Study
 from stages import films as films_stage
-from stages.effective import SECTIONS
 from stages.films import films, rules_of
 from stages.layout import Layout
 from tests.fakes import fit_parts, save_rule, toy_dataset

@@ -109,6 +109,7 @@ def test_the_page_is_closed_and_holds_the_figures_the_tables_and_the_details(fol
     assert figure["src"].startswith("data:image/svg+xml;base64,") and figure["alt"] == "Mean return by rule"
     assert page.count('<div class="wide" tabindex="0"><table>') == 2
     assert "<details><summary>Anchor <code>mlp</code>: &lt;i&gt;more&lt;/i&gt;</summary>" in page
+    assert "Commit and machine" not in page and "Runs in MLflow" not in page
     assert "<title>Study small</title>" in page and "Content-Security-Policy" in page
     assert 'href="https://example.org/a?b=1&amp;c=2"' in page
 
@@ -150,7 +151,7 @@ def test_films_follow_the_last_dataset(folder):
 @pytest.mark.parametrize("report", sorted(ROOT.glob("reports/*/report.md")), ids=lambda path: path.parent.name)
 def test_every_report_of_the_repository_makes_a_page(report):
     text = report.read_text()
-    page = build_page(text, report.parent, [], Extra())
+    page = build_page(text, report.parent, [], Extra({"Commit": "none"}))
     sources = [image["src"] for image in check_closed(page).named("img")]
     assert len(sources) == text.count("](figures/") and len(page) < 8_000_000
     assert page.count("<details><summary>") == text.count("<details>") + 2, "and contents and versions"

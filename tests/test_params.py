@@ -8,14 +8,15 @@ import pytest
 import yaml
 
 from spar_core.data.entry import load_entry
+from spar_core.effective import check, check_entry, settings_of
 from spar_core.errors import SparError
+from spar_core.params import layers_of, merge, over
 from spar_core.settings import load_yaml
 from spar_core.study import Study
 from stages import plan
-from stages.effective import check, check_entry, settings_of
 from stages.layout import Layout
 from stages.origins import origins_of
-from stages.params import layers_of, merge, over, read_layers, read_params
+from stages.params import read_layers, read_params
 from tests.fakes import ROOT
 
 HERE, THERE = "builtin/halfcheetah-replay-v0", "builtin/pointmaze-umaze-v0"

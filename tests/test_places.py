@@ -21,13 +21,13 @@ from spar_core import artifacts
 from spar_core.artifacts import META, check_room, read_json, write_json
 from spar_core.data.entry import load_entry
 from spar_core.data.loading import load_dataset
+from spar_core.effective import settings_of
 from spar_core.errors import Interrupted, SparError
 from spar_core.study import Study
 from spar_core.training import tensors
 from stages import failures, fit_bc, plan, study
 from stages.cells import Cell
 from stages.download import download
-from stages.effective import settings_of
 from stages.entry import stage_main
 from stages.layout import Layout, main_root
 from stages.parallel import warm
@@ -117,7 +117,7 @@ def test_a_stage_reads_what_dvc_has_linked_from_its_cache(project, link):
 
 def test_a_full_disk_is_noticed_before_training(project, monkeypatch, capsys):
     monkeypatch.setattr(artifacts, "ROOM", 1 << 62)
-    monkeypatch.setattr("stages.frame.over_seeds", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr("spar_core.making.frame.over_seeds", lambda *_: pytest.fail("it trained"))
     assert fit() == 1
     assert (
         capsys.readouterr().err == f"error: the disk is full (artifacts/anchor/{DATASET}/mlp); free space and rerun\n"

@@ -403,7 +403,7 @@ def test_settings_refuse_what_they_do_not_know():
 
 
 def test_stage_writes_all_or_nothing(layout, monkeypatch, capsys):
-    from stages.effective import SECTIONS
+    from spar_core.effective import SECTIONS
     from stages.entry import stage_main
     from stages.report import print_table, run
 

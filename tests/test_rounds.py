@@ -13,6 +13,7 @@ import yaml
 
 from spar_core.anchors.mlp import MLPAnchor
 from spar_core.artifacts import read_json, write_meta
+from spar_core.effective import check
 from spar_core.errors import SparError
 from spar_core.evaluation.statistics import Estimate
 from spar_core.evolving.distillation import check_student, distil, passed_on, relabelled
@@ -31,7 +32,6 @@ from spar_core.training.fitted import WEIGHTS, Fitted, Part, load_tensors
 from spar_core.training.reporter import Reporter
 from stages import reanchor
 from stages.cells import Cell, study_cells
-from stages.effective import check
 from stages.layout import Layout
 from stages.report import folders_of
 from tests.fakes import ACTION_SIZE, ROOT, dataset_from, row_of, tiny_settings

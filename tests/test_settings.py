@@ -7,15 +7,15 @@ import shutil
 import pytest
 import yaml
 
+from spar_core.effective import SECTIONS, check
 from spar_core.errors import SparError
+from spar_core.params import LIKE
 from spar_core.registry import load_member, parse_variant, variant_kind
 from spar_core.seeds import parse_seeds
 from spar_core.settings import Settings, load_yaml, parse
 from spar_core.study import Study
 from stages.cells import Cell, study_cells
-from stages.effective import SECTIONS, check
 from stages.layout import Layout
-from stages.params import LIKE
 from stages.study import put_study
 from tests.fakes import ROOT, kinds
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from spar_core.artifacts import read_json
+from spar_core.effective import SECTIONS
 from spar_core.errors import SparError
 from stages import view
 from stages.cells import Cell, study_cells
 from stages.cost import Spent
-from stages.effective import SECTIONS
 from stages.layout import Layout
 from stages.tracking.publish import publish
 from stages.tracking.run_index import Run, find_runs

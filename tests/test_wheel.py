@@ -1,8 +1,9 @@
-"""The wheel: installed elsewhere, it imports, finds its data files, and acts."""
+"""The wheel: installed elsewhere, it imports, finds its data files, acts, and runs the README's lines and `spar`."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from spar_core import load_policy
 from tests.fakes import OBSERVATION_SIZE, ROOT, save_rule, toy_dataset
+from tests.pipeline import shrunk
 
 pytestmark = pytest.mark.slow
 
@@ -54,16 +57,20 @@ def python(wheel, tmp_path_factory):
     return python
 
 
-def test_the_wheel_holds_spar_core_its_data_files_and_nothing_else(wheel):
+def test_the_wheel_holds_the_two_packages_their_data_files_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"spar_core"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"spar_core", "stages"}
     wanted = {
         path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "spar_core").rglob("*")
+        for package in ("spar_core", "stages")
+        for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted <= set(names), sorted(wanted - set(names))
+    # What a project begins with are links here, and files there.
+    held = zipfile.ZipFile(wheel).read("stages/command/project/params.yaml")
+    assert held == (ROOT / "params.yaml").read_bytes()
 
 
 def test_the_light_dependencies_are_light(wheel):
@@ -102,3 +109,52 @@ def test_an_installed_wheel_finds_its_data_and_acts_outside_the_repository(pytho
     command(python, "-c", textwrap.dedent(SCRIPT), *arguments, cwd=tmp_path, env=environment)
     here = load_policy(tmp_path / "policy", seed=3).act(observations)
     assert np.array_equal(np.load(tmp_path / "out.npy"), here)
+
+
+def outside(folder: Path, python: Path) -> dict[str, str]:
+    """Variables of a shell with that Python, in which nothing leads to the repository."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SPAR_LOG")}
+    path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "SPAR_TRACKING": "off", "HOME": str(folder)}
+
+
+def write_flat_logs(path: Path) -> None:
+    """Thirty episodes of a process with a leak, as arrays over all steps."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, list] = {name: [] for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
+    for _ in range(30):
+        state = rng.normal(size=3)
+        for step in range(20):
+            action = rng.uniform(-1, 1, 2)
+            values = (state, action, state[0] + 2, False, step == 19)
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
+            state = 0.9 * state + 0.3 * np.append(action, 0.0) + 0.05 * rng.normal(size=3)
+    np.savez(path, **{name: np.array(values) for name, values in rows.items()})
+
+
+def test_the_ten_lines_of_the_readme_run_in_an_empty_folder(python, tmp_path):
+    write_flat_logs(tmp_path / "my-logs.npz")
+    page = (ROOT / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page.split("## In one call")[1].split("\n## ")[0], re.DOTALL)
+    assert len(lines.splitlines()) <= 10
+    told = command(python, "-c", lines, cwd=tmp_path, env=outside(tmp_path, python))
+    assert "Nothing was rolled out" in told.replace("\n", " ")
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "policy.onnx").is_file()
+
+
+def test_a_project_of_the_installed_command_reproduces(python, tmp_path):
+    write_flat_logs(tmp_path / "my-logs.npz")
+    environment = outside(tmp_path, python)
+    spar = [python, "-m", "stages.command.main"]
+    assert command(*spar, "--version", cwd=tmp_path, env=environment).startswith("spar ")
+    command(*spar, "init", "arm", "my-logs.npz", "--budget", "quick", "--seeds", "0-1", cwd=tmp_path, env=environment)
+    arm = tmp_path / "arm"
+    params = yaml.safe_load((arm / "params.yaml").read_text())
+    params["study"]["improvements"] = ["anchor", "spar_mlp"]
+    params["study"]["params"] = shrunk(params["study"]["params"])
+    (arm / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    command(python, "-m", "dvc", "repro", cwd=arm, env=environment)
+    assert "Verdict" in (arm / "reports/mine/report.md").read_text()
+    told = command(*spar, "report", cwd=arm, env=environment)
+    assert "Nothing was rolled out" in told.replace("\n", " ") and (arm / "reports/mine/report.html").is_file()

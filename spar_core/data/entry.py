@@ -206,10 +206,12 @@ class FileEntry(CommonEntry):
 
 
 class NpzEntry(FileEntry):
-    """A folder of ``.npz`` files, one for each episode, in the order of their names."""
+    """A folder of ``.npz`` files in the order of their names, or one such file."""
 
     source: Literal["npz"]
-    path: str = Field(description="local folder, relative to the project root; ${VARIABLE} is expanded")
+    path: str = Field(
+        description="local folder of files, or one file, relative to the project root; ${VARIABLE} is expanded"
+    )
 
 
 class D4rlEntry(FileEntry):

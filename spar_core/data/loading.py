@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,25 @@ from spar_core.errors import SparError
 
 KIND = "dataset"
 SPLIT, SCALER, MANIFEST = "split.json", "scaler.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """Where a prepared dataset lies. Each worker process loads the dataset from there.
+
+    Attributes:
+        minari_root: the folder of Minari datasets, which holds the episodes.
+        folder: holds ``split.json``, ``scaler.json`` and ``manifest.json``.
+        dataset: id.
+    """
+
+    minari_root: Path
+    folder: Path
+    dataset: str
+
+    def load(self) -> Dataset:
+        """The dataset; see :func:`load_dataset`."""
+        return load_dataset(self.minari_root, self.folder, self.dataset)
 
 
 def load_dataset(minari_root: Path, data_folder: Path, dataset_id: str) -> Dataset:

@@ -12,6 +12,20 @@ from spar_core.data.names import unusual
 from spar_core.data.sources import Collected
 
 
+def summary(manifest: Mapping[str, Any]) -> list[str]:
+    """What the dataset holds, in one line; then why policies are not rolled out, or what a replay showed."""
+    returns, environment = manifest["returns"], manifest["environment"]
+    lines = [
+        f"{manifest['dataset']}: {manifest['steps']} steps in {manifest['episodes']} episodes, return mean "
+        f"{returns['mean']:.1f}, best {returns['best']:.1f}; {manifest['heldout_episodes']} episodes held out"
+    ]
+    if environment["not_evaluated"]:
+        lines.append(f"policies will not be rolled out: {environment['not_evaluated']}")
+    elif environment["replay"]:
+        lines.append(f"replayed in {environment['env_id']}: {environment['replay']['reading']}")
+    return lines
+
+
 def reading(data: Collected, manifest: Mapping[str, Any]) -> list[str]:
     """Ranges, ends by kind, what each unusual array was taken for, and what can be read in two ways.
 

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +208,15 @@ def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:
 
 
 def requirements(policies: Sequence[Path]) -> list[str]:
-    """The packages that acting needs, with the versions that requirements.txt pins.
+    """The packages that acting needs, with the versions that requirements.txt pins; else the installed ones.
 
     Raises:
         SparError: requirements.txt does not pin one of the packages.
     """
     anchors = [read_json(policy / POLICY)["parts"]["anchor"]["settings"] for policy in policies]
     names = [*REQUIREMENTS, *(["onnxruntime"] if any(anchor.get("onnx") for anchor in anchors) else [])]
+    if not (ROOT / "requirements.txt").is_file():  # an installed package
+        return [f"{name}=={metadata.version(name)}" for name in names]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = {line.split("==")[0].strip(): line.strip() for line in lines if "==" in line}
     missing = [name for name in names if name not in pins]

@@ -1,4 +1,4 @@
-"""Read a user's own episodes: a folder of ``.npz`` files, in the order of their names.
+"""Read a user's own episodes: one ``.npz`` file, or a folder of them in the order of their names.
 
 A file of T steps holds:
 
@@ -50,13 +50,15 @@ class NpzReport:
 
 
 def npz_files(folder: Path) -> list[Path]:
-    """The files of the episodes, sorted by name.
+    """The files of the episodes, sorted by name; ``folder`` may also be one such file.
 
     Raises:
         SparError: the folder does not exist or holds no such file, or a file is a link to a place outside the folder.
     """
+    if folder.is_file() and folder.suffix == ".npz":
+        return [folder]
     if not folder.is_dir():
-        raise SparError(f"{folder} is not a folder", "check 'path' in the dataset's entry")
+        raise SparError(f"{folder} is neither a folder nor an .npz file", "check 'path' in the dataset's entry")
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise SparError(f"{folder} holds no .npz file", "write one file for each episode")
@@ -69,7 +71,7 @@ def read_npz(folder: Path, naming: Naming = AS_USUAL) -> tuple[Episodes, NpzRepo
     """Read all episodes.
 
     Args:
-        folder: the folder of files.
+        folder: the folder of files, or one file.
         naming: what the dataset's entry says about the names of arrays.
 
     Raises:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from spar_core.data.alignment import LEAD
 from spar_core.reporting.numbers.agreement import Agreement
@@ -227,6 +228,14 @@ def findings(rules: Sequence[Rule], agreements: Sequence[Agreement], repair: str
         repair: the rule with equal weights, which asks no critic.
     """
     return list(_findings(rules, agreements, repair))
+
+
+def data_findings(manifest: Mapping[str, Any]) -> list[Finding]:
+    """What the checks of the data find that need no training, from the manifest of a dataset."""
+    lead = manifest.get("misaligned", {}).get("lead")
+    known = {"episodes": float(manifest["episodes"]), **({} if lead is None else {"misaligned": float(lead)})}
+    read = ((check, check.read(known)) for check in CHECKS if check.part == "data")
+    return [Finding((manifest["dataset"], "", ""), check, value) for check, value in read if value is not None]
 
 
 def worst(found: Sequence[Finding]) -> State:

@@ -35,6 +35,9 @@ class Answer:
     gain: str
     policy: str
 
+    def __str__(self) -> str:
+        return " ".join([self.headline, *self.sentences])
+
 
 @dataclass(frozen=True)
 class PartHealth:
@@ -204,6 +207,8 @@ class _Words:
         gain = self.verdict.gain
         value = number(self.verdict.anchor, self.digits)
         text = f"No rule is shown to beat the anchor, whose value is {value}: `{self.verdict.rule}`, the best of them,"
+        if self.verdict.unit == "estimates":
+            text = f"Nothing was rolled out, so that values are estimates from logged data. {text}"
         text += f" differs by {self._gain(gain)}"
         if gain is None or gain.low is None or gain.high is None:
             return f"{text}."

@@ -80,7 +80,7 @@ def build_page(markdown: str, folder: Path, datasets: Iterable[str], extra: Extr
         markdown: the text of ``report.md``.
         folder: the folder of ``report.md``, from which its figures are read.
         datasets: ids of the study's datasets; films follow the last section whose title is one of them.
-        extra: the further sections.
+        extra: the further sections; without facts there are none about commit, machine, runs and time.
     """
     sections = render_sections(markdown, folder)
     wanted = set(datasets)

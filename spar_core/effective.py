@@ -11,12 +11,12 @@ from spar_core.evaluation.estimation import EstimationSettings
 from spar_core.evaluation.rollouts import EvaluationSettings
 from spar_core.evolving.distillation import check_student
 from spar_core.evolving.reanchoring import ReanchoringSettings
+from spar_core.params import FILE, Layer, Params, Tree, layers_of, merge
 from spar_core.registry import parse_variant, variant_kind, variant_kinds
 from spar_core.reporting.config import ReportSettings
 from spar_core.residual import ResidualSettings, settings_for
 from spar_core.settings import Settings, nearest, parse
 from spar_core.study import Study
-from stages.params import FILE, Layer, Params, Tree, layers_of, merge
 
 FAMILIES = {"anchor": "anchors", "critic": "critics", "improvement": "improvements"}
 # Sections that a stage reads for each dataset; an entry may change these and the variants.
@@ -45,9 +45,9 @@ def check(params: Tree, file: str | None = None) -> Study:
         raise SparError(f"{FILE}: section 'study' is missing or empty")
     study = parse(Study, params["study"], file or f"{FILE}, study")
     lowest, own = layers_of(params)
-    merged = _checked([lowest])
+    merged = checked([lowest])
     if own.tree:
-        merged = _checked([lowest, Layer(own.name, f"{file}, params" if file else own.where, own.tree)])
+        merged = checked([lowest, Layer(own.name, f"{file}, params" if file else own.where, own.tree)])
     for family, section in FAMILIES.items():
         for name in study.variants()[section]:
             parse_variant(family, merged[section], name)
@@ -71,7 +71,7 @@ def check_entry(params: Tree, study: Study, dataset: str, settings: Tree) -> Non
         for variant in values if name in FAMILIES.values() and isinstance(values, Mapping) else ():
             if variant not in below[name]:
                 raise SparError(f"{where}, {name}: there is no '{variant}'", nearest(variant, list(below[name])))
-    above = _checked(layers)
+    above = checked(layers)
     for name in FAMILIES.values():
         for variant, values in above[name].items():
             if variant_kinds(variant, values) != variant_kinds(variant, below[name][variant]):
@@ -82,7 +82,7 @@ def check_entry(params: Tree, study: Study, dataset: str, settings: Tree) -> Non
         check_student(made.anchor, made.of, above["anchors"], where)
 
 
-def _checked(layers: Sequence[Layer]) -> Params:
+def checked(layers: Sequence[Layer]) -> Params:
     """The layers over each other, validated; what is wrong is taken to stand in the highest of them."""
     where, tree = layers[-1].where, layers[-1].tree
     for name in tree:
