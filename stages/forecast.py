@@ -121,12 +121,14 @@ def _count(load: Load, kinds: dict[str, Work], cell: Cell, settings: Mapping[str
         variant = str(getattr(cell, axis))
         own = settings[section][variant]
         own = own.get("member", own)  # of a committee, the clones are trained
+        if "steps" not in own:
+            return
         seeds = len(parse_seeds(str(cell.seeds)))
         dear = {key: value for key, value in own.items() if not isinstance(value, float) and key not in LENGTHS}
         key = json.dumps([cell.stage, dear, seeds], sort_keys=True, default=str)
         work = kinds.setdefault(key, Work(family, own, seeds, f"{cell.stage} {variant}"))
-        work.updates += int(own.get("steps", 0)) + int(own.get("warm_start_steps", 0))
-        work.states += int(own.get("states", 0)) * int(own.get("refreshes", 1)) if "steps" in own else 0
+        work.updates += int(own["steps"]) + int(own.get("warm_start_steps", 0))
+        work.states += int(own.get("states", 0)) * int(own.get("refreshes", 1))
 
 
 def _episodes(settings: Mapping[str, Any], entry: Entry) -> int:
@@ -164,7 +166,7 @@ def forecast(
     processors = cores if on == "cpu" else 1
     hours: dict[str, float] = {}
     for work in load.work:
-        rate = training(work.family, work.settings, work.seeds, on) if work.updates else None
+        rate = training(work.family, work.settings, work.seeds, on)
         if rate is not None:
             took = (rate.update * work.updates + rate.state * work.states) / 3600 / processors
             hours[work.name] = hours.get(work.name, 0.0) + took

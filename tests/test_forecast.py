@@ -23,42 +23,53 @@ from tests.fakes import ROOT
 MLP = {"kind": "mlp", "steps": 5, "batch_size": 32, "hidden": [16]}
 
 
+def project(folder) -> Layout:
+    """A project with the params, studies and datasets of this one, and nothing made."""
+    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+    for name in ("studies", "datasets"):
+        (folder / name).symlink_to(ROOT / name)
+    return Layout(folder)
+
+
 @pytest.fixture
 def layout(tmp_path) -> Layout:
-    """A project with the params, studies and datasets of this one, and nothing made."""
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
-    for folder in ("studies", "datasets"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    return Layout(tmp_path)
+    return project(tmp_path)
 
 
-def test_the_papers_study_has_the_budgets_of_published_tables(layout):
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Load:
+    """What the paper's study has yet to do."""
+    layout = project(tmp_path_factory.mktemp("paper"))
     put_study(layout, "paper")
-    load = load_of(layout)
+    return load_of(layout)
+
+
+def test_the_papers_study_has_the_budgets_of_published_tables(paper):
     groups = 30 * 2
-    assert load.cells == load.left == 30 + 3 * groups + 2 * 8 * groups + 12 * 2 * 8
+    assert paper.cells == paper.left == 30 + 3 * groups + 2 * 8 * groups + 12 * 2 * 8
     # Anchor, residual model, critic with its warm start, five rules of ours and IQL's; two with half as many steps.
-    assert load.gradient_steps == 300 * (1_000_000 + 1_000_000 + 1_005_000 + 5 * 1_000_000 + 2 * 500_000)
+    assert paper.gradient_steps == 300 * (1_000_000 + 1_000_000 + 1_005_000 + 5 * 1_000_000 + 2 * 500_000)
     gym, adroit = 9 * 10 * 1000, 3 * 10 * 100 + 9 * 10 * 200
     mazes, kitchen = 6 * 100 * 1000, 3 * 10 * 280
-    assert load.environment_steps == 10 * 8 * (gym + adroit + mazes + kitchen)
-    assert len(load.entries) == 30
+    assert paper.environment_steps == 10 * 8 * (gym + adroit + mazes + kitchen)
+    assert len(paper.entries) == 30
 
 
-def test_a_tenth_of_the_steps_is_a_tenth_of_the_work_on_the_same_datasets(layout):
-    put_study(layout, "paper")
-    full = check(load_yaml(layout.params))
-    put_study(layout, "paper_short")
-    short = check(load_yaml(layout.params))
-    assert full.model_dump(exclude={"name", "question", "params"}) == short.model_dump(
-        exclude={"name", "question", "params"}
-    )
-    assert load_of(layout).gradient_steps == 300 * (100_000 + 100_000 + 105_000 + 5 * 100_000 + 2 * 50_000)
+def test_the_short_study_is_the_same_with_a_tenth_of_the_steps():
+    full, short = (load_yaml(ROOT / f"studies/{name}.yaml") for name in ("paper", "paper_short"))
+    budgets, tenths = full.pop("params"), short.pop("params")
+    assert full | {"question": ""} == short | {"question": ""}
+
+    def steps(tree):
+        own = [tree.pop("steps")] if "steps" in tree else []
+        return own + [step for value in tree.values() if isinstance(value, dict) for step in steps(value)]
+
+    assert steps(budgets) == [10 * step for step in steps(tenths)]
+    assert budgets == tenths
 
 
-def test_settings_of_one_price_are_one_kind_of_work(layout):
-    put_study(layout, "paper")
-    names = [work.name for work in load_of(layout).work]
+def test_settings_of_one_price_are_one_kind_of_work(paper):
+    names = [work.name for work in paper.work]
     assert sorted(names) == [
         "fit_bc mlp",
         "fit_critic iql",
@@ -106,14 +117,13 @@ def test_hours_are_rates_times_work(monkeypatch):
     assert forecast(load, "cuda", training, lambda: 8.0).hours["fit_bc mlp"] == 4.0
 
 
-def test_the_forecast_in_words(layout):
-    put_study(layout, "paper_short")
-    study = check(load_yaml(layout.params))
+def test_the_forecast_in_words():
+    study = check(load_yaml(ROOT / "params.yaml"))
     found = Forecast(
         Load(1000, 900, [Work("anchor", MLP, 5, "fit_bc mlp", updates=1_000_000)]), {"fit_bc mlp": 12.4}, 2
     )
     said = lines(study, found, "cpu", (2_500_000_000, 3, 2))
-    assert said[0].startswith("study paper_short: 1,000 cells, 900 of them to be made, with 5,000,000 gradient steps")
+    assert said[0].startswith("study default: 1,000 cells, 900 of them to be made, with 5,000,000 gradient steps")
     assert "about 12 hours on this machine (2 processors)" in said[1] and "fit_bc mlp" in said[2]
     assert said[3] == "to download: 2.5 GB in 3 datasets and 2 datasets of unknown size (their server does not say)"
     assert len(lines(study, found, "cuda", (0, 0, 0))) == 3
