@@ -23,6 +23,7 @@ from spar_core.reporting.numbers.published import (
     method_of,
     public_scores,
     published,
+    steps_of,
 )
 from spar_core.reporting.numbers.reading import load_rules
 from stages.layout import Layout
@@ -93,6 +94,12 @@ def made_with(kinds, **changed) -> dict:
     return {family: {"kind": kind, "changed": changed.get(family, {})} for family, kind in parts.items()}
 
 
+def test_the_steps_behind_a_score_are_those_of_its_parts():
+    parts = made_with(("mlp", "iql", "td3_bc"), anchor={"steps": 1_000_000}, critic={"steps": 300})
+    assert steps_of(parts) == "1,000,000 / 300 / 5,000"
+    assert steps_of(made_with(("knn", "iql", "anchor"))) == "- / 10,000 / -"
+
+
 @pytest.mark.parametrize(
     ("parts", "changed", "method"),
     [
@@ -118,9 +125,9 @@ def layout(tmp_path) -> Layout:
     return Layout(tmp_path)
 
 
-def cells(layout: Layout, dataset: str, *, steps: int = 999_906, comparable: bool = True, mismatch=None):
+def cells(layout: Layout, dataset: str, *, steps: int = 999_906, comparable: bool = True, mismatch=None, **lists):
     """Evaluated cells of a dataset, with what the evaluate stage knows about data and parts."""
-    study = study_of(datasets=[dataset])
+    study = study_of(datasets=[dataset], **lists)
     write_cells(layout, study, mismatch=mismatch)
     for cell in study.cells():
         path = layout.artifact("evaluation", dataset, cell.anchor, cell.critic, cell.improvement, cell.seeds)
@@ -142,7 +149,8 @@ def test_comparable_data_stand_beside_published_scores_with_protocol_and_figure(
     # BC scored 53.5 there; returns of about 1000 are scores of about 10 on this scale.
     assert "53.5" in lines["BC"] and "`anchor`" in lines["BC"] and "**below**" in lines["BC"]
     assert "`awr`" in lines["IQL"] and "`best_of_n`" in lines["ReBRAC"]
-    assert "| - | - |" in lines["CQL"], "published alone"
+    assert "| - | - | - | - |" in lines["CQL"], "published alone"
+    assert "6,000 / 10,000 / 5,000" in lines["IQL"]
     assert "`uniform`" in lines["-"], "measured alone"
     assert "last policy, 4 seeds of 5 episodes, on a file of 999906 steps" in section
     assert "last (CORL README" in section and "Scores of the protocol best are published, too" in section
@@ -178,8 +186,8 @@ def test_other_data_under_a_published_name_are_refused_with_the_reason(layout, o
 def test_a_study_of_both_kinds_says_what_is_not_compared_and_why(layout):
     small, other = "d4rl/walker2d-medium-v2", "builtin/hopper-replay-v0"
     for dataset, steps in ((HOPPER, 999_906), (small, 360), (other, 200_000)):
-        cells(layout, dataset, steps=steps, comparable=dataset != other)
-    study = study_of(datasets=[HOPPER, small, other])
+        cells(layout, dataset, steps=steps, comparable=dataset != other, improvements=["anchor", "awr"])
+    study = study_of(datasets=[HOPPER, small, other], improvements=["anchor", "awr"])
     section = report_of(layout, study).files["report.md"].decode().split("## Beside published scores")[1]
     assert f"- {small}: it holds 360 steps, and the published file of this name about 1,000,000." in section
     assert f"### {small}" not in section and f"### {HOPPER}, published and measured" in section

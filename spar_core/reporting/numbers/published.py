@@ -20,6 +20,7 @@ from typing import Any
 from scipy import stats
 
 from spar_core.evaluation.statistics import Estimate, normalised_score
+from spar_core.registry import FAMILIES, load_member
 from spar_core.reporting.numbers.cells import Rule
 from spar_core.reporting.numbers.tables import Summary
 
@@ -109,12 +110,14 @@ class Pair:
         method: as published; None where the study's rule is no published method.
         rule: of the study, with anchor and critic; None where the study has no such rule.
         theirs, ours: normalised scores with intervals.
+        steps: optimiser steps of anchor, critic and rule behind the measured score, as text.
     """
 
     method: str | None
     rule: str | None
     theirs: Estimate | None
     ours: Estimate | None
+    steps: str = ""
 
     @property
     def differs(self) -> str:
@@ -220,6 +223,17 @@ def method_of(made_with: Mapping[str, Any]) -> str | None:
     return None
 
 
+def steps_of(made_with: Mapping[str, Any]) -> str:
+    """Optimiser steps of anchor, critic and rule: ``1,000,000 / 1,000,000 / 500,000``; a dash for a part without."""
+
+    def steps(part: Mapping[str, Any], family: str) -> str:
+        field = load_member(family, part["kind"]).Settings.model_fields.get("steps")
+        known = (part.get("changed") or {}).get("steps", field.default if field else None)
+        return "-" if known is None else f"{known:,}"
+
+    return " / ".join(steps(made_with[family], family) for family in FAMILIES if family in made_with)
+
+
 def _beside(dataset: str, members: Sequence[tuple[Rule, Summary]], confidence: float) -> Beside:
     theirs = published(*task_of(dataset))
     shown = {row.method: row for row in theirs if row.protocol in COMPARED}
@@ -230,7 +244,8 @@ def _beside(dataset: str, members: Sequence[tuple[Rule, Summary]], confidence: f
         row = shown.get(method or "")
         name = f"{rule.anchor}, {rule.critic}, {rule.improvement}" if several else rule.improvement
         ours = scored(summary.returns, rule.context["reference"])
-        pairs.append(Pair(method, name, row.estimate(confidence) if row else None, ours))
+        steps = steps_of(rule.context.get("made_with") or {})
+        pairs.append(Pair(method, name, row.estimate(confidence) if row else None, ours, steps))
     measured = {pair.method for pair in pairs}
     pairs += [Pair(name, None, row.estimate(confidence), None) for name, row in shown.items() if name not in measured]
     first = members[0][1]
