@@ -29,7 +29,8 @@ def published_figure(comparison: Comparison) -> bytes:
             _panel(axes, entry)
         for axes in axes_of[len(panels) :]:
             axes.set_axis_off()
-        figure.supxlabel("normalised score", fontsize=10)
+        for axes in axes_of[max(0, len(panels) - COLUMNS) : len(panels)]:
+            axes.set_xlabel("normalised score")
         handles = [_mark("white", GREY, "published"), _mark(INK, INK, "measured here")]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         return svg(figure)
@@ -43,7 +44,10 @@ def _panel(axes: Axes, entry: Beside) -> None:
     for number, pair in enumerate(entry.pairs):
         for estimate, face, edge, aside in ((pair.theirs, "white", GREY, 0.15), (pair.ours, INK, INK, -0.15)):
             _draw(axes, estimate, number + aside, face, edge)
-    names = [pair.rule or str(pair.method) for pair in entry.pairs]
+    names = [
+        f"{pair.rule} ({pair.method})" if pair.rule and pair.method else pair.rule or str(pair.method)
+        for pair in entry.pairs
+    ]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(entry.dataset, fontsize=9, loc="left")
