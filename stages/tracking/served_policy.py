@@ -40,9 +40,10 @@ class ServedPolicy(PythonModel):
         self._committee = load_policy(folders[0])
 
     # The signature describes no input: MLflow would refuse all numbers but those of one type, and Gymnasium's are often
-    # float64. The policy itself checks what it is given.
+    # float64. The policy itself checks what it is given. The type is that of arrays, although dictionaries and tables
+    # come too, because MLflow warns of types that it cannot make a schema of.
     def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         try:
             policy = self._policy(int((params or {}).get("seed", -1)))
