@@ -95,6 +95,8 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
         label = ESTIMATE
     elif reference is None:
         label = "no reference scores: raw returns only"
+    elif manifest["source"]["kind"] == "ogbench":
+        label = _ogbench_label(manifest)
     elif manifest["comparable_to_d4rl"]:
         label = f"D4RL reference scores ({reference['source']})"
     else:
@@ -118,13 +120,29 @@ def context_of(manifest: dict[str, Any], protocol: str, diagnostics: dict[str, A
             "steps": manifest["steps"],
             "episodes": manifest["episodes"],
             "heldout_episodes": manifest["heldout_episodes"],
-            "mean_return": manifest["returns"]["mean"],
-            "best_return": manifest["returns"]["best"],
+            # OGBench's data hold the rewards of training, and its evaluation returns success.
+            **(
+                {}
+                if manifest["source"]["kind"] == "ogbench"
+                else {"mean_return": manifest["returns"]["mean"], "best_return": manifest["returns"]["best"]}
+            ),
             **({"misaligned": manifest["misaligned"]["lead"]} if "misaligned" in manifest else {}),
         },
         "protocol": protocol,
         "diagnostics": diagnostics,
     }
+
+
+def _ogbench_label(manifest: dict[str, Any]) -> str:
+    """What the scores of a task of OGBench are, and whether published scores may stand beside them."""
+    source, timing = manifest["source"], manifest["environment"]["env_kwargs"]["success_timing"]
+    label = f"percentage of episodes that solve the task, with OGBench's success_timing '{timing}'"
+    if source["training_episodes"] != source["released_episodes"]:
+        label += (
+            f"; trained on {source['training_episodes']} of the {source['released_episodes']} published episodes: not "
+            "comparable with published scores"
+        )
+    return label
 
 
 def made_with(parts: Mapping[str, Path]) -> dict[str, Any]:
