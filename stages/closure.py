@@ -30,6 +30,8 @@ COSMETIC = frozenset(
 RESOURCES = {
     # Gymnasium loads the wrapper by name.
     "spar_core.data.environments.adroit": "adroit_wrapper.py",
+    "spar_core.data.environments.ogbench": "ogbench_wrapper.py",
+    "spar_core.data.ogbench": "ogbench_tasks.yaml",
     "spar_core.data.reference": "reference_scores.yaml",
     "spar_core.theory.page": "templates/*.md.j2",
     "spar_core.reporting.numbers.published": "../../data/published_*.csv",

@@ -27,7 +27,7 @@ GENERATING = ("mujoco", "numpy", "gymnasium", "gymnasium-robotics")
 DESCRIPTION = """\
 Get a dataset and check it. The entry datasets/<id>.yaml names its source: rollouts of behaviour policies of this
 repository (builtin) or of a planner in a maze (waypoints), a Minari dataset (minari), a file in D4RL's layout
-(d4rl_hdf5), or a folder of .npz episodes (npz).
+(d4rl_hdf5), a folder of .npz episodes (npz), or a single task of OGBench (ogbench).
 Writes the episodes as a Minari dataset, and beside it the split of held-out episodes, the scaler and a manifest. An
 existing dataset of the same id is replaced.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spar_core.data.family import entry_values
 from spar_core.params import FILE, Layer, Params, layers_of, merge
 from spar_core.settings import Model, load_yaml, parse
 from stages.layout import Layout
@@ -31,8 +32,8 @@ def read_layers(layout: Layout, dataset: str) -> list[Layer]:
 
 def _settings(layout: Layout, dataset: str | None) -> Any:
     """The ``settings`` of a dataset's entry."""
-    entry = layout.dataset_entry(dataset) if dataset else None
-    return load_yaml(entry).get("settings") if entry and entry.is_file() else None
+    values = entry_values(layout.dataset_entry(dataset)) if dataset else None
+    return values.get("settings") if values else None
 
 
 def section(layout: Layout, name: str, model: type[Model], dataset: str | None = None) -> Model:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from spar_core.data.device import DeviceData
 from spar_core.data.returns import NEGLIGIBLE_TAIL, discounted_returns, far_from_cut, last_observations
+from spar_core.evaluation.fqe import reward_level
 from tests.fakes import dataset_from
 
 DISCOUNTS = st.sampled_from([0.0, 0.5, 0.9, 0.99])
@@ -148,7 +149,8 @@ def test_after_a_cut_without_a_last_observation_the_tail_is_the_last_steps_retur
         elif t == length - 1:
             assert returns[step] == tails[episode]
         else:
-            np.testing.assert_allclose(returns[step], dataset.rewards[step] + discount * returns[step + 1], rtol=1e-5)
+            onward = dataset.rewards[step] + discount * returns[step + 1]
+            np.testing.assert_allclose(returns[step], onward, rtol=1e-5, atol=1e-6)  # Terms may cancel.
 
 
 @given(layouts(), st.integers(0, 99))
@@ -164,3 +166,37 @@ def test_temporal_differences_leave_out_cuts_without_a_last_observation(dataset,
     assert dataset.bootstrap_steps.tolist() == dataset.train_steps.tolist()
     part = blind.of_episodes(~dataset.heldout)
     assert np.array_equal(part.cut_blind, blind.cut_blind[~dataset.heldout])
+
+
+@st.composite
+def stopping(draw):
+    """Episodes that go on after some of their steps, after which no reward counts for a value."""
+    dataset = draw(layouts())
+    stops = np.array(draw(st.lists(st.booleans(), min_size=dataset.n_steps, max_size=dataset.n_steps)))
+    stops[dataset.starts + dataset.lengths - 1] = dataset.terminated
+    return replace(dataset, stops=stops)
+
+
+@given(stopping(), DISCOUNTS)
+def test_values_end_at_stops_and_episodes_do_not(dataset, discount):
+    tails = np.arange(1.0, len(dataset.lengths) + 1)
+    returns, far = discounted_returns(dataset, discount, tails), far_from_cut(dataset, 0.999)
+    alive = DeviceData.of(dataset).alive
+    for step, episode, t, length in steps_of(dataset):
+        assert dataset.observations[dataset.observation_index[step] + 1].tolist() == [episode, t + 1]
+        assert alive[step].item() == 1.0 - dataset.stops[step]
+        ahead = [k for k in range(length - t) if dataset.stops[step + k]]
+        assert dataset.to_termination[step] == (ahead[0] if ahead else dataset.n_steps)
+        assert far[step] == bool(ahead)
+        counted = ahead[0] + 1 if ahead else length - t
+        total = sum(discount**k * float(dataset.rewards[step + k]) for k in range(counted))
+        total += 0.0 if ahead else discount**counted * tails[episode]
+        np.testing.assert_allclose(returns[step], total, rtol=1e-5, atol=1e-5)
+    part = dataset.of_episodes(dataset.heldout)
+    assert part.stops.tolist() == dataset.stops[dataset.heldout_steps].tolist()
+
+
+def test_a_level_of_rewards_is_taken_out_only_where_nothing_stops():
+    dataset = dataset_from(np.zeros((5, 1)), np.zeros((4, 1)), np.ones(4), [4], [False], [False])
+    assert reward_level(dataset) == 1.0
+    assert reward_level(replace(dataset, stops=np.array([False, True, False, False]))) == 0.0

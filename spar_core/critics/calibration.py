@@ -109,9 +109,8 @@ def _best_episodes(dataset: Dataset) -> np.ndarray:
 
 
 def _before_termination(dataset: Dataset) -> np.ndarray:
-    """[N] bool: the last steps of terminated episodes."""
-    to_end = (dataset.starts + dataset.lengths)[dataset.episode] - np.arange(dataset.n_steps)
-    late: np.ndarray = dataset.terminated[dataset.episode] & (to_end <= BEFORE_TERMINATION)
+    """[N] bool: the last steps before a termination, or before one of the dataset's ``stops``."""
+    late: np.ndarray = dataset.to_termination < min(BEFORE_TERMINATION, dataset.n_steps)
     return late
 
 

@@ -57,7 +57,7 @@ class Problem:
     def backups(self, steps: Tensor, next_values: Tensor) -> Tensor:
         """Targets ``r + gamma (1 - terminated) next_values`` [S, M, B] of the steps [S, B].
 
-        Rewards are scaled. Bootstrapping goes through truncations and stops at terminations.
+        Rewards are scaled. Bootstrapping goes through truncations, and ends at terminations and the data's ``stops``.
         """
         data = self.context.data
         rewards, alive = self.scale * data.rewards[steps].unsqueeze(1), data.alive[steps].unsqueeze(1)

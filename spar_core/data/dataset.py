@@ -32,6 +32,8 @@ class Dataset:
         last_known: [E] bool, whether the observation after the episode's last step is known; None if all are. An
             unknown one is a copy of the row before it, and no value may be bootstrapped from it.
         logged_returns: [E] float64, returns from the rewards as they were logged; None if ``rewards`` are those.
+        stops: [N] bool, steps after which no reward counts for a value although the episode goes on; None if there are
+            none. OGBench's data have them: a recording goes on after its task was done.
     """
 
     observations: NDArray[np.float32]
@@ -44,6 +46,7 @@ class Dataset:
     numbers: NDArray[np.int64] | None = None
     last_known: NDArray[np.bool_] | None = None
     logged_returns: NDArray[np.float64] | None = None
+    stops: NDArray[np.bool_] | None = None
 
     def of_episodes(self, keep: NDArray[np.bool_]) -> Dataset:
         """A dataset of the episodes that ``keep`` [E] marks, in their order, with the same scaler."""
@@ -60,6 +63,7 @@ class Dataset:
             (np.arange(len(keep)) if self.numbers is None else self.numbers)[keep],
             None if self.last_known is None else self.last_known[keep],
             None if self.logged_returns is None else self.logged_returns[keep],
+            None if self.stops is None else self.stops[steps],
         )
 
     @property
@@ -99,10 +103,22 @@ class Dataset:
 
     @cached_property
     def step_terminated(self) -> NDArray[np.bool_]:
-        """Whether each step ended in a terminal state, [N]."""
-        flags = np.zeros(self.n_steps, dtype=bool)
+        """Whether no reward after a step counts for its value, [N]: the step ended in a terminal state, or it stops."""
+        flags = np.zeros(self.n_steps, dtype=bool) if self.stops is None else self.stops.copy()
         flags[self.starts + self.lengths - 1] = self.terminated
         return flags
+
+    @cached_property
+    def to_termination(self) -> NDArray[np.int64]:
+        """Steps from each step to the next one of its episode after which no reward counts, [N]; 0 at that step.
+
+        Where the episode holds no further one, the number exceeds the length of every episode.
+        """
+        here = np.arange(self.n_steps)
+        ends = np.where(self.step_terminated, here, 2 * self.n_steps)
+        following = np.minimum.accumulate(ends[::-1])[::-1]
+        inside = following < (self.starts + self.lengths)[self.episode]
+        return np.where(inside, following - here, self.n_steps)
 
     @cached_property
     def train_steps(self) -> NDArray[np.int64]:

@@ -22,7 +22,8 @@ class DeviceData:
             its next observation.
         actions: [N, A] float32 in [-1, 1].
         rewards: [N] float32, the rewards of training.
-        alive: [N] float32, 0 if the step ended in a terminal state and 1 otherwise, also if the episode was cut there.
+        alive: [N] float32, 0 if no reward after the step counts for its value (it ended in a terminal state, or is one
+            of the dataset's ``stops``), and 1 otherwise, also if the episode was cut there.
         index: [N] int64, the observation row of each step.
         episode: [N] int64, the number of each step's episode in the whole dataset.
     """

@@ -1,8 +1,10 @@
 """Dataset entries: the keys of ``datasets/<id>.yaml``, and the digest of what an entry's data is made from.
 
-An entry names one of five sources. ``builtin`` rolls out behaviour policies that lie in the repository, and
+An entry names one of six sources. ``builtin`` rolls out behaviour policies that lie in the repository, and
 ``waypoints`` rolls out a planner in a maze. ``minari`` takes any Minari dataset, local or remote. ``d4rl_hdf5``
-converts a file in D4RL's layout, and ``npz`` converts a folder of episodes.
+converts a file in D4RL's layout, ``npz`` converts a folder of episodes, and ``ogbench`` reads a single task of OGBench.
+
+A family file describes several entries that differ in a few words (:mod:`spar_core.data.family`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from spar_core.artifacts import digest_file, digest_folder, digest_value
+from spar_core.data.environments import ogbench
+from spar_core.data.family import FAMILY, entry_values, members_of
 from spar_core.data.names import Meaning, Naming
+from spar_core.data.ogbench import Task, task_of
+from spar_core.data.readers.ogbench_npz import files_digest
 from spar_core.errors import SparError
-from spar_core.settings import Settings, load_yaml, nearest, parse
+from spar_core.settings import Settings, nearest, parse
 
 DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
@@ -252,20 +258,73 @@ class D4rlEntry(FileEntry):
         return self
 
 
-Entry = BuiltinEntry | WaypointsEntry | MinariEntry | D4rlEntry | NpzEntry
+class OgbenchEntry(CommonEntry):
+    """A single task of OGBench; ``env_id`` defaults to the task's own environment."""
+
+    source: Literal["ogbench"]
+    task: str = Field(description="as OGBench's loader names it, such as cube-single-play-singletask-task2-v0")
+    path: str | None = Field(
+        None,
+        description="folder of OGBench's files, relative to the project root; null means the folder that the variable "
+        "OGBENCH_DATA names, else ~/.ogbench/data, else they are downloaded",
+    )
+    success_timing: Literal["pre", "post"] = Field(
+        "pre",
+        description="whether an evaluation reports the success of the state before an action, as OGBench does since "
+        "1.2.0, or after it, as OGBench 1.1.0 did",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_environment(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("task"), str):
+            return values
+        try:
+            task = task_of(values["task"])
+        except SparError as error:
+            raise ValueError(str(error)) from None
+        return values if values.get("not_evaluated") else {"env_id": task.env_id, **values}
+
+    @model_validator(mode="after")
+    def _no_reference_returns(self) -> OgbenchEntry:
+        if self.reference not in (None, ogbench.PACKAGE):
+            raise ValueError(f"'reference' is '{self.reference}', but the return of a task of OGBench is its success")
+        return self
+
+    @property
+    def single_task(self) -> Task:
+        """What ``task`` names."""
+        return task_of(self.task)
+
+    def folder(self, *roots: Path) -> Path | None:
+        """The folder that ``path`` names; None without ``path``. ``roots`` are as in :func:`local_path`."""
+        return None if self.path is None else local_path(self.path, *roots)
+
+
+Entry = BuiltinEntry | WaypointsEntry | MinariEntry | D4rlEntry | NpzEntry | OgbenchEntry
 SOURCES: dict[str, type[Entry]] = {
     "builtin": BuiltinEntry,
     "waypoints": WaypointsEntry,
     "minari": MinariEntry,
     "d4rl_hdf5": D4rlEntry,
     "npz": NpzEntry,
+    "ogbench": OgbenchEntry,
 }
 
 
 def dataset_ids(folder: Path) -> list[str]:
-    """Ids of all entries below the ``datasets`` folder, sorted."""
-    ids = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    return sorted(name for name in ids if not name.startswith(f"{BEHAVIOUR}/"))
+    """Ids of all entries below the ``datasets`` folder, those of family files included, sorted."""
+    ids: set[str] = set()
+    for path in folder.rglob("*.yaml"):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name.startswith(f"{BEHAVIOUR}/"):
+            continue
+        if path.name.endswith(FAMILY):
+            above = path.parent.relative_to(folder)
+            ids.update((above / member).as_posix() for member in members_of(path))
+        else:
+            ids.add(name)
+    return sorted(ids)
 
 
 def check_id(dataset_id: str) -> None:
@@ -290,12 +349,12 @@ def load_entry(path: Path) -> Entry:
     """
     folder = next((parent for parent in path.parents if parent.name == DATASETS), path.parent)
     dataset_id = path.relative_to(folder).with_suffix("").as_posix()
-    if not path.is_file():
+    values = entry_values(path)
+    if values is None:
         known = dataset_ids(folder)
         hint = nearest(dataset_id, known) if known else f"{folder} holds no entries"
         raise SparError(f"there is no dataset '{dataset_id}' ({path} does not exist)", hint)
     check_id(dataset_id)
-    values = load_yaml(path)
     source = values.get("source")
     if source is None:
         raise SparError(f"{path}: key 'source' is missing", f"choose from: {', '.join(sorted(SOURCES))}")
@@ -347,7 +406,8 @@ def source_digest(entry: Entry, *roots: Path) -> str:
     """Digest of what the entry's data is made from, which changes when a local file changes.
 
     Local files and folders are digested by their content. A Minari id and a URL (with its ``sha256``) are digested as
-    text. Generated data needs no digest beside its entry. ``roots`` are as in :func:`local_path`.
+    text. Generated data needs no digest beside its entry. For OGBench, the version of its package counts too, since its
+    environment checks the rewards. ``roots`` are as in :func:`local_path`.
 
     Raises:
         SparError: the local source does not exist.
@@ -356,6 +416,8 @@ def source_digest(entry: Entry, *roots: Path) -> str:
         return digest_folder(behaviour_folder(entry, roots[0]))
     if isinstance(entry, WaypointsEntry):
         return digest_value({})
+    if isinstance(entry, OgbenchEntry):
+        return digest_value([files_digest(entry.single_task, entry.folder(*roots)), ogbench.installed()])
     if entry.path is not None:
         path = local_path(entry.path, *roots)
         return digest_folder(path) if path.is_dir() else digest_file(path)

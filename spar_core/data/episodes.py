@@ -32,6 +32,8 @@ class Episode:
         terminated: whether the last step ended in a terminal state; otherwise the episode was cut there.
         last_known: whether the source holds the observation after the last step. If not, the last row is a copy of the
             row before it.
+        stops: [T] bool, steps after which no reward counts for a value although the episode goes on, because the task
+            was done; None if there are none. The last step's flag is ``terminated``.
     """
 
     observations: NDArray[np.float32]
@@ -39,6 +41,7 @@ class Episode:
     rewards: NDArray[np.float32]
     terminated: bool
     last_known: bool = True
+    stops: NDArray[np.bool_] | None = None
 
     @property
     def steps(self) -> int:
@@ -57,6 +60,7 @@ class Episodes:
         lengths: [E] int64, steps of each episode.
         terminated: [E] bool, whether the episode's last step ended in a terminal state; otherwise it was cut there.
         last_known: [E] bool, see :class:`Episode`.
+        stops: [N] bool, see :class:`Episode`; None if no episode has any.
     """
 
     observations: NDArray[np.float32]
@@ -65,6 +69,7 @@ class Episodes:
     lengths: NDArray[np.int64]
     terminated: NDArray[np.bool_]
     last_known: NDArray[np.bool_]
+    stops: NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, lengths: NDArray[np.int64], observation_size: int, action_size: int) -> Episodes:
@@ -92,6 +97,8 @@ class Episodes:
         for number, episode in enumerate(episodes):
             _check_shapes(number, episode, widths)
         together = cls.empty(np.array([episode.steps for episode in episodes]), *widths[0], *widths[1])
+        if any(episode.stops is not None for episode in episodes):
+            together = replace(together, stops=np.zeros(together.steps, bool))
         for number, episode in enumerate(episodes):
             together.put(number, episode)
         return together
@@ -110,6 +117,8 @@ class Episodes:
             )
         room.observations[:], room.actions[:], room.rewards[:] = episode.observations, episode.actions, episode.rewards
         self.terminated[number], self.last_known[number] = episode.terminated, episode.last_known
+        if room.stops is not None and episode.stops is not None:
+            room.stops[:] = episode.stops
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -124,6 +133,7 @@ class Episodes:
             self.rewards[start : start + steps],
             bool(self.terminated[number]),
             bool(self.last_known[number]),
+            None if self.stops is None else self.stops[start : start + steps],
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -141,6 +151,7 @@ class Episodes:
             self.lengths[keep],
             self.terminated[keep],
             self.last_known[keep],
+            None if self.stops is None else self.stops[steps],
         )
 
     @property
@@ -297,6 +308,8 @@ def episode_digest(episode: Episode) -> str:
     digest.update(repr(shape if episode.last_known else (*shape, "last observation unknown")).encode())
     for values in (episode.observations, episode.actions, episode.rewards):
         digest.update(np.ascontiguousarray(values, dtype="<f4").data)
+    if episode.stops is not None and episode.stops[:-1].any():
+        digest.update(np.packbits(episode.stops).data)
     return digest.hexdigest()
 
 

@@ -90,4 +90,5 @@ def from_episodes(
         scaler=scaler,
         last_known=None if episodes.last_known.all() else episodes.last_known,
         logged_returns=logged,
+        stops=episodes.stops,
     )

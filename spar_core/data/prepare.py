@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spar_core.data.alignment import alignment
-from spar_core.data.entry import D4rlEntry, Entry, FileEntry, MinariEntry
+from spar_core.data.entry import D4rlEntry, Entry, FileEntry, MinariEntry, OgbenchEntry
 from spar_core.data.episodes import Episodes, episode_digest, episodes_digest
 from spar_core.data.reference import check_time_limit, normalised_score, reference
 from spar_core.data.scaler import Scaler
@@ -37,7 +37,7 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
             the entry's reference scores do not exist or hold for another time limit.
     """
     digests = [episode_digest(episode) for episode in data.episodes]
-    heldout = choose_heldout(digests, entry.heldout_share, entry.split_seed)
+    heldout = _heldout(entry, data, digests)
     apart = np.zeros(len(digests), bool)
     apart[heldout] = True
     _check_following(data.episodes, ~apart)
@@ -48,11 +48,25 @@ def prepare(entry: Entry, dataset_id: str, data: Collected) -> Prepared:
     split = {
         "heldout": heldout,
         "episodes": len(digests),
-        "heldout_share": entry.heldout_share,
+        "heldout_share": entry.heldout_share if data.heldout is None else None,
         "split_seed": entry.split_seed,
         "last_observation_unknown": np.flatnonzero(~data.episodes.last_known).tolist(),
     }
     return Prepared(split, scaler, _manifest(entry, dataset_id, data, digests, rows, len(heldout)))
+
+
+def _heldout(entry: Entry, data: Collected, digests: Sequence[str]) -> list[int]:
+    """The held-out episodes: the source's own, or a share of all."""
+    if data.heldout is None:
+        return choose_heldout(digests, entry.heldout_share, entry.split_seed)
+    apart = {digests[number] for number in data.heldout}
+    inside = next((n for n, one in enumerate(digests) if one in apart and n not in set(data.heldout)), None)
+    if inside is not None:
+        raise SparError(
+            f"episode {inside} of the data to train on is also in the validation file",
+            "fetch both files again: none of the held-out episodes may be trained on",
+        )
+    return data.heldout
 
 
 def _check_following(episodes: Episodes, train: NDArray[np.bool_]) -> None:
@@ -176,13 +190,20 @@ def _returns(returns: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
+def _logged_returns(entry: Entry, episodes: Episodes) -> NDArray[np.float64]:
+    """What the reference scores normalise, [E]: returns, or for OGBench whether an episode solves the task anywhere."""
+    if not isinstance(entry, OgbenchEntry):
+        return episodes.returns
+    return np.array([episode.stops is not None and episode.stops.any() for episode in episodes], np.float64)
+
+
 def _reference(entry: Entry, data: Collected) -> dict[str, Any] | None:
     """The entry's reference scores, and the normalised scores of the data; None if the entry names no reference."""
     if entry.reference is None:
         return None
     row = reference(entry.reference)
     check_time_limit(entry.reference, data.environment.max_episode_steps)
-    scores = normalised_score(data.episodes.returns, row)
+    scores = normalised_score(_logged_returns(entry, data.episodes), row)
     return {
         "family": entry.reference,
         **row.model_dump(exclude={"note"}),

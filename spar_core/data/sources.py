@@ -17,11 +17,13 @@ from spar_core.data.entry import (
     FileEntry,
     MinariEntry,
     NpzEntry,
+    OgbenchEntry,
     WaypointsEntry,
     behaviour_folder,
     local_path,
     source_digest,
 )
+from spar_core.data.environments import ogbench
 from spar_core.data.environments.actions import Bounds, check_bounds, joined_bounds, narrowed_bounds
 from spar_core.data.environments.environment import (
     EnvironmentFacts,
@@ -41,6 +43,7 @@ from spar_core.data.readers.fetch import check_sha256, fetch, sha256_of
 from spar_core.data.readers.minari_fetch import ensure_minari
 from spar_core.data.readers.minari_io import MinariFacts, read_minari
 from spar_core.data.readers.npz_io import read_npz
+from spar_core.data.readers.ogbench_npz import Read, files_of, read_ogbench
 from spar_core.errors import SparError
 
 Report = Callable[[int, int], None]
@@ -76,6 +79,7 @@ class Collected:
         provenance: facts about the source for the manifest; they depend on the source alone.
         inputs: digests of source files, by name.
         notes: lines about what can be read in two ways.
+        heldout: numbers of the episodes that the source itself holds out; None leaves the choice to the entry.
     """
 
     episodes: Episodes
@@ -86,6 +90,7 @@ class Collected:
     provenance: dict[str, Any]
     inputs: dict[str, str]
     notes: tuple[str, ...] = ()
+    heldout: list[int] | None = None
 
 
 def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None = None) -> Collected:
@@ -108,6 +113,8 @@ def collect(entry: Entry, *roots: Path, workers: int = 1, report: Report | None 
         return _minari(entry, *roots)
     if isinstance(entry, NpzEntry):
         return _npz(entry, *roots)
+    if isinstance(entry, OgbenchEntry):
+        return _ogbench(entry, *roots)
     return _d4rl(entry, *roots)
 
 
@@ -253,6 +260,52 @@ def _d4rl(entry: D4rlEntry, *roots: Path) -> Collected:
     check_shapes(environment, episodes.observation_size, episodes.action_size)
     verdict = _verdict(entry, data_env_id, environment.env_id, path)
     return _finish(entry, episodes, environment, verdict, provenance, {name: digest_file(path)}, found.notes)
+
+
+def _ogbench(entry: OgbenchEntry, *roots: Path) -> Collected:
+    task = entry.single_task
+    read = read_ogbench(task, *files_of(task, entry.folder(*roots)))
+    kwargs = {"success_timing": entry.success_timing, **entry.env_kwargs}
+    provenance: dict[str, Any] = {
+        "data_env_id": task.env_id.removeprefix("spar/"),
+        "task": task.name,
+        "files": read.files,
+        "training_episodes": read.training,
+        "released_episodes": task.release.episodes,
+        "stopped_steps": 0 if read.episodes.stops is None else int(read.episodes.stops.sum()),
+    }
+    notes = _notes(read, task.release.episodes)
+    ones = np.ones(read.episodes.action_size, np.float32)
+    environment = _no_environment(read.episodes, (-ones, ones))
+    version = ogbench.installed()
+    if entry.env_id is None or version is None:
+        why = entry.not_evaluated or f"the package ogbench is not installed: {ogbench.INSTALL}"
+        verdict = Verdict("none", why)
+        notes.append("rewards were not compared with the environment's")
+    else:
+        environment = environment_facts(entry.env_id, kwargs)
+        reading = ogbench.check_rewards(task, read.qpos, read.buttons, read.episodes.rewards[: len(read.qpos)])
+        verdict = Verdict("same", None, {"reading": reading, "ogbench": version})
+    collected = _finish(entry, read.episodes, environment, verdict, provenance, read.files, tuple(notes))
+    if len(collected.episodes) < len(read.episodes):
+        raise SparError(
+            f"{task.file}.npz or its validation file holds a NaN or an infinity", "fetch the files of OGBench again"
+        )
+    held = list(range(read.training, len(read.episodes)))
+    return replace(collected, heldout=held or None)
+
+
+def _notes(read: Read, released: int) -> list[str]:
+    """What a reader of scores has to know."""
+    notes = []
+    if read.training != released:
+        notes.append(
+            f"{read.training} of the {released} episodes that OGBench publishes: scores do not compare with published "
+            "ones"
+        )
+    if read.training == len(read.episodes):
+        notes.append("there is no validation file, so a share of the episodes is held out")
+    return notes
 
 
 def _ignored(entry: FileEntry) -> dict[str, Any]:

@@ -50,6 +50,10 @@ def reading(data: Collected, manifest: Mapping[str, Any]) -> list[str]:
         f"{episodes.rewards[-1]:.6g})",
         f"ends: {terminal} in a terminal state, {cut} cut" + (f" ({', '.join(apart)})" if apart else ""),
     ]
+    if episodes.stops is not None:
+        lines.append(
+            f"stops: {int(episodes.stops.sum())} steps begin in a state that solves the task; values end there"
+        )
     renamed = [f"{meaning} from '{name}'" for meaning, name in unusual(source.get("arrays", {})).items()]
     if renamed:
         lines.append(f"taken: {', '.join(renamed)}")

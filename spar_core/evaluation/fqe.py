@@ -206,12 +206,12 @@ def fixed_point(phi: Tensor, after: Tensor, rewards: Tensor, settings: FQESettin
 
 
 def reward_level(dataset: Dataset) -> float:
-    """The mean reward of the training steps, if no episode terminates; else 0.
+    """The mean reward of the training steps, if no step terminates or stops; else 0.
 
     Without terminations, a constant in all rewards adds the same to the value of every policy, and the network should
     not have to learn it.
     """
-    if dataset.terminated.any():
+    if dataset.step_terminated.any():
         return 0.0
     return float(dataset.rewards[dataset.train_steps].mean(dtype=np.float64))
 

@@ -48,7 +48,7 @@ class Estimate:
         fqe = evaluate_policies(Context(dataset, seeds, report, self.device), acts, self.settings.fqe)
         critic, critic_discount = self._critic(dataset, acts, seeds)
         states = heldout_observations(dataset, self.settings.states).to(self.device)
-        ends = bool(dataset.terminated[~dataset.heldout].any())
+        ends = bool(dataset.step_terminated[dataset.train_steps].any())
         found = []
         for seed, rule, value, clipped, theirs in zip(seeds, rules, fqe.values, fqe.clipped, critic, strict=True):
             ours = in_logged_units(value, self.reward_shift, self.settings.fqe.discount, ends)

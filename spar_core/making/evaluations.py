@@ -30,6 +30,7 @@ from spar_core.evaluation.rollouts import (
     roll_out,
 )
 from spar_core.making.frame import Frame, Written
+from spar_core.making.ogbench_scores import is_ogbench, label_of, published_of
 from spar_core.policy import FarFromData, load_policy
 from spar_core.provenance import changed_settings
 from spar_core.training.fitted import CURVES, METRICS
@@ -99,6 +100,8 @@ def context_of(manifest: Mapping[str, Any], protocol: str, diagnostics: dict[str
         label = ESTIMATE
     elif reference is None:
         label = "no reference scores: raw returns only"
+    elif is_ogbench(manifest):
+        label = label_of(manifest)
     elif manifest["comparable_to_d4rl"]:
         label = f"D4RL reference scores ({reference['source']})"
     else:
@@ -122,12 +125,16 @@ def context_of(manifest: Mapping[str, Any], protocol: str, diagnostics: dict[str
             "steps": manifest["steps"],
             "episodes": manifest["episodes"],
             "heldout_episodes": manifest["heldout_episodes"],
-            "mean_return": manifest["returns"]["mean"],
-            "best_return": manifest["returns"]["best"],
+            **(
+                {}
+                if is_ogbench(manifest)
+                else {f"{name}_return": manifest["returns"][name] for name in ("mean", "best")}
+            ),
             **({"misaligned": manifest["misaligned"]["lead"]} if "misaligned" in manifest else {}),
         },
         "protocol": protocol,
         "diagnostics": diagnostics,
+        **({"published": published_of(manifest)} if is_ogbench(manifest) else {}),
     }
 
 

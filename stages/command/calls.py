@@ -135,10 +135,11 @@ def data_of(args: argparse.Namespace) -> Any:
         SparError: the entry is not valid, or options would change it.
     """
     from spar_core.data.entry import load_entry
+    from spar_core.data.family import entry_values
     from spar_core.one_call.data import Source
 
     path = Layout().dataset_entry(args.data)
-    if not path.is_file():
+    if entry_values(path) is None:
         return args.data
     if args.name or args.env_id or args.entry:
         raise SparError(f"{path} says how {args.data} is read", "leave out --name, --env-id and --entry")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
-from spar_core.data.environments import adroit
+from spar_core.data.environments import adroit, ogbench
 from spar_core.errors import SparError, others_code
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def resolved(env_id: str) -> str:
 def register(env_id: str) -> None:
     """Import what registers an environment: the module that its id names, else gymnasium-robotics for unknown ids.
 
+    OGBench's single tasks have ids of our own, see :mod:`spar_core.data.environments.ogbench`.
+
     Raises:
         SparError: the import failed.
     """
@@ -67,6 +69,8 @@ def register(env_id: str) -> None:
     module, name = module_of(env_id), bare(env_id)
     if module is not None and module != ROBOTICS and ":" not in module:
         _import(module, env_id)
+    elif name not in gymnasium.registry and ogbench.is_task(name):
+        ogbench.register(name)
     elif name not in gymnasium.registry:
         _register_robotics(name)
         if name.startswith(adroit.NAMESPACE):

@@ -91,7 +91,7 @@ def write_minari(
     """Write episodes as a Minari dataset.
 
     Equal episodes give equal bytes with the same versions of Minari and h5py. Observations are stored as flat vectors,
-    even if those of the environment are dictionaries.
+    even if those of the environment are dictionaries. The ``stops`` of an episode are terminations inside it.
 
     Args:
         folder: an empty folder, such as the draft of :func:`~spar_core.artifacts.new_artifact`, which becomes
@@ -129,11 +129,12 @@ def write_minari(
         last = np.zeros(episode.steps, dtype=bool)
         last[-1] = True
         never = np.zeros(episode.steps, dtype=bool)
+        stops = never if episode.stops is None else episode.stops
         return EpisodeBuffer(
             observations=episode.observations,
             actions=episode.actions,
             rewards=episode.rewards,
-            terminations=last if episode.terminated else never,
+            terminations=stops | last if episode.terminated else stops,
             truncations=never if episode.terminated else last,
         )
 
@@ -164,7 +165,8 @@ def read_minari(
     Args:
         folder: folder of the dataset, such as ``<root>/mujoco/hopper/medium-v0``, in which Minari keeps ``data``.
         observation_keys: parts of a dictionary observation to take, in this order; None takes all, sorted by name.
-        ours: whether the project wrote the dataset, so that its files may be links to DVC's cache.
+        ours: whether the project wrote the dataset, so that its files may be links to DVC's cache, and terminations
+            inside an episode are its ``stops``.
 
     Raises:
         SparError: the dataset does not exist, is damaged, was written by a newer version of Minari, contains a link to
@@ -187,7 +189,7 @@ def read_minari(
     with damaged(name, data):
         room = 4 * ((steps + count) * layout.size + steps * (dataset.action_space.shape[0] + 1))
         check_claim(f"Minari dataset '{name}'", room, sum(file.stat().st_size for file in data.rglob("*")))
-        episodes, *inner = _fill(dataset, layout, steps, count)
+        episodes, *inner = _fill(dataset, layout, steps, count, ours)
     return episodes, _facts(dataset, layout, *inner)
 
 
@@ -206,8 +208,11 @@ def _layout(dataset: MinariDataset, observation_keys: Sequence[str] | None) -> O
     return observation_layout(dataset.observation_space, observation_keys, f"Minari dataset '{name}'")
 
 
-def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int) -> tuple[Episodes, int, int]:
+def _fill(
+    dataset: MinariDataset, layout: ObservationLayout, steps: int, count: int, ours: bool
+) -> tuple[Episodes, int, int]:
     """Read all episodes, and count terminations and truncations that are not at the last step of their episode."""
+    stops = np.zeros(steps, bool)
     observations = np.empty((steps + count, layout.size), np.float32)
     actions = np.empty((steps, dataset.action_space.shape[0]), np.float32)
     rewards = np.empty(steps, np.float32)
@@ -229,6 +234,7 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
         observations[at + number : at + number + length + 1] = seen
         actions[at : at + length] = stored.actions
         rewards[at : at + length] = np.asarray(stored.rewards).reshape(length)
+        stops[at : at + length] = terminations
         lengths.append(length)
         terminated.append(bool(length and terminations[-1]))
         inner[0] += int(terminations[:-1].sum())
@@ -237,7 +243,8 @@ def _fill(dataset: MinariDataset, layout: ObservationLayout, steps: int, count: 
     if at != steps or len(lengths) != count:
         raise ValueError(f"it holds {at} steps in {len(lengths)} episodes, but its metadata says {steps} in {count}")
     ends = np.array(lengths, np.int64), np.array(terminated, bool), np.ones(count, bool)
-    return Episodes(observations, actions, rewards, *ends), inner[0], inner[1]
+    kept = stops if ours and inner[0] else None
+    return Episodes(observations, actions, rewards, *ends, kept), inner[0], inner[1]
 
 
 def _stored(dataset: MinariDataset) -> Iterator[EpisodeData]:

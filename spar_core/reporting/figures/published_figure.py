@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from spar_core.evaluation.statistics import Estimate
 from spar_core.reporting.figures.look import GREY, INK, STYLE, WIDTH, svg
-from spar_core.reporting.numbers.published import Beside, Comparison
+from spar_core.reporting.numbers.beside_published import Beside, Comparison
 
 COLUMNS, LINE, ABOVE = 2, 0.16, 0.55  # panels beside each other; inches of a line, and of a panel's title and axis
 

@@ -18,6 +18,7 @@ from spar_core.reporting.figures.published_figure import published_figure
 from spar_core.reporting.figures.rounds_figure import draw_rounds
 from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality
 from spar_core.reporting.numbers.anchor_table import anchors_frame
+from spar_core.reporting.numbers.beside_published import below, compare, public_scores
 from spar_core.reporting.numbers.cells import Cell, FoldersOf, Rule, Setting, StudyLists, by_setting
 from spar_core.reporting.numbers.committees import committees_frame
 from spar_core.reporting.numbers.flat import (
@@ -33,7 +34,6 @@ from spar_core.reporting.numbers.harm import harm_frame, harms
 from spar_core.reporting.numbers.inside import Seen, load_inside, measures_frame
 from spar_core.reporting.numbers.overall import overall_frame
 from spar_core.reporting.numbers.pairs import pairs_frame
-from spar_core.reporting.numbers.published import below, compare, public_scores
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.numbers.regret import overall_regrets, regret_frame, regrets
 from spar_core.reporting.page import templating

@@ -12,6 +12,7 @@ from spar_core.reporting.numbers.diagnostics import diagnostics
 from spar_core.reporting.numbers.flat import Numbers
 from spar_core.reporting.numbers.offline import HELDOUT, OfflineSummary
 from spar_core.reporting.numbers.pairs import best_of
+from spar_core.reporting.numbers.published import published_beside
 from spar_core.reporting.numbers.tables import Summary
 from spar_core.reporting.page.console import digits_for, digits_of, protocol_text
 
@@ -74,6 +75,7 @@ def section_of(
         "context": context,
         "tables": tables,
         "anchor_quality": described,
+        "published": published_beside(context),
         "figures": drawn,
         "has_agreement": any(found.setting[0] == dataset for found in numbers.agreements),
         "compact": len(settings) > OPEN_SETTINGS,
