@@ -432,6 +432,22 @@ def test_a_seed_gives_an_episode_and_leaves_the_global_generator_alone(name):
 
 
 @needs_ogbench
+def test_a_closed_environment_is_used_again_and_behaves_as_a_new_one():
+    name = "spar/antsoccer-arena-singletask-task2-v0"
+    first = make_env(name)
+    task, path = first.unwrapped, _walk(first, 5)
+    other = make_env(name)
+    assert other.unwrapped is not task
+    first.close()
+    first.close()  # twice gives it back once
+    again, third = make_env(name), make_env(name)
+    assert again.unwrapped is task and third.unwrapped not in (task, other.unwrapped)
+    assert np.array_equal(path, _walk(again, 5)) and np.array_equal(path, _walk(third, 5))
+    again.close()
+    assert make_env(name, {"success_timing": "post"}).unwrapped is not task
+
+
+@needs_ogbench
 def test_teleports_are_drawn_from_the_environments_own_generator():
     """Where it leads is random: the same for the same seed, whatever others draw meanwhile."""
 

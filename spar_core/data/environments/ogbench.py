@@ -65,9 +65,9 @@ def register(name: str) -> None:
     module = "spar_core.data.environments.ogbench_wrapper"
     gymnasium.register(
         name,
-        entry_point=spec.entry_point,
+        entry_point=f"{module}:make_task",
         max_episode_steps=spec.max_episode_steps,
-        kwargs=dict(spec.kwargs),
+        kwargs={"maker": str(spec.entry_point), **spec.kwargs},
         additional_wrappers=(WrapperSpec("OgbenchTask", f"{module}:OgbenchTask", {}),),
         disable_env_checker=True,
     )
