@@ -13,7 +13,7 @@ from spar_core.artifacts import digest_folder, write_json
 from spar_core.errors import SparError
 from stages.cells import study_cells
 from stages.layout import Layout
-from stages.tracking.publish import attach, publish, summary, version_tags
+from stages.tracking.publish import attach, input_tag, publish, summary, version_tags
 from stages.tracking.store import DIGEST_TAG, Store
 from tests.mlflow_project import (
     DATASET,
@@ -177,6 +177,25 @@ def test_a_missing_artifact_is_one_clear_line(layout):
     with pytest.raises(SparError, match=r"1 of 8 artifacts.*'fit_residual mlp 0-1'.*dvc pull") as caught:
         publish(STUDY, layout)
     assert "\n" not in str(caught.value)
+
+
+TAGS = {
+    "datasets/behaviour/hopper": "datasets/behaviour/hopper",
+    "anchor": "anchor",
+    "http://rail.eecs.berkeley.edu/datasets/gym_mujoco_v2/hopper_medium-v2.hdf5": "hopper_medium-v2.hdf5",
+    "https://a.example/data/file.hdf5?download=1#x": "file.hdf5",
+    "hf://owner/dataset-v0": "dataset-v0",
+    "../logs//last,1.hdf5": "_/logs/last_1.hdf5",
+}
+
+
+def test_an_input_has_a_tag_that_mlflow_takes(tmp_path, fresh_store, environment):
+    shutil.copy(fresh_store, tmp_path / "mlflow.db")
+    store, tags = Store(tmp_path), {input_tag(name): "abc" for name in TAGS}
+    assert list(tags) == [f"spar.input.{tag}" for tag in TAGS.values()]
+    run = store.client.get_run(store.start(store.experiment("d4rl/x-v0"), "download", {}, {}))
+    store.tag(run, tags)
+    assert tags.items() <= store.client.get_run(run.info.run_id).data.tags.items()
 
 
 def test_version_tags_without_git_or_lock_are_empty(tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ of params, inputs and code, and an unfinished run is written anew.
 from __future__ import annotations
 
 import argparse
+import posixpath
 import random
+import re
 import subprocess
 import sys
 import time
@@ -115,7 +117,7 @@ def _publish_dataset(
     store.describe(experiment, there, experiment_tags(experiment, there, dataset, study, answers))
     published = [(record, _ensure_cell(store, experiment, record, layout, tally)) for record in records]
     for record, run in published:
-        inputs = {f"spar.input.{name}": digest for name, digest in record.inputs.items()}
+        inputs = {input_tag(name): digest for name, digest in record.inputs.items()}
         store.tag(run, {**record.cell.tags(), **with_study(run.data.tags.get(STUDY_TAG), study), **version, **inputs})
     models = {}
     for key in rules(published):
@@ -158,6 +160,12 @@ def _finals(record: Record) -> list[Point]:
         return estimate_points(record.folder / "estimates.json")
     metrics = record.folder / "metrics.json"
     return final_points(read_json(metrics), record.cell.seed_numbers) if metrics.is_file() else []
+
+
+def input_tag(name: str) -> str:
+    """The tag of an input: of an address, its last part. MLflow takes no other characters, and no ``//`` or ``..``."""
+    last = re.split(r"[?#]", name)[0].rstrip("/").rsplit("/", 1)[-1] if "://" in name else name
+    return f"spar.input.{posixpath.normpath(re.sub(r'[^A-Za-z0-9_./ -]', '_', last)).replace('..', '_')}"
 
 
 def version_tags(root: Path) -> dict[str, str]:
