@@ -8,7 +8,10 @@ PEER := $(VENV)-d3rlpy
 export OMP_NUM_THREADS := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup setup-dev run study publish theory benchmark view ui docs test test-slow lint format clean
+# Columns of `dvc exp show` that are digests, and settings which params.yaml holds too.
+NOT_COMPARED := ^(artifacts/|reports/|code\.|data\.|settings\.|origins\.)
+
+.PHONY: help setup setup-dev run study publish experiments theory benchmark view ui docs test test-slow lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +38,9 @@ study: setup ## put studies/$(NAME).yaml into params.yaml and run it: make study
 
 publish: setup ## make sure that every cell of the study is in MLflow
 	$(BIN)/python -m stages.tracking.publish
+
+experiments: setup ## compare experiments of `dvc exp run`: the metrics and params in which they differ
+	$(BIN)/dvc exp show --no-pager --only-changed --drop '$(NOT_COMPARED)'
 
 theory: setup ## measure the geometric claims on synthetic problems: reports/theory/README.md
 	$(BIN)/dvc repro theory theory_page

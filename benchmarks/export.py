@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from benchmarks.workloads import made_data
 from spar_core import export_policy, registry
 from spar_core.artifacts import write_meta
@@ -31,14 +34,24 @@ from spar_core.training.fitted import Part
 SEEDS = (0, 1, 2, 3)
 
 
-def few_steps(model: Any) -> Any:
-    """The default settings of a member, with a few optimiser steps."""
+def few_steps(model: Any, own: Path | None = None) -> Any:
+    """The default settings of a member, with a few optimiser steps; ``own`` is the file of an external policy."""
     few = {name: 2 for name in ("steps", "warm_start_steps") if name in model.model_fields}
     if "decision" in model.model_fields:  # `auto`
         few |= {"fqe": {"steps": 2}, "candidates": {kind: {"steps": 2} for kind in ("spar_mlp", "spar_proj")}}
     if "member" in model.model_fields:
         few["member"] = {"kind": "mlp", "steps": 2}
+    if "onnx" in model.model_fields:
+        few["onnx"] = own
     return model(**few)
+
+
+def own_policy(path: Path, sizes: tuple[int, int]) -> Path:
+    """An ONNX file of a policy as large as the anchor `mlp`, untrained."""
+    layers = (nn.Linear(sizes[0], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, sizes[1]), nn.Tanh())
+    axes = {"input_names": ["observations"], "dynamic_axes": {"observations": {0: "batch"}}}
+    torch.onnx.export(nn.Sequential(*layers), (torch.zeros(2, sizes[0]),), path, **axes, dynamo=False)
+    return path
 
 
 def saved(folder: Path, anchor: str, rule: str) -> Path:
@@ -46,7 +59,8 @@ def saved(folder: Path, anchor: str, rule: str) -> Path:
     data = made_data(4000)
     context = Context.quiet(data, SEEDS)
     cloning, acting = load_member("anchor", anchor), load_member("improvement", rule)
-    of = {"anchor": few_steps(cloning.Settings), "improvement": few_steps(acting.Settings)}
+    own = own_policy(folder.with_suffix(".onnx"), (data.observation_size, data.action_size))
+    of = {"anchor": few_steps(cloning.Settings, own), "improvement": few_steps(acting.Settings)}
     of |= {"residual": few_steps(ResidualSettings), "critic": few_steps(IQLCritic.Settings)}
     cloned = cloning.of_group(cloning.fit(context, of["anchor"]), context, of["anchor"]).tensors
     frozen_anchor = cloning.restore(of["anchor"], cloned)
@@ -98,13 +112,15 @@ def main() -> None:
             observation = observations_near_data(policy, 1)
             inputs, cells, times = split_parts(policy, observation), [], []
             for name, kind in FORMATS.items():
+                if anchor == "external" and name == "torch":  # an ONNX file cannot be part of TorchScript
+                    cells.append("-")
+                    times.append("-")
+                    continue
                 told = export_policy.export_policy(folder, Path(scratch) / name, name)
                 cells.append(f"{told.deviation:.0e}")
-                times.append(cpu_time(partial(kind.load(told.path, graph), inputs), calls))
-            times.append(cpu_time(partial(policy.act, observation[0]), calls))
-        print(
-            f"| `{anchor}` | `{rule}` | {' | '.join(cells)} | {' | '.join(f'{us:.0f}' for us in times)} |", flush=True
-        )
+                times.append(f"{cpu_time(partial(kind.load(told.path, graph), inputs), calls):.0f}")
+            times.append(f"{cpu_time(partial(policy.act, observation[0]), calls):.0f}")
+        print(f"| `{anchor}` | `{rule}` | {' | '.join([*cells, *times])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,17 +40,24 @@ class Watched:
     guard: Guard
     limit: float = np.inf
     distances: list[np.ndarray] = field(default_factory=list)
+    corrections: list[np.ndarray] = field(default_factory=list)
     spreads: list[np.ndarray] = field(default_factory=list)
+    beyond: list[np.ndarray] = field(default_factory=list)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         standardised = self.policy.scaler.standardise(observations)
         distance = self.guard.distance(standardised)
-        each = self.policy.rule.act(torch.from_numpy(standardised).expand(self.policy.members, -1, -1))
+        wide = torch.from_numpy(standardised).expand(self.policy.members, -1, -1)
+        each = self.policy.rule.act(wide)
         apart = (each - each.mean(dim=0)) / self.policy.rule.frozen.residual.radius.mean(dim=0)
+        base = self.policy.rule.frozen.anchor.act(wide).clamp(-1.0, 1.0).mean(dim=0)
+        correction = ((each.mean(dim=0) - base).numpy() / self.guard.reach) ** 2
         self.distances.append(distance)
+        self.corrections.append(np.sqrt(correction.mean(axis=1)))
         self.spreads.append(apart.square().mean(dim=(0, 2)).sqrt().numpy())
         actions = self.policy.scaler.actions_from_unit(each.mean(dim=0).numpy())
-        far = distance > self.limit
+        far = np.maximum(distance, self.corrections[-1]) > self.limit
+        self.beyond.append(far)
         return np.where(far[:, None], self.anchor.act(observations), actions) if far.any() else actions
 
 
@@ -130,24 +137,25 @@ def main() -> None:
     manifest = read_json(layout.data(dataset) / MANIFEST)
     environment = manifest["environment"]
     data = load_dataset(layout.minari_root, layout.data(dataset), dataset)
-    guards = {centres: fit_guard(data, centres=centres) for centres in args.centres}
     policy, anchor = load_policy(folder), load_policy(folder.parents[1] / "anchor" / folder.name)
+    guards = {centres: fit_guard(data, centres=centres, policy=policy) for centres in args.centres}
     first = EvaluationSettings().first_env_seed
     seeds = range(first, first + args.episodes)
     columns = [f"K = {centres}, limit {limit:g}" for centres in guards for limit in args.limits]
-    columns = ["change", "anchor", "policy", "distance", "disagreement", *columns]
+    columns = ["change", "anchor", "policy", "distance", "disagreement", "correction", *columns]
     print(f"| {' | '.join(columns)} |\n|---|{'--:|' * (len(columns) - 1)}")
     for name, change in CHANGES.items():
         kwargs = (environment["env_id"], environment["env_kwargs"], environment["observation_keys"])
         make = partial(changed_env, change, data.scaler.observation_std, *kwargs)
         watched = Watched(policy, anchor, guards[args.centres[-1]])
         cells = [_cell(returns(one.act, make, seeds)) for one in (anchor, watched)]
-        cells += [f"{np.median(values):.2f}" for values in (watched.distances, watched.spreads)]
+        seen = [np.concatenate(values) for values in (watched.distances, watched.spreads, watched.corrections)]
+        cells += [f"{np.median(values):.2f}" for values in seen]
         for guard in guards.values():
             for limit in args.limits:
                 behind = Watched(policy, anchor, guard, limit)
                 share = _cell(returns(behind.act, make, seeds))
-                cells.append(f"{share} ({100 * np.mean(np.array(behind.distances) > limit):.0f}%)")
+                cells.append(f"{share} ({100 * np.mean(np.concatenate(behind.beyond)):.0f}%)")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

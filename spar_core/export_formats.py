@@ -5,19 +5,24 @@ Each takes a :class:`spar_core.export_graph.PolicyGraph` and a text that describ
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from spar_core.errors import SparError
+from spar_core.export_external import around_file
 from spar_core.export_graph import PolicyGraph
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 17
 # Key of the description in the metadata of an ONNX file, and among the extra files of a TorchScript file.
@@ -48,21 +53,33 @@ def _write_onnx(graph: PolicyGraph, path: Path, description: str) -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise SparError(f"an ONNX file needs the package {error.name}", "run `pip install .[export]`") from None
+    if graph.file is None:
+        model = _onnx_model(graph, _example(graph), graph.inputs, graph.outputs)
+    else:
+        model = around_file(graph, graph.file, _example(graph), _onnx_model)
+    onnx.helper.set_model_props(model, {DESCRIPTION: description})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _onnx_model(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """A module of batches as an ONNX model; ``example`` are its inputs."""
+    import onnx
+
     options: dict[str, Any] = {
-        "input_names": graph.inputs,
-        "output_names": graph.outputs,
-        "dynamic_axes": {name: {0: "batch"} for name in (*graph.inputs, *graph.outputs)},
+        "input_names": inputs,
+        "output_names": outputs,
+        "dynamic_axes": {name: {0: "batch"} for name in (*inputs, *outputs)},
         "opset_version": OPSET,
         # Folding would make some sizes of the batch constants. The runtime folds what is constant.
         "do_constant_folding": False,
         "dynamo": False,
     }
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(graph, _example(graph), path, **options)
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {DESCRIPTION: description})
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad(), _quiet():
+        torch.onnx.export(module.eval(), example, Path(scratch) / "module.onnx", **options)
+        return onnx.load(Path(scratch) / "module.onnx")
 
 
 def _load_onnx(path: Path, graph: PolicyGraph) -> Run:

@@ -15,7 +15,7 @@ from spar_core.data.scaler import IGNORED
 from spar_core.guard import Guard
 from spar_core.policy import Policy
 
-ACTIONS, DISTANCE, DISAGREEMENT = "actions", "distance", "disagreement"
+ACTIONS, DISTANCE, DISAGREEMENT, CORRECTION = "actions", "distance", "disagreement", "correction"
 OBSERVATIONS = "observations"
 
 
@@ -25,7 +25,9 @@ class PolicyGraph(torch.nn.Module):
     Args:
         policy: on the CPU.
         anchor: the policy's own; if it is a committee, which all seeds share, that of one seed.
-        guard: adds the output ``distance``, and for several seeds ``disagreement``; None for actions alone.
+        guard: adds the output ``distance``, for several seeds ``disagreement``, and if it guards actions
+            ``correction``; None for actions alone.
+        file: the ONNX file that the anchor runs, where it does; no exporter of PyTorch can follow that anchor.
     """
 
     mean: Tensor
@@ -35,9 +37,11 @@ class PolicyGraph(torch.nn.Module):
     half_range: Tensor
     whitening: Tensor
     centres: Tensor
+    reach: Tensor
 
-    def __init__(self, policy: Policy, anchor: Anchor, guard: Guard | None = None) -> None:
+    def __init__(self, policy: Policy, anchor: Anchor, guard: Guard | None = None, file: bytes | None = None) -> None:
         super().__init__()
+        self.file = file
         self.rule, self.anchor, self.members, self.guard = policy.rule, anchor, policy.members, guard
         self.parts = policy.interface.parts()
         scaler = policy.scaler
@@ -51,6 +55,8 @@ class PolicyGraph(torch.nn.Module):
         }
         if guard is not None:
             arrays |= {"whitening": guard.whitening, "centres": guard.centres}
+            if guard.reach is not None:
+                arrays["reach"] = guard.reach
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.array(array, np.float32)))
 
@@ -64,7 +70,8 @@ class PolicyGraph(torch.nn.Module):
         """Names of the outputs."""
         if self.guard is None:
             return [ACTIONS]
-        return [ACTIONS, DISTANCE, *([DISAGREEMENT] if self.members > 1 else [])]
+        disagreement = [DISAGREEMENT] if self.members > 1 else []
+        return [ACTIONS, DISTANCE, *disagreement, *([] if self.guard.reach is None else [CORRECTION])]
 
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Raw actions [B, A] of raw observations, and the guard's outputs [B].
@@ -72,23 +79,37 @@ class PolicyGraph(torch.nn.Module):
         Args:
             parts: those of the observations, [B, *shape] each, in the order of ``inputs``.
         """
+        standardised = self.standardise(*parts)
+        return self.corrected(standardised, self._anchor(standardised, self._wide(standardised)))
+
+    def standardise(self, *parts: Tensor) -> Tensor:
+        """Standardised observations [B, D] of the parts of raw ones."""
         raw = torch.cat([part.reshape(part.shape[0], -1) for part in parts], dim=1) if len(parts) > 1 else parts[0]
-        standardised = (raw - self.mean) / self.std
-        wide = standardised.unsqueeze(0).expand(self.members, -1, -1)
-        base = self._anchor(standardised, wide)
-        each = (base + self.rule.deployed(wide, base)).clamp(-1.0, 1.0)
+        return (raw - self.mean) / self.std
+
+    def corrected(self, standardised: Tensor, base: Tensor) -> tuple[Tensor, ...]:
+        """The outputs, for standardised observations [B, D] and the anchor's actions [S, B, A] in [-1, 1]."""
+        each = (base + self.rule.deployed(self._wide(standardised), base)).clamp(-1.0, 1.0)
         unit = each.mean(dim=0)
         further: list[Tensor] = []
         if self.guard is not None:
-            distance = self._distance(standardised)
+            anchor = base.clamp(-1.0, 1.0).mean(dim=0)
+            furthest = distance = self._distance(standardised)
             further.append(distance)
             if self.members > 1:
                 further.append(self._disagreement(each))
+            if self.guard.reach is not None:
+                correction = ((unit - anchor) / self.reach).square().mean(dim=1).sqrt()
+                further.append(correction)
+                furthest = torch.maximum(distance, correction)
             if self.guard.limit is not None:
-                anchor = base.clamp(-1.0, 1.0).mean(dim=0)
-                unit = torch.where((distance > self.guard.limit).unsqueeze(1), anchor, unit)
+                unit = torch.where((furthest > self.guard.limit).unsqueeze(1), anchor, unit)
         actions = self.low + (unit + 1.0) * self.half_range
         return torch.minimum(torch.maximum(actions, self.low), self.high), *further
+
+    def _wide(self, standardised: Tensor) -> Tensor:
+        """The same observations for each member, [S, B, D]."""
+        return standardised.unsqueeze(0).expand(self.members, -1, -1)
 
     def _anchor(self, standardised: Tensor, wide: Tensor) -> Tensor:
         """The anchor's actions [S, B, A]. A committee is asked once, because all seeds share it."""

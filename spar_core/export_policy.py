@@ -20,13 +20,15 @@ import numpy as np
 import torch
 
 from spar_core.anchors.committee import CommitteeAnchor
+from spar_core.anchors.external import ExternalAnchor
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
 from spar_core.export_formats import FORMATS, Run
-from spar_core.export_graph import ACTIONS, PolicyGraph, observations_near_data, split_parts
+from spar_core.export_graph import ACTIONS, CORRECTION, DISTANCE, PolicyGraph, observations_near_data, split_parts
 from spar_core.guard import Guard
 from spar_core.policy import POLICY, Policy, load_policy
 from spar_core.registry import variant_kinds
+from spar_core.training.fitted import WEIGHTS, load_tensors
 
 # Observations at which the file is compared with `act`, and sizes of the batches in which it gets the first of them.
 COMPARED, SMALL_BATCHES = 1000, (1, 2, 7, 1, 30)
@@ -40,7 +42,6 @@ CALLS, WARM_UP = 2000, 200
 # Anchors that are no function of tensors, and why.
 REFUSED = {
     "knn": "it looks its nearest neighbours up in thousands of stored steps",
-    "external": "it calls a program that exists outside of this package",
 }
 
 
@@ -90,7 +91,7 @@ def export_policy(
     if format not in FORMATS:
         raise SparError(f"there is no format '{format}'", f"choose from: {', '.join(FORMATS)}")
     folder, target = Path(policy), Path(output)
-    parts = _exportable(read_json(folder / POLICY)["parts"])
+    parts = _exportable(read_json(folder / POLICY)["parts"], format)
     loaded, graph = graph_of(folder, seed, guard)
     description = describe(graph, loaded, parts, seed, origin or {})
     with tempfile.TemporaryDirectory() as scratch, _one_thread():
@@ -123,10 +124,14 @@ def export_policy(
 
 def graph_of(folder: Path, seed: int | None = None, guard: Guard | None = None) -> tuple[Policy, PolicyGraph]:
     """A policy, and the same as one function of tensors."""
-    policy, anchor = load_policy(folder, seed), None
-    if isinstance(policy.rule.frozen.anchor, CommitteeAnchor):
+    policy, file = load_policy(folder, seed), None
+    anchor = policy.rule.frozen.anchor
+    if isinstance(anchor, CommitteeAnchor):
         anchor = load_policy(folder, read_json(folder / POLICY)["seeds"][0]).rule.frozen.anchor
-    return policy, PolicyGraph(policy, anchor or policy.rule.frozen.anchor, guard).eval()
+    if isinstance(anchor, ExternalAnchor):
+        # All seeds hold the same file.
+        file = load_tensors(folder / WEIGHTS)["anchor.file"][0].numpy().tobytes()
+    return policy, PolicyGraph(policy, anchor, guard, file).eval()
 
 
 def describe(
@@ -154,9 +159,19 @@ def describe(
     }
 
 
-def _exportable(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+def _exportable(parts: Mapping[str, Any], format: str) -> Mapping[str, Any]:
     """The parts, if the anchor and the members that it is made of can be exported."""
     anchor = parts["anchor"]
+    if anchor["kind"] == "external":
+        if anchor["settings"]["onnx"] is None:
+            raise SparError(
+                "the anchor 'external' cannot be exported: it calls a Python function",
+                "use `spar_core.load_policy`, or give that policy as an ONNX file (docs/external.md)",
+            )
+        if format != "onnx":
+            raise SparError(
+                f"the anchor 'external' cannot be exported to {format}: it is an ONNX file", "export to onnx"
+            )
     for kind in variant_kinds(anchor["kind"], anchor["settings"]):
         if kind in REFUSED:
             raise SparError(
@@ -167,11 +182,15 @@ def _exportable(parts: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _chooses(parts: Mapping[str, Any]) -> bool:
-    """Whether the policy takes the best of several actions, so that it jumps where two are equally good."""
+    """Whether the policy takes the best of several actions, so that it jumps where two are equally good.
+
+    What an external file does is not known, so that it counts as one that does.
+    """
     anchor, rule = parts["anchor"], parts["improvement"]
     kinds = variant_kinds(anchor["kind"], anchor["settings"]), variant_kinds(rule["kind"], rule["settings"])
     gated = '"gate": true' in json.dumps(rule["settings"])  # of the rule, or of a candidate of `auto`
-    return "mixture" in kinds[0] or "best_of_n" in kinds[1] or gated or anchor["settings"].get("act") == "medoid"
+    jumps = {"mixture", "external"} & set(kinds[0]) or "best_of_n" in kinds[1]
+    return bool(jumps) or gated or anchor["settings"].get("act") == "medoid"
 
 
 def _called(parts: Mapping[str, Any]) -> str:
@@ -205,13 +224,14 @@ def compare(run: Run, graph: PolicyGraph, policy: Policy) -> tuple[float, int]:
     inputs, expected = split_parts(policy, vectors), policy.act(vectors)
     if graph.guard is not None and graph.guard.limit is not None:
         with torch.no_grad():
-            actions, distance, *_ = (answer.numpy() for answer in graph(*map(torch.from_numpy, inputs.values())))
-        expected = np.where(distance[:, None] > graph.guard.limit, actions, expected)
+            answers = dict(zip(graph.outputs, graph(*map(torch.from_numpy, inputs.values())), strict=True))
+        far = torch.stack([answers[name] for name in (DISTANCE, CORRECTION) if name in answers]) > graph.guard.limit
+        expected = np.where(far.any(dim=0).unsqueeze(1).numpy(), answers[ACTIONS].numpy(), expected)
     half = 0.5 * (policy.scaler.action_high - policy.scaler.action_low)
     bounds = np.cumsum([0, *SMALL_BATCHES])
-    answers = [run({name: values[a:b] for name, values in inputs.items()})[ACTIONS] for a, b in pairwise(bounds)]
+    small = [run({name: values[a:b] for name, values in inputs.items()})[ACTIONS] for a, b in pairwise(bounds)]
     deviations = np.zeros(COMPARED)
-    for rows, answer in ((slice(None), run(inputs)[ACTIONS]), (slice(0, bounds[-1]), np.concatenate(answers))):
+    for rows, answer in ((slice(None), run(inputs)[ACTIONS]), (slice(0, bounds[-1]), np.concatenate(small))):
         if answer.shape != expected[rows].shape:
             return float("inf"), COMPARED
         deviations[rows] = np.maximum(deviations[rows], (np.abs(answer - expected[rows]) / half).max(axis=1))

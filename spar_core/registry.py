@@ -48,6 +48,8 @@ IMPROVEMENTS = {
     "awr": "spar_core.improvement.awr:AWR",
     "awr_scratch": "spar_core.improvement.awr:AWRFromScratch",
     "value_gradient": "spar_core.improvement.value_gradient:ValueGradient",
+    "td3_bc": "spar_core.improvement.td3_bc:TD3BC",
+    "rebrac": "spar_core.improvement.rebrac:ReBRAC",
     "best_of_n": "spar_core.improvement.best_of_n:BestOfN",
     "auto": "spar_core.choice.auto:Auto",
 }

@@ -32,6 +32,7 @@ RESOURCES = {
     "spar_core.data.environments.adroit": "adroit_wrapper.py",
     "spar_core.data.reference": "reference_scores.yaml",
     "spar_core.theory.page": "templates/*.md.j2",
+    "spar_core.reporting.numbers.published": "../../data/published_*.csv",
     "spar_core.reporting.page.render": "templates/*.md.j2",
 }
 

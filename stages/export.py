@@ -17,7 +17,7 @@ from spar_core.errors import SparError
 from spar_core.export_formats import FORMATS
 from spar_core.export_policy import COMPARED, Exported, export_policy
 from spar_core.interface import Interface
-from spar_core.policy import KIND
+from spar_core.policy import KIND, load_policy
 from stages.datasets import dataset_folders, dataset_of
 from stages.entry import stage_main
 from stages.layout import Layout
@@ -47,8 +47,8 @@ def output_of(layout: Layout, policy: Path, dataset: str | None, format: str, se
     return layout.root / "exports" / name.with_name(f"{name.name}{chosen}{FORMATS[format].suffix}")
 
 
-def guard_of(layout: Layout, policy: Path, dataset: str | None, limit: float | None) -> Any:
-    """The guard of the dataset that a policy was trained on."""
+def guard_of(layout: Layout, policy: Path, dataset: str | None, limit: float | None, seed: int | None) -> Any:
+    """The guard of the dataset that a policy was trained on, for the committee or for one seed."""
     from spar_core.guard import fit_guard
 
     if dataset is None:
@@ -56,7 +56,7 @@ def guard_of(layout: Layout, policy: Path, dataset: str | None, limit: float | N
             f"{policy} does not lie below {layout.artifact('policy')} with the dataset that it was trained on",
             "a guard is fitted to that dataset: export the policy in the project that made it",
         )
-    return fit_guard(dataset_of(layout, dataset), limit)
+    return fit_guard(dataset_of(layout, dataset), limit, policy=load_policy(policy, seed))
 
 
 def add_options(parser: argparse.ArgumentParser, policy: str = "folder of a policy") -> None:
@@ -65,8 +65,8 @@ def add_options(parser: argparse.ArgumentParser, policy: str = "folder of a poli
     parser.add_argument("--format", choices=sorted(FORMATS), default="onnx", help="onnx, or torch: TorchScript")
     parser.add_argument("--seed", type=int, help="one seed of the group; without it, the committee of all")
     parser.add_argument("--output", type=Path, help="the file to write")
-    parser.add_argument("--distance", action="store_true", help="also give how far an observation lies from the data")
-    parser.add_argument("--guard", type=float, metavar="LIMIT", help="... and let the anchor act beyond this distance")
+    parser.add_argument("--distance", action="store_true", help="also give how far both lie from the data")
+    parser.add_argument("--guard", type=float, metavar="LIMIT", help="... and let the anchor act beyond this")
 
 
 def export(layout: Layout, args: argparse.Namespace) -> None:
@@ -80,7 +80,7 @@ def export(layout: Layout, args: argparse.Namespace) -> None:
         raise SparError(f"{args.output} lies below {layout.artifact()}, which DVC tracks", "name another place")
     dataset = dataset_id(layout, args.policy)
     guarded = args.distance or args.guard is not None
-    guard = guard_of(layout, args.policy, dataset, args.guard) if guarded else None
+    guard = guard_of(layout, args.policy, dataset, args.guard, args.seed) if guarded else None
     origin = vars(Interface.of_manifest(read_json(layout.data(dataset) / MANIFEST))) if dataset else None
     output = args.output or output_of(layout, args.policy, dataset, args.format, args.seed)
     print(told(export_policy(args.policy, output, args.format, args.seed, guard, origin)))

@@ -16,6 +16,7 @@ from spar_core.evaluation.rollouts import EvaluationSettings, blocks
 from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.film.offscreen import Offscreen, find_offscreen
 from spar_core.reporting.film.shoot import FACTS, MOVING, STRIP, Job, film_apart
+from spar_core.reporting.film.takes import amount
 from spar_core.reporting.page.page import Film
 from spar_core.settings import load_yaml
 from spar_core.study import Study
@@ -98,7 +99,7 @@ def _film(dataset: str, folder: Path, cells: list[Cell], layout: Layout) -> Film
     rows, seed, env_seed = facts["rows"], facts["seed"], facts["env_seed"]
     first = cells[0]
     who = f"The committee of seeds {first.seeds}" if seed is None else f"Training seed {seed}, the study's only one,"
-    told = "; ".join(f"`{row['name']}` {row['return']:.1f} in {row['length']} steps" for row in rows)
+    told = "; ".join(f"`{row['name']}` {amount(row['return'])} in {row['length']} steps" for row in rows)
     sentences = [
         f"Anchor `{first.anchor}`, critic `{first.critic}`. {who} acts, and environment seed {env_seed} is the first "
         "of its evaluation; neither was chosen for what it shows. All policies start in the same state. The evidence "
@@ -118,7 +119,7 @@ def _agreement(facts: Mapping[str, Any], cells: list[Cell], layout: Layout) -> s
     filmed = [row["return"] for row in facts["rows"]]
     if filmed == evaluated:
         return "They equal those of the evaluation to the last digit."
-    gave = ", ".join(f"{value:.1f}" for value in evaluated)
+    gave = ", ".join(map(amount, evaluated))
     return f"The evaluation gave {gave}. It ran on another machine, where sums round differently and bodies diverge."
 
 

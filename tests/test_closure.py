@@ -201,7 +201,7 @@ def test_a_changed_file_of_an_external_anchor_changes_that_anchor_alone(tree, mo
 def test_editing_the_calibration_changes_what_uses_it_and_no_anchor(tree):
     found = kinds_changed(tree, "spar_core/critics/calibration.py")
     # The estimates have a value function of their own.
-    rules = {"improvement value_gradient", "improvement auto"}
+    rules = {f"improvement {rule}" for rule in ("value_gradient", "auto", "td3_bc", "rebrac")}
     assert found == {"stage estimate", *rules, *(f"critic {kind}" for kind in registry.CRITICS)}
 
 

@@ -237,8 +237,56 @@ def test_paper_suite():
     adroit = [f"d4rl/{task}-{t}-v1" for task in ADROIT for t in ADROIT_TYPES]
     kitchen = [f"minari/kitchen-{t}-v2" for t in ("complete", "partial", "mixed")]
     assert study["datasets"] == gym + [f"minari/antmaze-{m}-v1" for m in MAZES] + adroit + kitchen
-    assert study["improvements"] == ["anchor", "uniform", "awr", "spar_mlp", "spar_proj"]
-    assert (study["anchors"], study["critics"], study["seeds"]) == (["mlp"], ["iql"], ["0-3"])
+    rules = ["anchor", "uniform", "awr", "awr_scratch", "td3_bc", "rebrac", "spar_mlp", "spar_proj"]
+    assert study["improvements"] == rules
+    assert (study["anchors"], study["critics"], study["seeds"]) == (["mlp"], ["iql"], ["0-4", "5-9"])
+    budgets = study["params"]
+    million = [budgets["anchors"]["mlp"], budgets["residual"], budgets["critics"]["iql"]]
+    million += [budgets["improvements"][rule] for rule in rules if rule not in ("anchor", "td3_bc", "rebrac")]
+    assert all(part["steps"] == 1_000_000 for part in million)
+    # Their critics take two steps for each of the policy's.
+    assert all(budgets["improvements"][rule]["steps"] == 500_000 for rule in ("td3_bc", "rebrac"))
+    assert budgets["evaluation"] == {"episodes": 10, "maze_episodes": 100}
+
+
+def settings(id_: str) -> dict[str, Any]:
+    return entry(id_).settings
+
+
+def test_settings_of_the_field_by_family():
+    for row in ROWS:
+        for id_ in row.sources:
+            rules, critics = settings(id_).get("improvements", {}), settings(id_).get("critics", {})
+            weights = {rules[rule]["inverse_temperature"] for rule in ("awr", "awr_scratch") if rule in rules}
+            if "antmaze" in id_:
+                assert (critics, weights, entry(id_).reward_shift) == ({"iql": {"expectile": 0.9}}, {10.0}, "iql")
+            elif "kitchen" in id_ or re.search("/(pen|door|hammer|relocate)-", id_):
+                assert (critics, weights) == ({}, {0.5})
+            else:
+                assert (critics, weights) == ({}, set())
+            sections = {*settings(id_)} - {"improvements", "critics"}
+            own = [rule for rule in rules if rule.startswith("spar")]
+            assert not sections and not own, "what is SPAR's own is one setting for all"
+
+
+@pytest.mark.parametrize(
+    ("id_", "values"),
+    [
+        ("d4rl/halfcheetah-medium-v2", (0.001, 0.01)),
+        ("d4rl/hopper-medium-replay-v2", (0.05, 0.5)),
+        ("d4rl/walker2d-medium-expert-v2", (0.01, 0.01)),
+        ("d4rl/pen-cloned-v1", (0.05, 0.5)),
+        ("d4rl/hammer-cloned-v1", (0.1, 0.5)),
+        ("minari/antmaze-large-play-v1", (0.002, 0.001)),
+    ],
+)
+def test_rebracs_published_coefficients(id_, values):
+    found = settings(id_)["improvements"]["rebrac"]
+    assert (found["actor_bc"], found["critic_bc"]) == values
+    if id_.startswith("d4rl/pen"):
+        assert (found["batch_size"], found["learning_rate"]) == (256, 0.0003)
+    if "antmaze" in id_:
+        assert (found["discount"], found["critic_learning_rate"]) == (0.999, 0.00005)
 
 
 # --- the page ---

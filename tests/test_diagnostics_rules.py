@@ -26,7 +26,12 @@ from spar_core.training.reporter import Reporter
 from tests.fakes import ConstantAnchor, KnownCritic, LinearDecoder, fit_parts, quadratic, tiny_settings, toy_dataset
 
 N, D, A = 40, 5, 3
-TRAINED = [kind for kind in registry.IMPROVEMENTS if "steps" in load_member("improvement", kind).Settings.model_fields]
+# The last two train critics of their own, to whose gradient the frozen critic adds nothing.
+TRAINED = [
+    kind
+    for kind in registry.IMPROVEMENTS
+    if "steps" in load_member("improvement", kind).Settings.model_fields and kind not in ("td3_bc", "rebrac")
+]
 
 
 def states(offset: float = 0.3) -> States:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -166,3 +167,21 @@ def test_the_theory_stage_is_a_cell_a_claim_that_watches_its_own_params_and_code
     page = PIPELINE["theory_page"]
     assert page["deps"] == [(layout.theory(name) / "result.json").as_posix() for name in CLAIMS]
     assert page["outs"] == [{layout.theory("README.md").as_posix(): {"cache": False}}]
+
+
+def test_make_experiments_leaves_out_what_params_yaml_holds_too_and_nothing_else():
+    """Of the columns of `dvc exp show`, digests and effective settings are dropped: more than nine in ten."""
+    (text,) = re.findall(r"^NOT_COMPARED := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    dropped = re.compile(text)
+    plan = {key for stage in PIPELINE.values() for entry in stage.get("params", []) for key in of_plan(entry)}
+    assert len(plan) > 20
+    for key in (*plan, "artifacts/plan.json:study.name", "artifacts/plan.json", "reports/theory/x.json"):
+        assert dropped.search(f"{key}.") or key in ("study", "report"), key
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    metrics = json.loads((ROOT / "reports/builtin/metrics.json").read_text(encoding="utf-8"))
+    assert not [key for key in (*(f"{section}." for section in params), *metrics) if dropped.search(key)]
+
+
+def of_plan(entry) -> list[str]:
+    """The keys of artifacts/plan.json in an entry of a stage's params."""
+    return entry.get("artifacts/plan.json", []) if isinstance(entry, dict) else []

@@ -70,8 +70,8 @@ def test_a_guard_is_fitted_to_the_policys_own_data(policy, tmp_path):
     assert description(tmp_path / "p.onnx")["guard"]["limit"] == 1.5
     session = onnxruntime.InferenceSession(tmp_path / "p.onnx")
     observations = np.zeros((2, 4), np.float32)
-    _, distance, disagreement = session.run(None, {"observations": observations})
-    assert distance.shape == disagreement.shape == (2,) and (distance < 1).all()
+    _, distance, disagreement, correction = session.run(None, {"observations": observations})
+    assert distance.shape == disagreement.shape == correction.shape == (2,) and (distance < 1).all()
     export.run([str(policy), "--distance", "--output", str(tmp_path / "d.onnx")])
     actions = onnxruntime.InferenceSession(tmp_path / "d.onnx").run(["actions"], {"observations": 99 + observations})[0]
     np.testing.assert_allclose(actions, load_policy(policy).act(99 + observations), atol=1e-5)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -96,7 +97,7 @@ CHOOSES = ("mixture", "best_of_n")
 
 
 @every_format
-@pytest.mark.parametrize("kind", [kind for kind in kinds("anchor") if kind not in REFUSED])
+@pytest.mark.parametrize("kind", [kind for kind in kinds("anchor") if kind not in (*REFUSED, "external")])
 def test_every_anchor_is_exported(parts, tmp_path, kind, format):
     save(tmp_path / "policy", parts, (kind, SHORT.get(kind, {})))
     check(tmp_path / "policy", tmp_path / f"p{exporting.FORMATS[format].suffix}", format, ties=2 * (kind in CHOOSES))
@@ -279,6 +280,41 @@ def test_a_guarded_file_gives_the_distance_and_lets_the_anchor_act_beyond_the_li
     assert 0.05 < far.mean() < 0.95 and found["disagreement"].shape == (len(RAW),)
     policy, anchor = (load_policy(tmp_path / rule).act(RAW) for rule in ("spar_mlp", "anchor"))
     np.testing.assert_allclose(found["actions"], np.where(far[:, None], anchor, policy), atol=1e-4)
+
+
+def test_an_actions_distance_is_one_at_the_chosen_quantile_of_the_logged_actions(parts, tmp_path):
+    data = toy_dataset(episodes=60)
+    save_rule(tmp_path / "policy", "spar_mlp", parts, data, data.scaler)
+    policy = load_policy(tmp_path / "policy")
+    guard = fit_guard(data, policy=policy)
+    states = torch.from_numpy(data.observations[data.observation_index[data.heldout_steps]])
+    base = policy.rule.frozen.anchor.act_on_all(states, policy.members).clamp(-1, 1).mean(dim=0).numpy()
+    away = np.sqrt((((data.actions[data.heldout_steps] - base) / guard.reach) ** 2).mean(axis=1))
+    assert np.quantile(away, 0.99) == pytest.approx(1.0, rel=1e-4)
+    train = data.actions[data.train_steps].std(axis=0)
+    assert guard.reach.shape == (ACTION_SIZE,) and (guard.reach > 0.5 * train).all()
+
+
+@every_format
+def test_a_guard_of_actions_lets_the_anchor_act_where_the_policy_goes_too_far(parts, tmp_path, format):
+    for rule in ("value_gradient", "anchor"):
+        save_rule(tmp_path / rule, rule, parts, toy_dataset(), SCALER)
+    policy, anchor = (load_policy(tmp_path / rule) for rule in ("value_gradient", "anchor"))
+    half = (SCALER.action_high - SCALER.action_low) / 2
+    moved = np.abs(policy.act(RAW) - anchor.act(RAW)) / half
+    reach = np.quantile(moved, 0.5, axis=0).astype(np.float32)
+    guard = replace(fit_guard(toy_dataset(), limit=1e3), limit=1.0, scale=1e3, reach=reach)
+    path = tmp_path / f"p{exporting.FORMATS[format].suffix}"
+    assert (
+        export_policy(tmp_path / "value_gradient", path, format, guard=guard).description["outputs"][-1] == "correction"
+    )
+    found = answer(path, {"observations": RAW})
+    expected = np.sqrt(((moved / reach) ** 2).mean(axis=1))
+    np.testing.assert_allclose(found["correction"], expected, rtol=1e-2, atol=1e-3)
+    far = found["correction"] > 1
+    assert 0.1 < far.mean() < 0.9 and found["distance"].max() < 1
+    wanted = np.where(far[:, None], anchor.act(RAW), policy.act(RAW))
+    np.testing.assert_allclose(found["actions"], wanted, atol=1e-4)
 
 
 def test_members_that_agree_have_no_disagreement(parts, tmp_path):

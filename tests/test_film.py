@@ -19,7 +19,7 @@ from spar_core.evaluation.rollouts import Block, EvaluationSettings, blocks, rol
 from spar_core.policy import load_policy
 from spar_core.reporting.film import offscreen, pictures, shoot
 from spar_core.reporting.film.offscreen import Offscreen, find_offscreen, last_line
-from spar_core.reporting.film.takes import Take, check_same, check_start, take
+from spar_core.reporting.film.takes import Take, amount, check_same, check_start, take
 from spar_core.study import Study
 from stages import films as films_stage
 from stages.films import films, rules_of
@@ -181,6 +181,14 @@ def test_episodes_that_change_when_drawn_or_start_apart_are_refused():
 
 
 # --- pictures ---
+
+
+@pytest.mark.parametrize(
+    ("total", "text"),
+    [(1424.8, "1425"), (-99.97, "-100"), (99.94, "99.9"), (-4.347, "-4.35"), (0.00312, "0.00312"), (-0.0, "0")],
+)
+def test_returns_of_every_size_can_be_told_apart(total, text):
+    assert amount(total) == text and pictures._end(Take(np.zeros(1), [0.0, total])) == f"return {text} in 1 steps"
 
 
 def test_an_episode_that_is_over_keeps_its_last_frame_paled():

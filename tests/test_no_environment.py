@@ -282,7 +282,7 @@ def test_a_study_without_any_environment_and_a_partial_report(project, tmp_path)
         report.run([])
         whole = (Layout().report("logs") / "report.md").read_text()
         assert "episodes per seed" not in whole and f"Not evaluated: {CLAUSE}." in whole
-        assert {"return_mean", "gain_over_anchor"} <= read_header("logs/table.csv"), "dvc.yaml plots them"
+        assert {"return_mean", "gain_over_anchor"} <= read_header("logs/table.csv"), "as for every study"
         shutil.move(cell(LOGS, "anchor"), tmp_path / "aside")
         report.run(["--partial"])
         part = (Layout().report("logs") / "partial/report.md").read_text()

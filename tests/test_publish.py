@@ -41,6 +41,8 @@ def test_publish_is_idempotent_and_restores_an_empty_store(layout, fresh_store):
     assert {n: r.info.run_id for n, r in first.items()} == {n: r.info.run_id for n, r in again.items()}
     assert {n: r.data.tags for n, r in first.items()} == {n: r.data.tags for n, r in again.items()}
     assert f"{N_RUNS} runs present, 0 added" in summary(tally, layout.root)
+    page = f"/#/experiments/{Store(layout.root).experiment(DATASET)}/runs?workflowType=machine_learning"
+    assert f"See them: `make ui`, then http://127.0.0.1:5000{page}" in summary(tally, layout.root)
 
     # A new root, since MLflow keeps the files of a database open for as long as the process lives.
     elsewhere = Layout(layout.root / "clone")

@@ -177,7 +177,7 @@ def test_the_table_of_episodes_repeats_the_evaluations_to_the_digit(layout, refe
         assert scores.astype(float).tolist() == pytest.approx(expected.tolist())
 
 
-def test_tables_for_dvc_plots(layout):
+def test_tables_have_a_row_for_each_seed_and_each_rule(layout):
     write_cells(layout, study_of())
     files = report_of(layout, study_of()).files
     rows = files["returns.csv"].decode().splitlines()

@@ -154,6 +154,29 @@ def test_a_failed_cell_is_named_with_its_reason_and_the_rest_is_finished(clone, 
     assert len(done) == 2 and all("-awr-" in line and ": done" in line for line in done), "others are up to date"
 
 
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_a_dataset_that_cannot_be_had_stops_no_other_and_leaves_a_partial_report(clone, swept, tmp_path):
+    gone = "d4rl/hopper-medium-v2"
+    entry = clone.folder / f"datasets/{gone}.yaml"
+    before = entry.read_text()
+    clone.study(
+        datasets=[DATASET, gone], critics=["iql"], improvements=["anchor", "spar_mlp"], seeds=["0-1"], estimated=[]
+    )
+    try:
+        entry.write_text(before.replace("http://rail.eecs.berkeley.edu", "http://127.0.0.1:9"))
+        result = clone.run("python", "-m", "stages.run", ok=False, SPAR_CACHE=str(tmp_path))
+    finally:
+        entry.write_text(before)
+        clone.study(datasets=[DATASET])
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    (failed,) = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith(f"failed: download@{gone}: ") and "127.0.0.1" in failed
+    assert "partial report, 2 missing cells: " in result.stdout
+    page = (clone.folder / "reports/default/partial/report.md").read_text()
+    assert f"## {DATASET}" in page and f"- {gone}, anchor `mlp`" in page and f"## {gone}" not in page
+
+
 @pytest.mark.pipeline
 def test_params_that_are_wrong_stop_a_sweep_before_it_starts(clone):
     before = (clone.folder / "params.yaml").read_text()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from spar_core.artifacts import read_json
 from spar_core.errors import SparError
 from stages.cells import Cell, study_cells
 from stages.layout import Layout
-from stages.tracking import system_metrics
+from stages.tracking import system_metrics, ui
 from stages.tracking.live import Thinner, live_run
 from stages.tracking.place import lock_file, main_root, sqlite_path, tracking_uri
 from stages.tracking.points import CURVE_POINTS, curve_points
@@ -234,3 +239,45 @@ def test_the_lock_of_a_server_is_keyed_by_its_address_and_not_by_the_project(tmp
     ours = lock_file("http://localhost:5000")
     assert ours == lock_file("http://localhost:5000/") != lock_file("http://localhost:5001")
     assert "localhost" not in ours.name
+
+
+# --- the way to the results ---
+
+
+def test_the_ui_says_where_the_results_are_and_opens_them_where_there_is_a_display(
+    tmp_path, monkeypatch, capsys, fresh_store, environment
+):
+    opened = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", lambda program, command: None)
+    monkeypatch.setattr(ui.subprocess, "Popen", lambda command, **options: opened.append(command[-1]))
+    monkeypatch.setattr(ui, "_has_display", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    (tmp_path / "params.yaml").write_text("study: {datasets: [mine/a-v0, mine/b-v0]}")
+    ui.run([])
+    assert capsys.readouterr().out == "" and not (tmp_path / "mlflow.db").exists(), "there is no store yet"
+    shutil.copy(fresh_store, tmp_path / "mlflow.db")
+    number = MlflowClient("sqlite:///mlflow.db").create_experiment("mine/b-v0")
+    capsys.readouterr()
+    ui.run(["--port", "5001"])
+    address = f"http://127.0.0.1:5001/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert capsys.readouterr().out.startswith(f"Results on mine/b-v0: {address}") and len(opened) == 1
+    assert address in opened[0]
+
+
+def test_the_browser_waits_for_the_server(monkeypatch):
+    answers, opened = iter([OSError(), OSError(), None]), []
+
+    @contextmanager
+    def ask(address, timeout):
+        assert address == "http://127.0.0.1:5000/"
+        error = next(answers)
+        if error:
+            raise error
+        yield
+
+    monkeypatch.setattr(ui.urllib.request, "urlopen", ask)
+    monkeypatch.setattr(ui.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(ui.webbrowser, "open", opened.append)
+    ui.show("http://127.0.0.1:5000/#/experiments/1")
+    assert opened == ["http://127.0.0.1:5000/#/experiments/1"]

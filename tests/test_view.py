@@ -152,10 +152,14 @@ def test_time_and_memory_by_stage_and_cell(layout):
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to measure the page with")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_fits_a_phone_and_a_desktop(layout, width):
-    text = MARKDOWN + "\n" + "x" * 300 + "\n\n## `" + "y" * 200 + "`\n\n|" + " wide |" * 40 + "\n|" + "---|" * 40 + "\n"
+    head = "| part | health | what was found | what to do |\n|---|---|---|---|\n"
+    health = f"{head}| critic | red |{' found' * 60} |{' do' * 60} |\n\n"
+    broad = "## `" + "y" * 200 + "`\n\n|" + " wide |" * 40 + "\n|" + "---|" * 40
+    text = f"{health}{MARKDOWN}\n{'x' * 300}\n\n{broad}\n"
     (layout.report("small") / "report.md").write_text(text)
     page = view.write_page(layout, film=False)
-    script = "parent.postMessage(`${innerWidth} ${document.scrollingElement.scrollWidth}`, '*')"
+    advice = "[...document.querySelectorAll('main > .wide')].filter(box => box.scrollWidth <= box.clientWidth).length"
+    script = f"parent.postMessage(`${{innerWidth}} ${{document.scrollingElement.scrollWidth}} ${{{advice}}}`, '*')"
     measured = re.sub(r"<meta http-equiv.*?>", "", page.read_text()).replace(
         "</body>", f"<script>{script}</script></body>"
     )
@@ -170,6 +174,7 @@ def test_the_page_fits_a_phone_and_a_desktop(layout, width):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", profile]
     command += ["--window-size=1400,800", "--virtual-time-budget=3000", "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", done.stdout)
     assert found, done.stderr[-500:]
     assert int(found[1]) == width and int(found[2]) <= width
+    assert int(found[3]) == 1, "what to do about a part's health can be read without scrolling sideways"

@@ -100,7 +100,7 @@ class Result:
             format: "onnx", or "torch" for TorchScript.
             rule: whose policy; None for that of :attr:`policy`.
             seed: one seed; None for the committee of all.
-            distance: whether the file also gives how far an observation lies from the training data.
+            distance: whether the file also gives how far observation and action lie from the training data.
             guard: distance beyond which the anchor acts, which includes ``distance``; None for never.
 
         Raises:
@@ -108,7 +108,8 @@ class Result:
         """
         folder = self.folder_of(rule or self.rule)
         place = self._places.data(self.study.datasets[0])
-        fitted = fit_guard(place.load(), guard) if distance or guard is not None else None
+        guarded = distance or guard is not None
+        fitted = fit_guard(place.load(), guard, policy=load_policy(folder, seed)) if guarded else None
         origin = vars(Interface.of_manifest(read_json(place.folder / MANIFEST)))
         return export_policy(folder, path, format, seed, fitted, origin)
 

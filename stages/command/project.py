@@ -103,8 +103,7 @@ def pipeline() -> str:
     for pattern, replacement in (
         (r"^vars:\n  - theory\.yaml:claims\n\n", ""),
         (r"^params: \[params\.yaml, theory\.yaml\]$", "params: [params.yaml]"),
-        (r"^  theory:\n(?:.*\n)*?(?=plots:\n)", ""),
-        (r"spar_core/reporting/page/templates/seeds\.vega\.json", "plots/seeds.vega.json"),
+        (r"^  theory:\n(?:.*\n)*?(?=(?:#.*\n)?plots:\n)", ""),
     ):
         text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         assert count == 1, pattern
@@ -160,8 +159,6 @@ def _write(layout: Layout, dataset: str, entry: Mapping[str, Any], args: argpars
     _dump(layout.dataset_entry(dataset), entry, style=False)
     _dump(layout.root / "studies" / f"{STUDY}.yaml", study)
     put_study(layout, STUDY)
-    (layout.root / "plots").mkdir()
-    shutil.copyfile(FILES / "seeds.vega.json", layout.root / "plots" / "seeds.vega.json")
     (layout.root / ".gitignore").write_text(IGNORED, encoding="utf-8")
     (layout.root / ".dvcignore").write_text("__pycache__/\n*.draft\n/.checkpoints/\n", encoding="utf-8")
     (layout.root / ".dvc").mkdir()

@@ -35,6 +35,10 @@ from stages.table import STAGES
 LOOK = 0.1
 
 
+class CellsFailed(SparError):
+    """Some cells failed, and all others that do not depend on them are done."""
+
+
 @dataclass
 class Running:
     """A running cell: its process, its log, and the time at which it began."""
@@ -140,13 +144,13 @@ def summary(layout: Layout, schedule: Schedule) -> None:
     """Print which cells failed and why.
 
     Raises:
-        SparError: a cell failed.
+        CellsFailed: a cell failed.
     """
     for name in sorted(schedule.failed):
         print(f"failed: {name}: {reason(log_of(layout, name))} ({log_of(layout, name)})", file=sys.stderr)
     if schedule.failed:
         left = f", and {len(schedule.left_out)} that depend on them were left out" if schedule.left_out else ""
-        raise SparError(
+        raise CellsFailed(
             f"{len(schedule.failed)} of {len(schedule.graph)} cells failed{left}; {len(schedule.done)} are done",
             "mend the causes and run again; finished cells are not run again",
         )
@@ -177,7 +181,8 @@ def run(argv: list[str] | None = None) -> None:
     """Entry point of ``python -m stages.parallel.sweep``.
 
     Raises:
-        SparError: a cell failed, or an argument or the params are not valid.
+        CellsFailed: a cell failed.
+        SparError: an argument or the params are not valid.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="stages or cells, run with all they need (default: all)")

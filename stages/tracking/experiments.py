@@ -10,6 +10,8 @@ from spar_core.study import Study
 from stages.tracking.published import STUDY_TAG, with_study
 from stages.tracking.registered import registered_name
 
+# Where `mlflow ui` serves, unless it is told otherwise.
+HOST, PORT = "127.0.0.1", "5000"
 RESULTS = "tags.`spar.stage` = 'result'"
 _VIEW = "results"
 _COLUMNS = (
@@ -27,6 +29,21 @@ _COLUMNS = (
 def view_path(experiment: str) -> str:
     """Path of the page with the table of results, below the server's address and ``/#``."""
     return f"/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_VIEW}"
+
+
+def result_addresses(uri: str, server: str, datasets: Sequence[str]) -> dict[str, str]:
+    """The address of the table of results, by dataset; datasets without an experiment are left out.
+
+    Args:
+        uri: of the tracking store.
+        server: address of the server that shows it.
+        datasets: ids.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    found = {dataset: client.get_experiment_by_name(dataset) for dataset in datasets}
+    return {dataset: f"{server}/#{view_path(one.experiment_id)}" for dataset, one in found.items() if one is not None}
 
 
 def experiment_tags(

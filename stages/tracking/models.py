@@ -22,6 +22,7 @@ import numpy as np
 
 from spar_core.artifacts import digest_folder, digest_value, read_json
 from spar_core.errors import SparError
+from spar_core.interface import Interface
 from spar_core.policy import POLICY
 from spar_core.registry import variant_kinds
 from spar_core.study import Study
@@ -177,7 +178,7 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
             # Without a list, MLflow would load the model in another process to see what it imports.
             pip_requirements=requirements(policies),
             mlflow_model=model,
-            metadata={"input": f"a batch of raw observations [B, {mean.size}], of any type of numbers"},
+            metadata={"input": _input(description)},
         )
     # Remove the paths of this machine.
     flavor = model.flavors["python_function"]
@@ -188,6 +189,16 @@ def write_model(folder: Path, policies: Sequence[Path], model_id: str | None = N
     for cache in target.rglob("__pycache__"):
         shutil.rmtree(cache)
     return target
+
+
+def _input(description: dict[str, Any]) -> str:
+    """What a model takes, in words."""
+    size, told = description["observation_size"], description.get("interface")
+    vectors = f"a batch of raw observations [B, {size}], of any type of numbers"
+    if told is None:
+        return vectors
+    parts = ", ".join(f"'{path}' {list(shape)}" for path, shape in Interface.from_dict(told).parts().items())
+    return f"{vectors}; or dictionaries or columns of the parts {parts}"
 
 
 def _acting_code(folder: Path, policies: Sequence[Path]) -> Path:

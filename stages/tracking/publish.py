@@ -28,7 +28,7 @@ from spar_core.study import Study
 from stages.layout import Layout
 from stages.params import section
 from stages.report import folders_of
-from stages.tracking.experiments import experiment_tags
+from stages.tracking.experiments import HOST, PORT, experiment_tags, view_path
 from stages.tracking.models import ensure_model
 from stages.tracking.place import is_server, tracking_uri, without_password
 from stages.tracking.points import curve_points, estimate_points, evaluation_points, final_points
@@ -41,6 +41,8 @@ from stages.tracking.store import DIGEST_TAG, Point, Store
 # just written or deleted, so the publication is repeated, at most this often. A machine that has written something also
 # repeats once, to find runs that the other machine has written too.
 _PASSES = 5
+# Pages that the summary names, one a dataset.
+_PAGES = 3
 
 
 def publish(study: Study, layout: Layout) -> Tally:
@@ -108,6 +110,7 @@ def _publish_dataset(
 ) -> None:
     """Publish the experiment of a dataset: stage runs, result runs, models and the registered model."""
     experiment = store.experiment(dataset)
+    tally.pages.append(view_path(experiment))
     there = store.client.get_experiment(experiment).tags
     store.describe(experiment, there, experiment_tags(experiment, there, dataset, study, answers))
     published = [(record, _ensure_cell(store, experiment, record, layout, tally)) for record in records]
@@ -196,13 +199,13 @@ def _readable_errors(root: Path) -> Iterator[None]:
 def summary(tally: Tally, root: Path) -> str:
     """The lines that tell the user what was published and where to look."""
     uri = without_password(tracking_uri(root))
-    look = uri if is_server(uri) else "make ui"
+    server, first = (uri.rstrip("/"), "") if is_server(uri) else (f"http://{HOST}:{PORT}", "`make ui`, then ")
     return "\n".join(
         [
             *(f"note: {line}" for line in tally.notes),
             f"MLflow: {tally.present} runs present, {tally.added} added, in {', '.join(tally.experiments)}; "
             f"{tally.models} models, {tally.models_added} added",
-            f"See them with: {look}",
+            *(f"See them: {first}{server}/#{page}" for page in tally.pages[:_PAGES]),
         ]
     )
 

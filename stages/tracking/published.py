@@ -28,13 +28,14 @@ class Record:
 
 @dataclass
 class Tally:
-    """Numbers of runs and models that a publication found and added, and notes for the user."""
+    """Numbers of runs and models that a publication found and added, where to see them, and notes for the user."""
 
     present: int = 0
     added: int = 0
     models: int = 0
     models_added: int = 0
     experiments: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from spar_core.reporting.film.takes import Take
+from spar_core.reporting.film.takes import Take, amount
 
 WIDTH, HEIGHT = 256, 192  # of a frame, in pixels
 FRAMES = 6  # per row of a strip
@@ -73,14 +73,14 @@ def _frame(take: Take, step: int) -> Image.Image:
 
 def _under(take: Take, step: int, step_seconds: float | None) -> tuple[str, str]:
     """Time and return so far, as texts below a frame."""
-    total = f"return {round(take.totals[take.last(step)])}"
+    total = f"return {amount(take.totals[take.last(step)])}"
     when = clock(take.last(step), step_seconds)
     return (f"over at {when}" if step > take.length else when), total
 
 
 def _end(take: Take) -> str:
     """Return and length of an episode, as text."""
-    return f"return {round(take.totals[-1])} in {take.length} steps"
+    return f"return {amount(take.totals[-1])} in {take.length} steps"
 
 
 def clock(step: int, step_seconds: float | None) -> str:

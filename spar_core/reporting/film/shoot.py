@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STRIP, MOVING, FACTS = "strip.webp", "moving.webp", "film.yaml"
 # Increase this number when films of the same policies should look different.
-VERSION = 1
+VERSION = 2
 SECONDS, RATE = 6.0, 12.5  # length of the moving picture, and its frames per second
 MOVING_BYTES = 1_000_000
 _QUALITIES = (60, 40, 20)

@@ -20,6 +20,11 @@ Array = npt.NDArray[Any]
 Act = Callable[[Array], Array]
 
 
+def amount(total: float) -> str:
+    """A return as text: whole from 100 on, and else with three significant digits, since some are far below 1."""
+    return f"{total:.0f}" if abs(total) >= 99.95 else f"{total + 0.0:.3g}"
+
+
 @dataclass
 class Take:
     """An episode of T steps.

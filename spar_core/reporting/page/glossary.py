@@ -67,6 +67,8 @@ GLOSSARY = {
     "scaled rewards; the temperature of the weights is in units of this spread",
     "improvement/loss": "regression error of the rule in the last batch, in squared units of the radius (latent units "
     "for `spar_proj`, units of the action box for `awr_scratch`); the objective for `value_gradient`",
+    "improvement/q_loss": "mean squared error of the critics that `td3_bc` and `rebrac` train beside their policy, in "
+    "squared rewards; `improvement/q` is then their value of its actions, and `improvement/loss` its objective",
     "improvement/weight_mean": "mean weight of a logged action in advantage-weighted regression",
     "improvement/weight_clipped_share": "share of logged actions whose weight reached the largest allowed",
     "fqe/clipped_share": "share of the logged steps after which fitted-Q evaluation puts the policy's value outside "

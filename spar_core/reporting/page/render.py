@@ -14,6 +14,7 @@ from spar_core.reporting.config import ReportSettings
 from spar_core.reporting.figures.drawing import PICTURED, draw, draw_offline
 from spar_core.reporting.figures.harm_figure import harm_figure
 from spar_core.reporting.figures.inside_figures import draw_inside
+from spar_core.reporting.figures.published_figure import published_figure
 from spar_core.reporting.figures.rounds_figure import draw_rounds
 from spar_core.reporting.numbers.anchor_quality import PREDICTORS, anchor_quality
 from spar_core.reporting.numbers.anchor_table import anchors_frame
@@ -32,6 +33,7 @@ from spar_core.reporting.numbers.harm import harm_frame, harms
 from spar_core.reporting.numbers.inside import Seen, load_inside, measures_frame
 from spar_core.reporting.numbers.overall import overall_frame
 from spar_core.reporting.numbers.pairs import pairs_frame
+from spar_core.reporting.numbers.published import below, compare, public_scores
 from spar_core.reporting.numbers.reading import load_rules
 from spar_core.reporting.numbers.regret import overall_regrets, regret_frame, regrets
 from spar_core.reporting.page import templating
@@ -53,7 +55,7 @@ from spar_core.reporting.page.inside import inside_section
 from spar_core.reporting.page.provenance import INPUTS, Origins, changed, judged_with, sources_of
 from spar_core.reporting.page.sections import offline_section, section_of
 
-TEMPLATE, HARM = "report.md.j2", "harm.svg"
+TEMPLATE, HARM, PUBLISHED = "report.md.j2", "harm.svg", "published.svg"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def build_report(
     by_critic = harm_figure(numbers.summaries, settings.baseline) if harmed else None
     if by_critic is not None:
         figures[HARM] = by_critic
+    published = compare(numbers.rules, numbers.summaries, settings.confidence)
+    if published is not None and published.beside:
+        figures[PUBLISHED] = published_figure(published)
     regretted = regrets(numbers.rules, numbers.summaries, settings)
     answers, health = answer(rules, numbers.agreements, settings)
     named = {summary.improvement for summary in numbers.every}
@@ -150,6 +155,10 @@ def build_report(
             overall_settings=len({(entry.anchor, entry.critic) for entry in numbers.overall}),
             harms=[entry for entry in harmed if entry.improvement != settings.baseline],
             harm_figure=HARM if by_critic is not None else None,
+            published=published,
+            published_figure=PUBLISHED,
+            public_scores=public_scores(),
+            below=below(),
             labels=list(dict.fromkeys(s.label for s in numbers.summaries if s.label)),
             regrets=by_setting(regretted),
             overall_regrets=overall_regrets(regretted, settings.confidence),
