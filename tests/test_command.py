@@ -87,7 +87,7 @@ def test_a_project_is_made_in_which_a_study_can_be_planned(logs, capsys, monkeyp
     assert main(["init", "arm", "logs", "--budget", "quick"]) == 0
     arm = logs / "arm"
     assert {path.name for path in arm.iterdir()} >= {"dvc.yaml", "params.yaml", "studies", "datasets", ".dvc", ".git"}
-    assert load_yaml(arm / "studies/mine.yaml")["params"]["residual"] == {"steps": 1000}
+    assert load_yaml(arm / "studies/mine.yaml")["params"]["residual"]["steps"] == 1000
     monkeypatch.chdir(arm)
     plan.run([])
     planned = yaml.safe_load(Layout().plan.read_text())

@@ -283,10 +283,15 @@ def test_a_budget_suits_every_member(budget):
     assert set(budgets()) == {"quick", "default", "paper"}
     params = settings_for_call(budget, {}, {})
     steps = {name: parse_variant("anchor", params["anchors"], name)[1] for name in ("mlp", "flow")}
-    wanted = {"quick": 1000, "default": 6000, "paper": 20_000}[budget]
+    wanted = {"quick": 1000, "default": 6000, "paper": 1_000_000}[budget]
     assert {settings.steps for settings in steps.values()} == {wanted}
     # The caller's settings lie over the budget's, and reach the same variants as in params.yaml.
     own = settings_for_call(budget, {"anchors": {"mlp": {"steps": 7}}}, {"anchor": "committee"})
     assert own["anchors"]["mlp"]["steps"] == own["anchors"]["committee"]["member"]["steps"] == 7
     own = settings_for_call(budget, {"improvements": {"spar_mlp": {"tau": 7.0}}}, {})["improvements"]
     assert own["auto"]["candidates"]["spar_mlp"]["tau"] == 7.0 and own["uniform"]["tau"] == 0.3
+
+
+def test_the_budget_of_the_paper_is_that_of_its_study():
+    study = load_yaml(ROOT / "studies/paper.yaml")["params"]
+    assert over(budgets()["paper"], study) == budgets()["paper"]
