@@ -76,7 +76,7 @@ def test_a_policy_is_improved_reported_and_exported(logs, capsys):
     assert capsys.readouterr().out.split("\n\n")[0] == told.out.split("\n\n")[0]
     assert main(["export", "out", "--rule", "spar_mlp", "--format", "torch"]) == 0
     (written,) = (logs / "out/exports").rglob("*.pt")
-    assert written.relative_to(logs / "out/exports").as_posix() == "mine/logs-v0/mlp/iql/spar_mlp/0-1.pt"
+    assert written.relative_to(logs / "out/exports").as_posix() == "mine/logs-v0/committee/iql/spar_mlp/0-1.pt"
     assert "latency" in capsys.readouterr().out
     assert "out exists" in refused(capsys, *words)
     assert "holds no result" in refused(capsys, "report", "logs")

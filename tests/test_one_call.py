@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
         patch.setenv("SPAR_WORKERS", "1")
         patch.setenv("SPAR_TRACKING", "off")
         run_cells(DATASET, ("anchor", "uniform", RULE), SEEDS, estimated=True)
-        spar_core.improve("logs", rule=RULE, seeds=2, params=TINY, name=DATASET, out="result")
+        spar_core.improve("logs", anchor="mlp", rule=RULE, seeds=2, params=TINY, name=DATASET, out="result")
     return folder
 
 

@@ -46,7 +46,7 @@ OwnPolicy = str | os.PathLike[str] | Callable[..., Any]
 def improve(
     dataset: Data,
     policy: OwnPolicy | None = None,
-    anchor: str = "mlp",
+    anchor: str = "committee",
     critic: str = "iql",
     rule: str = "auto",
     seeds: int | str = 4,
@@ -72,7 +72,7 @@ def improve(
             HDF5 file in D4RL's layout or of a Minari dataset; or a Minari id.
         policy: your own policy, which then is the anchor: an ONNX file, or a function as ``"module:function"``. None
             clones the data.
-        anchor: kind of the clone; not used with ``policy``.
+        anchor: kind of the clone, by default the mean of what each seed clones; not used with ``policy``.
         critic: kind of the critic.
         rule: the rule that improves the anchor; ``auto`` chooses one, or none, from the logged data.
         seeds: how many seeds, or a group such as ``"0-3"``. They act together as a committee.

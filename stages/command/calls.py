@@ -41,7 +41,11 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     """Options of ``spar improve`` beside the data."""
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the result, which must not exist")
     parser.add_argument("--policy", help="your own policy as the anchor: an ONNX file, or module:function")
-    parser.add_argument("--anchor", default="mlp", help="kind of the clone (default: mlp); not with --policy")
+    parser.add_argument(
+        "--anchor",
+        default="committee",
+        help="kind of the clone (default: committee, the mean of what each seed clones); not with --policy",
+    )
     parser.add_argument("--critic", default="iql", help="kind of the critic (default: iql)")
     parser.add_argument("--rule", default="auto", help="rule that improves the anchor (default: auto)")
     parser.add_argument("--seeds", default="4", help='number of seeds, or a group such as "0-3" (default: 4)')
