@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import check_room
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.prepare import prepare
 from spar_core.data.sources import collect
 from spar_core.data.summary import reading, summary

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spar_core.data.entry import Entry, load_entry
+from spar_core.data.entry import Entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.reference import reference
 from spar_core.effective import check, check_entry, settings_of
 from spar_core.evaluation.rollouts import EvaluationSettings

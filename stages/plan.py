@@ -23,7 +23,8 @@ import yaml
 
 from spar_core.anchors.base import AnchorSettings
 from spar_core.artifacts import META, digest_file, digest_value, write_json
-from spar_core.data.entry import Entry, load_entry
+from spar_core.data.entry import Entry
+from spar_core.data.entry_files import load_entry
 from spar_core.effective import FAMILIES, check, check_entry, settings_of
 from spar_core.errors import SparError
 from spar_core.params import FILE, Params, Tree, layers_of, merge, over

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from spar_core.artifacts import digest_value, read_json
-from spar_core.data.entry import Entry, source_digest
+from spar_core.data.entry import Entry
+from spar_core.data.entry_files import source_digest
 from spar_core.errors import SparError
 from stages.cells import Cell
 from stages.closure import Known, code_digest

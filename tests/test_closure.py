@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from spar_core import registry
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.effective import FAMILIES, check
 from spar_core.errors import SparError
 from spar_core.params import layers_of, merge

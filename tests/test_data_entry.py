@@ -9,7 +9,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from spar_core.data.entry import CommonEntry, D4rlEntry, dataset_ids, load_entry, local_path, source_digest
+from spar_core.data.entry import CommonEntry, D4rlEntry
+from spar_core.data.entry_files import dataset_ids, load_entry, source_digest
+from spar_core.data.local_path import local_path
 from spar_core.data.reference import normalised_score, normalised_spread, reference, reference_table
 from spar_core.data.reward_shift import REWARD_SHIFTS, shift_rewards
 from spar_core.errors import SparError

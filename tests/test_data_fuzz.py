@@ -19,7 +19,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.episodes import Episode, episode_digest, episodes_digest
 from spar_core.data.names import BESIDE, MEANS, USUAL
 from spar_core.data.prepare import prepare

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from spar_core.data.entry import D4rlEntry, Entry, MinariEntry, dataset_ids, load_entry
+from spar_core.data.entry import D4rlEntry, Entry, MinariEntry
+from spar_core.data.entry_files import dataset_ids, load_entry
 from spar_core.data.environments.environment import EnvironmentFacts, environment_facts, equivalence, make_env
 from spar_core.data.reference import check_time_limit, reference_table
 from spar_core.data.reward_shift import REWARD_SHIFTS, shift_rewards

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spar_core.artifacts import read_json
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import MANIFEST, load_dataset
 from spar_core.data.readers.fetch import cache_path

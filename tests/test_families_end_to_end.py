@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spar_core import load_policy
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.readers.fetch import cache_path
 from stages import plan, report
 from stages.layout import Layout

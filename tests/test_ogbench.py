@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spar_core.data.entry import OgbenchEntry, dataset_ids, load_entry, source_digest
+from spar_core.data.entry import OgbenchEntry
+from spar_core.data.entry_files import dataset_ids, load_entry, source_digest
 from spar_core.data.environments import ogbench
 from spar_core.data.environments.environment import make_env
 from spar_core.data.loading import load_dataset

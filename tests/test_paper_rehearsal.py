@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from spar_core.data.entry import D4rlEntry, load_entry
+from spar_core.data.entry import D4rlEntry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.readers.fetch import cache_path
 from stages.layout import Layout
 from tests import families

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.effective import check, check_entry, settings_of
 from spar_core.errors import SparError
 from spar_core.params import layers_of, merge, over

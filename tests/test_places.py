@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from spar_core import artifacts
 from spar_core.artifacts import META, check_room, read_json, write_json
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.loading import load_dataset
 from spar_core.effective import settings_of
 from spar_core.errors import Interrupted, SparError

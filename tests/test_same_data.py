@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spar_core.data.entry import dataset_ids, load_entry
+from spar_core.data.entry_files import dataset_ids, load_entry
 from spar_core.data.generators.behaviour import linear, load_actor
 from spar_core.data.generators.rollouts import GRID, on_grid
 from stages import machine
@@ -39,7 +39,7 @@ KERNELS = {
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.episodes import episode_digest, episodes_digest
 from spar_core.data.sources import collect
 

@@ -12,7 +12,7 @@ import minari
 import numpy as np
 import pytest
 
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.data.environments.environment import equivalence, make_env
 from spar_core.data.environments.ids import bare, in_module, module_of, resolved
 from spar_core.data.readers.minari_io import write_minari

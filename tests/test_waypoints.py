@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spar_core.data.entry import dataset_ids, load_entry
+from spar_core.data.entry_files import dataset_ids, load_entry
 from spar_core.data.environments.environment import make_env
 from spar_core.data.episodes import Episode, episode_digest
 from spar_core.data.generators.maze_plan import MazePlan

@@ -1,37 +1,28 @@
-"""Dataset entries: the keys of ``datasets/<id>.yaml``, and the digest of what an entry's data is made from.
+"""Dataset entries: the keys of ``datasets/<id>.yaml``.
 
 An entry names one of six sources. ``builtin`` rolls out behaviour policies that lie in the repository, and
 ``waypoints`` rolls out a planner in a maze. ``minari`` takes any Minari dataset, local or remote. ``d4rl_hdf5``
 converts a file in D4RL's layout, ``npz`` converts a folder of episodes, and ``ogbench`` reads a single task of OGBench.
 
-A family file describes several entries that differ in a few words (:mod:`spar_core.data.family`).
+:mod:`spar_core.data.entry_files` finds and reads the files.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from spar_core.artifacts import digest_file, digest_folder, digest_value
 from spar_core.data.environments import ogbench
-from spar_core.data.family import FAMILY, entry_values, members_of
+from spar_core.data.local_path import local_path
 from spar_core.data.names import Meaning, Naming
 from spar_core.data.ogbench import Task, task_of
-from spar_core.data.readers.ogbench_npz import files_digest
 from spar_core.errors import SparError
-from spar_core.settings import Settings, nearest, parse
+from spar_core.settings import Settings
 
-DATASETS = "datasets"
 # Keys of an entry that change nothing in its data.
 DESCRIBING = frozenset({"title", "description", "license", "settings", "digest"})
-BEHAVIOUR = "behaviour"  # datasets/behaviour/ holds snapshots of policies, not dataset entries.
-# Our datasets can be opened with Minari itself. Minari requires the version at the end of an id, and at least two
-# characters before the first slash.
-ID_PATTERN = re.compile(r"([a-z0-9_-]{2,}(/[a-z0-9_-]+)*/)?[a-z0-9_-]+-v[0-9]+")
 
 
 class CommonEntry(Settings):
@@ -310,117 +301,3 @@ SOURCES: dict[str, type[Entry]] = {
     "npz": NpzEntry,
     "ogbench": OgbenchEntry,
 }
-
-
-def dataset_ids(folder: Path) -> list[str]:
-    """Ids of all entries below the ``datasets`` folder, those of family files included, sorted."""
-    ids: set[str] = set()
-    for path in folder.rglob("*.yaml"):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name.startswith(f"{BEHAVIOUR}/"):
-            continue
-        if path.name.endswith(FAMILY):
-            above = path.parent.relative_to(folder)
-            ids.update((above / member).as_posix() for member in members_of(path))
-        else:
-            ids.add(name)
-    return sorted(ids)
-
-
-def check_id(dataset_id: str) -> None:
-    """Refuse an id that cannot be both a path below ``datasets/`` and a Minari id.
-
-    Raises:
-        SparError: the id has characters other than ``a-z0-9_-/``, a first part of one character, or no ``-v<number>``
-            at its end.
-    """
-    if not ID_PATTERN.fullmatch(dataset_id):
-        raise SparError(
-            f"'{dataset_id}' is not a dataset id",
-            "use lower-case letters, digits, '_', '-' and '/', and end with a version such as '-v0'",
-        )
-
-
-def load_entry(path: Path) -> Entry:
-    """Read and validate ``datasets/<id>.yaml``.
-
-    Raises:
-        SparError: the entry does not exist (the line names the nearest one), or it is not valid.
-    """
-    folder = next((parent for parent in path.parents if parent.name == DATASETS), path.parent)
-    dataset_id = path.relative_to(folder).with_suffix("").as_posix()
-    values = entry_values(path)
-    if values is None:
-        known = dataset_ids(folder)
-        hint = nearest(dataset_id, known) if known else f"{folder} holds no entries"
-        raise SparError(f"there is no dataset '{dataset_id}' ({path} does not exist)", hint)
-    check_id(dataset_id)
-    source = values.get("source")
-    if source is None:
-        raise SparError(f"{path}: key 'source' is missing", f"choose from: {', '.join(sorted(SOURCES))}")
-    if not isinstance(source, str) or source not in SOURCES:
-        raise SparError(f"{path}: source = {source!r} is not known", nearest(str(source), list(SOURCES)))
-    return parse(SOURCES[source], values, str(path))
-
-
-def local_path(path: str, *roots: Path) -> Path:
-    """The file or folder that an entry's path names.
-
-    Args:
-        path: as the entry gives it; ``${VARIABLE}`` and ``~`` are expanded.
-        roots: project root, which a relative path starts from, and further ones for what is not there.
-
-    Raises:
-        SparError: an environment variable in the path is not set, or the file or folder does not exist.
-    """
-    expanded = os.path.expandvars(path)
-    unset = re.search(r"\$\{?(\w+)", expanded)
-    if unset:
-        raise SparError(
-            f"the path '{path}' needs the environment variable {unset[1]}, which is not set",
-            f"run `export {unset[1]}=FOLDER` with the folder that holds the data",
-        )
-    try:
-        places = [root / Path(expanded).expanduser() for root in roots]
-        found = next((place for place in places if place.exists()), None)
-    except (OSError, RuntimeError) as error:  # a name that is too long, a user that does not exist
-        raise SparError(f"'{path}' is not a valid path ({error})", "check 'path' in the dataset's entry") from None
-    if found is None:
-        raise SparError(f"{places[0]} does not exist", "check 'path' in the dataset's entry")
-    return found
-
-
-def behaviour_folder(entry: BuiltinEntry, root: Path) -> Path:
-    """The folder of snapshots of a built-in dataset.
-
-    Raises:
-        SparError: the folder or its ``index.yaml`` does not exist.
-    """
-    folder = root / entry.behaviour
-    if not (folder / "index.yaml").is_file():
-        raise SparError(f"{folder / 'index.yaml'} does not exist", "check 'behaviour' in the dataset's entry")
-    return folder
-
-
-def source_digest(entry: Entry, *roots: Path) -> str:
-    """Digest of what the entry's data is made from, which changes when a local file changes.
-
-    Local files and folders are digested by their content. A Minari id and a URL (with its ``sha256``) are digested as
-    text. Generated data needs no digest beside its entry. For OGBench, the version of its package counts too, since its
-    environment checks the rewards. ``roots`` are as in :func:`local_path`.
-
-    Raises:
-        SparError: the local source does not exist.
-    """
-    if isinstance(entry, BuiltinEntry):
-        return digest_folder(behaviour_folder(entry, roots[0]))
-    if isinstance(entry, WaypointsEntry):
-        return digest_value({})
-    if isinstance(entry, OgbenchEntry):
-        return digest_value([files_digest(entry.single_task, entry.folder(*roots)), ogbench.installed()])
-    if entry.path is not None:
-        path = local_path(entry.path, *roots)
-        return digest_folder(path) if path.is_dir() else digest_file(path)
-    if isinstance(entry, MinariEntry):
-        return digest_value({"minari": entry.dataset})
-    return digest_value({"url": entry.url, "sha256": entry.sha256})

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spar_core.data.alignment import alignment
+from spar_core.data.collected import Collected
 from spar_core.data.entry import D4rlEntry, Entry, FileEntry, MinariEntry, OgbenchEntry
 from spar_core.data.episodes import Episodes, episode_digest, episodes_digest
 from spar_core.data.reference import check_time_limit, normalised_score, reference
 from spar_core.data.scaler import Scaler
-from spar_core.data.sources import Collected
 from spar_core.errors import SparError
 
 HISTOGRAM_BINS = 20

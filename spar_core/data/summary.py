@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spar_core.data.collected import Collected
 from spar_core.data.names import unusual
-from spar_core.data.sources import Collected
 
 
 def summary(manifest: Mapping[str, Any]) -> list[str]:

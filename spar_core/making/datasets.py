@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from spar_core.artifacts import new_artifact, write_json, write_meta
+from spar_core.data.collected import Collected
 from spar_core.data.entry import Entry
 from spar_core.data.loading import KIND, MANIFEST, SCALER, SPLIT, DataPlace
 from spar_core.data.prepare import Prepared
 from spar_core.data.readers.minari_io import write_minari
-from spar_core.data.sources import Collected
 
 
 def write_dataset(place: DataPlace, entry: Entry, data: Collected, prepared: Prepared) -> None:

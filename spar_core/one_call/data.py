@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from spar_core.data.entry import ID_PATTERN, SOURCES, Entry, check_id
+from spar_core.data.collected import Collected
+from spar_core.data.entry import SOURCES, Entry
+from spar_core.data.entry_files import ID_PATTERN, check_id
 from spar_core.data.names import NUMBERS, Naming
 from spar_core.data.prepare import Prepared, prepare
-from spar_core.data.sources import Collected, collect
+from spar_core.data.sources import collect
 from spar_core.data.summary import reading, summary
 from spar_core.errors import SparError
 from spar_core.settings import parse

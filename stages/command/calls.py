@@ -138,7 +138,7 @@ def data_of(args: argparse.Namespace) -> Any:
     Raises:
         SparError: the entry is not valid, or options would change it.
     """
-    from spar_core.data.entry import load_entry
+    from spar_core.data.entry_files import load_entry
     from spar_core.data.family import entry_values
     from spar_core.one_call.data import Source
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from spar_core.data.entry import load_entry
+from spar_core.data.entry_files import load_entry
 from spar_core.effective import check
 from spar_core.errors import SparError
 from spar_core.settings import load_yaml, nearest
