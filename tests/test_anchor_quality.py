@@ -392,5 +392,5 @@ def test_templates_lie_where_they_are_looked_for():
         "overall",
         "provenance",
     )
-    pages += ("harm", "regret", "rounds", "inside")
+    pages += ("harm", "regret", "rounds", "inside", "published", "beside_published")
     assert {path.name for path in folder.glob("*.md.j2")} == {f"{name}.md.j2" for name in pages}

@@ -253,7 +253,7 @@ def test_a_film_is_made_once_and_agrees_with_the_evaluation(project, screen, mon
     assert sorted(path.name for path in root.iterdir()) == sorted([folder.name, "mine"])
     path = project.artifact("evaluation", DATASET, "mlp", "iql", "anchor", "4-5") / "committee.csv"
     path.write_text("seeds,env_seed,return\n4-5,70,3.25\n")
-    assert "The evaluation gave 3.2," in films(STUDY, project)[0].sentences[1]
+    assert "The evaluation gave 3.25," in films(STUDY, project)[0].sentences[1]
 
 
 def test_a_study_that_cannot_be_filmed_says_why(project, monkeypatch):

@@ -22,9 +22,9 @@ from spar_core.data.ogbench import Environment, environments, task_of
 from spar_core.data.readers import ogbench_npz
 from spar_core.data.readers.ogbench_npz import files_of, read_ogbench
 from spar_core.errors import SparError
+from spar_core.making.evaluations import context_of
 from spar_core.settings import parse
 from stages.download import download
-from stages.evaluate import context_of
 from stages.layout import Layout
 
 ROOT = Path(__file__).parents[1]

@@ -279,14 +279,14 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_can_be_had(m
     )
 
 
-def test_the_place_of_an_error_is_never_inside_a_virtual_environment_of_the_checkout(tmp_path, monkeypatch):
-    package = tmp_path / "my-env" / "lib" / "site-packages" / "other.py"
+def test_the_place_of_an_error_is_never_inside_a_virtual_environment_of_the_checkout(here, monkeypatch):
+    package = here / "my-env" / "lib" / "site-packages" / "other.py"
     package.parent.mkdir(parents=True)
     package.write_text("def fail():\n    raise KeyError('key')\n")
-    (tmp_path / "mine.py").write_text("import other\n\n\ndef run(_):\n    other.fail()\n")
+    (here / "mine.py").write_text("import other\n\n\ndef run(_):\n    other.fail()\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(failures, "HERE", tmp_path)
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setattr(failures, "HERE", here)
     mine = importlib.import_module("mine")
     with pytest.raises(KeyError) as caught:
         mine.run(None)

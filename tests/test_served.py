@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import mlflow
 import numpy as np
@@ -25,7 +26,11 @@ def served(tmp_path_factory, parts, interface):
     """The policy of an interface, and the same as MLflow loads it."""
     folder = tmp_path_factory.mktemp("served")
     save_rule(folder / "0-5", "spar_mlp", parts, toy_dataset(), SCALER, interface=interface)
-    return load_policy(folder / "0-5"), mlflow.pyfunc.load_model(str(write_model(folder / "work", [folder / "0-5"])))
+    model = write_model(folder / "work", [folder / "0-5"])
+    # MLflow puts the model's copy of spar_core first on the path, where other tests' processes would find it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        return load_policy(folder / "0-5"), mlflow.pyfunc.load_model(str(model))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 def is_ogbench(manifest: Mapping[str, Any]) -> bool:
     """Whether a dataset is a task of OGBench. Its rewards are those of training, and its evaluation returns success."""
-    return bool(manifest["source"]["kind"] == "ogbench")
+    return bool(manifest["source"].get("kind") == "ogbench")
 
 
 def label_of(manifest: Mapping[str, Any]) -> str:
